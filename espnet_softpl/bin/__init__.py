@@ -1,0 +1,1 @@
+"""Commands of espnet_softpl, each run as ``python -m espnet_softpl.bin.<name>``."""

@@ -1,0 +1,72 @@
+"""Makes a corpus of connected digits from recordings of single spoken digits.
+
+The recordings may be laid out like LibriSpeech, with transcripts of one word, or like
+Jakobovski/free-spoken-digit-dataset: recordings/{digit}_{speaker}_{index}.wav. The
+corpus is in LibriSpeech's layout. An interrupted build goes on where it stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_softpl.corpus.build import Corpus
+from espnet_softpl.corpus.command import corpus_parser, run_command
+from espnet_softpl.corpus.digits import DEFAULT_UTTERANCES, SETS, digits_corpus
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    parser = corpus_parser("make_digits_corpus", __doc__ or "")
+    parser.add_argument(
+        "--digits", type=Path, required=True, help="directory of the recordings"
+    )
+    parser.add_argument(
+        "--rate", type=int, help="samples per second (default: the recordings' own)"
+    )
+    for name in SETS:
+        parser.add_argument(
+            f"--{name}",
+            metavar="SPEAKER",
+            nargs="+",
+            default=[],
+            help=f"speakers of {name} (default: dealt in alphabetical order)",
+        )
+        parser.add_argument(
+            f"--{name}-utterances",
+            metavar="N",
+            type=int,
+            default=DEFAULT_UTTERANCES[name],
+            help=f"utterances of each speaker of {name} (default %(default)s)",
+        )
+    parser.add_argument(
+        "--female",
+        metavar="SPEAKER",
+        nargs="+",
+        default=[],
+        help="speakers with the sex F in SPEAKERS.TXT; the others have M",
+    )
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> Corpus:
+    values = vars(options)
+    keys = {name: name.replace("-", "_") for name in SETS}
+    speakers = {name: values[key] for name, key in keys.items()}
+    return digits_corpus(
+        options.digits,
+        options.seed,
+        speakers if any(speakers.values()) else {},
+        {name: values[f"{key}_utterances"] for name, key in keys.items()},
+        options.rate,
+        options.female,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; see ``run_command`` for what it returns."""
+    return run_command(get_parser(), _plan, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Makes the embedded corpus of synthesized speech in LibriSpeech's layout.
+
+The speech is synthesized by eSpeak NG, which the PyPI package espeakng-loader brings.
+eSpeak NG is licensed under GPL-3; the package is an extra of this one:
+pip install 'espnet_softpl[mini]'. An interrupted build goes on where it stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from espnet_softpl.corpus import espeak
+from espnet_softpl.corpus.build import Corpus
+from espnet_softpl.corpus.command import corpus_parser, run_command
+from espnet_softpl.corpus.mini import mini_corpus
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Returns the command's options."""
+    parser = corpus_parser("make_mini_corpus", __doc__ or "")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="size of the corpus as a multiple of the default, 0 to 10 (default 1)",
+    )
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> Corpus:
+    corpus = mini_corpus(options.seed, options.scale)
+    espeak.require()
+    return corpus
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; see ``run_command`` for what it returns."""
+    return run_command(get_parser(), _plan, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Embedded corpora in LibriSpeech's layout; needs numpy, scipy and soundfile only."""

@@ -1,0 +1,77 @@
+"""CTC on the teacher's greedy transcript: the hard label of slimIPL and MPL.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.ctc import BLANK
+
+
+def hard_ctc(
+    log_probs: torch.Tensor,
+    lengths: torch.Tensor,
+    tokens: torch.Tensor,
+    token_lengths: torch.Tensor,
+) -> torch.Tensor:
+    """Compute -log P(tokens | log_probs), summed over all alignments.
+
+    Args:
+        log_probs: The student's normalized frame log-posteriors, (B, T, V). Half
+            precision is computed in float32.
+        lengths: Frames per utterance, (B,).
+        tokens: Transcripts, (B, U), padded with -1.
+        token_lengths: Tokens per utterance, (B,). An empty transcript is legal: its
+            loss is -sum_t log p(blank | t).
+
+    Returns:
+        (B,), in nats. A transcript longer than its frames allow has no alignment; its
+        loss and gradient are 0.
+    """
+    if log_probs.dtype in (torch.float16, torch.bfloat16):
+        log_probs = log_probs.float()
+    # ctc_loss wants at least one column, and no negative index even in the padding.
+    targets = F.pad(tokens, (0, 1), value=BLANK).clamp(min=BLANK)
+    return F.ctc_loss(
+        log_probs.transpose(0, 1),
+        targets,
+        lengths,
+        token_lengths,
+        blank=BLANK,
+        reduction="none",
+        zero_infinity=True,
+    )
+
+
+@register("hard_ctc")
+class HardCTC(PLCriterion):
+    """CTC on the greedy transcript.
+
+    L = -log sum_{pi: collapse(pi) = y} prod_t p_S(pi_t | t), y = the teacher's greedy
+    transcript. The gradient with respect to the student's logits is p_S - gamma_S(y),
+    with gamma_S(y) the student's occupancies given y: the student chooses where to
+    put the tokens.
+
+    Source: slimIPL (Likhomanenko et al. 2020, https://arxiv.org/abs/2010.11524); MPL
+    (Higuchi et al. 2021, https://arxiv.org/abs/2106.08922).
+
+    Known failure: an empty transcript pushes the blank up at every frame, which makes
+    more transcripts empty. `pl_filter` therefore leaves empty transcripts out.
+    """
+
+    trains_decoder = True
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward` and `hard_ctc`."""
+        return hard_ctc(
+            log_probs, lengths, pseudo_label.tokens, pseudo_label.token_lengths
+        )

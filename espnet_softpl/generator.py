@@ -1,0 +1,59 @@
+"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch.
+
+B utterances, N samples, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+
+from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.ctc import greedy
+from espnet_softpl.teacher import Teacher, evaluating
+
+
+class PseudoLabelGenerator:
+    """Labels un-augmented audio with a teacher in eval mode, online.
+
+    Args:
+        teacher: Who labels.
+        trust: Weighs the labels, `PseudoLabel -> (B,)`; None trusts all of them.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        trust: Callable[[PseudoLabel], torch.Tensor] | None = None,
+    ) -> None:
+        self.teacher = teacher
+        self.trust = trust
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        student: torch.nn.Module,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+    ) -> PseudoLabel:
+        """Label a mini-batch.
+
+        Args:
+            student: The model in training. It, and so the teacher, has a method
+                `ctc_log_probs(speech, speech_lengths)` that returns log_probs
+                (B, T, V) and lengths (B,), and augments in train mode only.
+            speech: Waveforms, (B, N).
+            speech_lengths: Samples per utterance, (B,).
+
+        Returns:
+            The labels, without gradient.
+        """
+        with evaluating(self.teacher.module(student)) as module:
+            log_probs, lengths = module.ctc_log_probs(speech, speech_lengths)
+        tokens, token_lengths = greedy(log_probs, lengths)
+        weight = torch.ones_like(log_probs[:, 0, 0])
+        label = PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
+        if self.trust is None:
+            return label
+        return label._replace(weight=self.trust(label))

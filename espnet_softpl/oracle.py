@@ -1,0 +1,75 @@
+"""True transcripts of unlabeled audio, for measuring pseudo-labels only.
+
+They never enter a mini-batch, so they cannot reach a loss: the model hands over
+utterance ids and finished pseudo-labels, and gets two numbers back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Callable
+
+import torch
+
+from espnet_softpl.metrics import error_rates
+
+
+def read_text(path: str | Path) -> dict[str, str]:
+    """Read a Kaldi text file.
+
+    Args:
+        path: Lines of `utterance-id transcript`; the transcript may be empty.
+
+    Returns:
+        Transcript by utterance id.
+
+    Raises:
+        ValueError: An utterance occurs twice.
+    """
+    texts: dict[str, str] = {}
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            key, *rest = line.strip().split(maxsplit=1)
+            if key in texts:
+                raise ValueError(f"{path}:{number}: utterance {key!r} occurs twice")
+            texts[key] = rest[0] if rest else ""
+    return texts
+
+
+class Oracle:
+    """Scores pseudo-labels against the transcripts that the training must not see.
+
+    Args:
+        texts: True transcript by utterance id.
+        to_text: Turns token ids into a transcript.
+    """
+
+    def __init__(
+        self, texts: dict[str, str], to_text: Callable[[list[int]], str]
+    ) -> None:
+        self._texts = texts
+        self._to_text = to_text
+
+    def score(
+        self,
+        utterance_ids: Sequence[str],
+        tokens: torch.Tensor,
+        token_lengths: torch.Tensor,
+    ) -> tuple[float, float]:
+        """Compute the error rates of a batch of pseudo-labels.
+
+        Args:
+            utterance_ids: B ids; those without a transcript are left out.
+            tokens: Pseudo-labels, (B, U), padded with -1.
+            token_lengths: Tokens per utterance, (B,).
+
+        Returns:
+            (WER, CER) as fractions; NaN where no utterance has a transcript.
+        """
+        rows = zip(utterance_ids, tokens.tolist(), token_lengths.tolist())
+        known = [(self._texts[u], row[:n]) for u, row, n in rows if u in self._texts]
+        hypotheses = [self._to_text(row) for _, row in known]
+        return error_rates([reference for reference, _ in known], hypotheses)

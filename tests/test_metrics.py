@@ -1,0 +1,77 @@
+"""Statistics of pseudo-labels, against values computed by hand."""
+
+import math
+
+import pytest
+import torch
+from conftest import make_label, make_log_probs
+
+from espnet_softpl import filters
+from espnet_softpl.metrics import error_rates, frame_statistics, label_statistics
+from espnet_softpl.oracle import Oracle, read_text
+
+
+def test_frame_statistics_by_hand() -> None:
+    sharp = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).log()
+    stats = frame_statistics(sharp.unsqueeze(0), torch.tensor([2]))
+    assert stats["blank_share"] == 0.5
+    assert stats["frame_entropy"] == 0.0
+    assert stats["mean_entropy"] == pytest.approx(math.log(2))
+    assert stats["mutual_information"] == pytest.approx(math.log(2))
+
+
+def test_collapse_shows_as_no_mutual_information() -> None:
+    constant = torch.tensor([0.5, 0.3, 0.2]).log().expand(2, 7, 3)
+    stats = frame_statistics(constant, torch.tensor([7, 4]))
+    assert stats["mutual_information"] == pytest.approx(0.0, abs=1e-6)
+    assert stats["frame_entropy"] > 1.0
+
+
+def test_padding_is_left_out() -> None:
+    log_probs = make_log_probs(2, 6, 4)
+    lengths = torch.tensor([6, 2])
+    before = frame_statistics(log_probs, lengths)
+    log_probs[1, 2:] = torch.tensor([0.97, 0.01, 0.01, 0.01]).log()
+    assert frame_statistics(log_probs, lengths) == before
+
+
+def test_label_statistics() -> None:
+    path = torch.tensor([[1, 1, 0, 2], [0, 0, 0, 0]])
+    log_probs = torch.full((2, 4, 3), -50.0).scatter(2, path.unsqueeze(2), 0.0)
+    label = make_label(log_probs.log_softmax(-1), torch.tensor([4, 4]))
+    label = label._replace(weight=filters.build("tokens")(label))
+    stats = label_statistics(label, torch.tensor([100, 300]), 0.01)
+    assert stats["pl_empty_share"] == 0.5 and stats["pl_kept"] == 0.5
+    assert stats["pl_length_ratio"] == pytest.approx(2 / 400 / 0.01)
+    assert stats["pl_blank_share"] == pytest.approx(5 / 8)
+
+
+def test_filter_by_tokens() -> None:
+    label = make_label(make_log_probs(3, 5, 4), torch.tensor([5, 5, 5]))
+    label = label._replace(token_lengths=torch.tensor([0, 1, 2]))
+    assert filters.build("tokens", min_tokens=2)(label).tolist() == [0, 0, 1]
+    assert filters.build("tokens", min_tokens=0)(label).tolist() == [1, 1, 1]
+    for bad in (-1, 1.5, True):
+        with pytest.raises(ValueError, match="min_tokens"):
+            filters.build("tokens", min_tokens=bad)
+    with pytest.raises(ValueError, match="unknown filter"):
+        filters.build("all")
+
+
+def test_error_rates_by_hand() -> None:
+    wer, cer = error_rates(["THE DOG", "A"], ["THE DOT", ""])
+    assert wer == pytest.approx(2 / 3) and cer == pytest.approx(2 / 8)
+    assert all(math.isnan(rate) for rate in error_rates([], []))
+
+
+def test_oracle_scores_by_utterance(tmp_path) -> None:
+    (tmp_path / "text").write_text("a ABC\nb AB\n\nc\n")
+    texts = read_text(tmp_path / "text")
+    assert texts == {"a": "ABC", "b": "AB", "c": ""}
+    oracle = Oracle(texts, lambda ids: "".join("_ABC"[i] for i in ids))
+    tokens = torch.tensor([[1, 2, 3], [1, 1, -1], [3, 3, 3]])
+    wer, cer = oracle.score(["a", "b", "unknown"], tokens, torch.tensor([3, 2, 3]))
+    assert wer == 0.5 and cer == pytest.approx(1 / 5)
+    (tmp_path / "twice").write_text("a A\na B\n")
+    with pytest.raises(ValueError, match="occurs twice"):
+        read_text(tmp_path / "twice")

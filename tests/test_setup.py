@@ -1,0 +1,237 @@
+"""Tests of the package metadata, the pins, check_env and tools/setup_venv.sh."""
+
+import configparser
+import importlib
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import espnet_softpl
+from espnet_softpl.bin import check_env
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the metadata of this checkout, without touching it."""
+    base = tmp_path_factory.mktemp("egg_info")
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(base)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return base / "espnet_softpl.egg-info"
+
+
+def read_pins() -> dict[str, str]:
+    lines = (ROOT / "tools" / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def read_requirements(metadata: Path) -> dict[str, list[Requirement]]:
+    """Return extra -> requirements; "" holds install_requires."""
+    groups: dict[str, list[Requirement]] = {}
+    section = ""
+    for line in (metadata / "requires.txt").read_text().split("\n"):
+        if match := re.fullmatch(r"\[(\w*):?.*\]", line):
+            section = match.group(1)
+        elif line:
+            groups.setdefault(section, []).append(Requirement(line))
+    return groups
+
+
+def test_version_is_the_package_version(metadata: Path) -> None:
+    text = (metadata / "PKG-INFO").read_text(encoding="utf-8")
+    assert re.search(r"^Name: espnet_softpl$", text, re.MULTILINE)
+    assert re.search(rf"^Version: {espnet_softpl.__version__}$", text, re.MULTILINE)
+    assert re.search(r"^Requires-Python: >=3\.10$", text, re.MULTILINE)
+    assert re.search(r"^License: Apache-2\.0$", text, re.MULTILINE)
+
+
+def test_espnet_is_no_hard_dependency(metadata: Path) -> None:
+    groups = read_requirements(metadata)
+    hard = {canonicalize_name(requirement.name) for requirement in groups[""]}
+    assert "torch" in hard
+    assert not hard & {"espnet", "torchaudio"}, "see EXTRAS['espnet'] in setup.py"
+    assert {r.name for r in groups["espnet"]} == {"espnet", "torchaudio"}
+    assert "espeakng-loader" not in hard, "GPL-3: an extra"
+
+
+def test_pins_satisfy_requirements(metadata: Path) -> None:
+    pins = read_pins()
+    for requirements in read_requirements(metadata).values():
+        for requirement in requirements:
+            pin = pins[canonicalize_name(requirement.name)]
+            assert pin in requirement.specifier, f"{requirement} but pinned to {pin}"
+
+
+def test_only_the_package_is_installed(metadata: Path) -> None:
+    assert (metadata / "top_level.txt").read_text().split() == ["espnet_softpl"]
+
+
+def test_sdist_lists_what_it_needs(metadata: Path) -> None:
+    sources = set((metadata / "SOURCES.txt").read_text().splitlines())
+    needed = ["LICENSE", "setup.py", "tools/constraints.txt", "tools/setup_venv.sh"]
+    assert sources.issuperset([*needed, "tests/run.sh", "tests/test_setup.py"])
+    generated = re.compile(r"egs2/[^/]+/(data|downloads|dump|exp)/")
+    assert not [source for source in sources if generated.match(source)]
+
+
+def test_console_scripts_exist(metadata: Path) -> None:
+    parser = configparser.ConfigParser()
+    parser.read(metadata / "entry_points.txt")
+    targets = dict(parser["console_scripts"])
+    assert "espnet-softpl-train" in targets
+    for target in targets.values():
+        module, function = target.split(":")
+        assert callable(getattr(importlib.import_module(module), function)), target
+
+
+def test_check_env_knows_every_requirement_and_pin(metadata: Path) -> None:
+    pins = read_pins()
+    optional = {name: version for name, (version, _) in check_env.OPTIONAL.items()}
+    stated = {**check_env.NECESSARY, **optional}
+    stated.update(espnet=check_env.ESPNET, torchaudio=check_env.TORCHAUDIO)
+    for name, version in stated.items():
+        assert pins[canonicalize_name(name)] == version, name
+    groups = read_requirements(metadata)
+    hard = {r.name for r in groups[""] if r.name != "setuptools"}
+    assert set(check_env.NECESSARY) == hard
+    assert set(optional) == {r.name for r in groups["mini"] + groups["recipe"]}
+
+
+def test_check_env_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_env.main(["--quick"]) == 0
+    report = capsys.readouterr().out
+    assert re.search(r"^torch +\d", report, re.MULTILINE)
+    assert "Everything necessary is there." in report
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code"),
+    [
+        ("librosa", "MISSING", 1),
+        ("espnet", "MISSING", 1),
+        ("kaldialign", "optional", 0),
+    ],
+)
+def test_check_env_reports_what_is_missing(
+    name: str,
+    status: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = importlib.metadata.version
+
+    def version(asked: str) -> str:
+        if asked == name:
+            raise importlib.metadata.PackageNotFoundError(asked)
+        return real(asked)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert check_env.main(["--quick"]) == code
+    report = capsys.readouterr().out
+    assert re.search(rf"^{name} +- .* {status} .*pip install", report, re.MULTILINE)
+    assert (f"mended: {name}\n" in report) == (code == 1)
+
+
+def test_check_env_explains_a_torchaudio_that_does_not_load(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(module: str) -> None:
+        raise OSError("libc10_cuda.so: cannot open shared object file")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    row = check_env.check_torchaudio()
+    assert row.broken
+    assert "*.so" in row.advice
+
+
+def test_check_env_notices_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.12.1+cu130")
+    row = check_env.check_version("torch", "2.13.0", "MISSING", "")
+    assert (row.status, row.broken) == ("differs from tested", False)
+
+
+def run_setup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(ROOT / "tools" / "setup_venv.sh"), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def make_interpreter(path: Path, version: str) -> Path:
+    """Write a stand-in for a Python that knows only its version."""
+    path.write_text(f"#!/bin/sh\necho {version}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_setup_venv_help() -> None:
+    result = run_setup("--help")
+    assert result.returncode == 0
+    assert "Usage: tools/setup_venv.sh [DIR]" in result.stdout
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.8", "3.9"])
+def test_setup_venv_refuses_an_old_python(version: str, tmp_path: Path) -> None:
+    old = make_interpreter(tmp_path / "old python", version)
+    result = run_setup(str(tmp_path / "venv"), PYTHON=str(old))
+    assert result.returncode == 1
+    assert f"is Python {version}, but 3.10 or later is needed" in result.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_venv_refuses_what_it_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    result = run_setup(str(tmp_path))
+    assert result.returncode == 1
+    assert "was not made by this script" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("arguments", [["--clear"], ["one", "two"]])
+def test_setup_venv_refuses_unknown_arguments(arguments: list[str]) -> None:
+    result = run_setup(*arguments)
+    assert result.returncode == 1
+    assert result.stderr.startswith("setup_venv.sh: ")
+
+
+def test_setup_venv_shows_why_a_step_failed(tmp_path: Path) -> None:
+    """A Python without venv, as on some distributions, ends with the log's end."""
+    venv = tmp_path / "a venv"
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$1" in -c) echo 3.11 ;; *) echo no venv >&2; exit 1 ;; esac\n'
+    )
+    python.chmod(0o755)
+    result = run_setup(str(venv), PYTHON=str(python))
+    assert result.returncode == 1
+    assert "this command failed" in result.stderr
+    assert "no venv" in result.stderr
+    assert str(venv / "setup.log") in result.stderr
+    assert (venv / "espnet_softpl.setup").read_text() == "incomplete\n"
+
+
+def test_env_uses_an_existing_environment_as_it_is() -> None:
+    script = '. "$1/tools/env.sh" && echo "$PYTHON"'
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script, "bash", str(ROOT)],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == sys.executable
+    assert result.stderr == ""
