@@ -1,4 +1,4 @@
-"""Refuse bad data before any work starts, saying what is wrong, where, and what to do."""
+"""Refuse bad data before any work: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

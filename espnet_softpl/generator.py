@@ -5,7 +5,7 @@ B utterances, N samples, T frames after subsampling, V tokens with blank, U labe
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 

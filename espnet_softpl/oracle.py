@@ -6,9 +6,8 @@ utterance ids and finished pseudo-labels, and gets two numbers back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable
 
 import torch
 

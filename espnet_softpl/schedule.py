@@ -1,4 +1,4 @@
-"""Which mini-batch is labeled, and what the unlabeled loss weighs: functions of the step.
+"""Which mini-batch is labeled, and what an unlabeled one weighs, step by step.
 
 A step is one mini-batch of training, counted from 0 over all epochs (with
 `accum_grad: 1`, one optimizer update). Nothing here keeps state: the answer for a

@@ -7,8 +7,9 @@ import copy
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -145,8 +146,9 @@ def check_options(args: argparse.Namespace) -> None:
     if not 0.0 <= args.pl_max_bad_share <= 1.0:
         raise ValueError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
     if args.model != "espnet":
-        raise ValueError(f"model: {args.model!r} cannot learn from pseudo-labels; use "
-                         "'espnet'")
+        raise ValueError(
+            f"model: {args.model!r} cannot learn from pseudo-labels; use 'espnet'"
+        )
     if (args.model_conf or {}).get("ctc_weight", 0.5) == 0.0:
         raise ValueError(
             "model_conf.ctc_weight: 0 makes a model without CTC, and the teacher "
@@ -162,8 +164,10 @@ def check_options(args: argparse.Namespace) -> None:
                 f"from the teacher's"
             )
     if (args.encoder_conf or {}).get("ctc_trim"):
-        raise ValueError("encoder_conf.ctc_trim: drops frames as the model sees fit, "
-                         "so teacher and student would disagree; set it to false")
+        raise ValueError(
+            "encoder_conf.ctc_trim: drops frames as the model sees fit, "
+            "so teacher and student would disagree; set it to false"
+        )
     _check_loop_options(args)
 
 
@@ -257,8 +261,10 @@ def check_tokens(args: argparse.Namespace) -> None:
     tokens = read_token_list(args)
     blank = (args.model_conf or {}).get("sym_blank", "<blank>")
     if not tokens or tokens[0] != blank:
-        raise ValueError(f"token_list: the first token must be {blank!r}, as ESPnet's "
-                         f"CTC has it; got {tokens[:1]}")
+        raise ValueError(
+            f"token_list: the first token must be {blank!r}, as ESPnet's "
+            f"CTC has it; got {tokens[:1]}"
+        )
     checks.check_seed_tokens(args.init_param, tokens)
 
 
@@ -526,4 +532,3 @@ class SoftPLTask(ASRTask):
             seed=args.seed,
             num_iters_per_epoch=args.num_iters_per_epoch,
         )
-

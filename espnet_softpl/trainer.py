@@ -1,4 +1,4 @@
-"""ESPnet's trainer, with a teacher that follows real updates and is saved and resumed."""
+"""ESPnet's trainer, with a teacher that follows real updates, saved and resumed."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ class SoftPLTrainer(Trainer):
         """Train; see `espnet2.train.trainer.Trainer.run`.
 
         Args:
-            model: A `SoftPLModel`; without `pl` everything is as in the stock trainer.
+            model: A `SoftPLModel`, or a stock model, which is trained as ever.
             optimizers: One optimizer.
             trainer_options: ESPnet's options.
             **kwargs: The stock trainer's other arguments.
         """
-        engine = model.pl
+        engine = getattr(model, "pl", None)
         if engine is not None:
             engine.criterion.to(next(model.parameters()).device)
             optimizers[0].register_step_post_hook(
@@ -176,7 +176,7 @@ class SoftPLTrainer(Trainer):
             model=model, reporter=reporter, options=options, **kwargs
         )
         bare = getattr(model, "module", model)
-        if bare.pl is not None:
+        if getattr(bare, "pl", None) is not None:
             save_state(bare, Path(options.output_dir), reporter.get_epoch())
 
     @staticmethod
@@ -192,5 +192,5 @@ class SoftPLTrainer(Trainer):
             **kwargs: The stock trainer's other arguments.
         """
         Trainer.resume(checkpoint=checkpoint, model=model, reporter=reporter, **kwargs)
-        if model.pl is not None:
+        if getattr(model, "pl", None) is not None:
             load_state(model, Path(checkpoint).parent, reporter.get_epoch())

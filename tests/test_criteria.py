@@ -100,9 +100,7 @@ def degenerate(kind: str) -> PseudoLabel:
     label = make_label(blanks, LENGTHS)
     if kind == "too_long":
         tokens = torch.arange(T + 2).remainder(V - 1).add(1).expand(B, -1)
-        label = label._replace(
-            tokens=tokens, token_lengths=torch.full((B,), T + 2)
-        )
+        label = label._replace(tokens=tokens, token_lengths=torch.full((B,), T + 2))
     if kind == "one_token":
         constant = torch.full((B, T, V), -1e4)
         constant[..., 2] = 0.0

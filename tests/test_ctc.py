@@ -25,9 +25,7 @@ def test_collapse_by_hand(path: list[int], transcript: list[int]) -> None:
 
 def test_collapse_agrees_with_the_reference_on_every_path() -> None:
     paths = all_paths(5, 3)
-    tokens, token_lengths = collapse(
-        torch.tensor(paths), torch.full((len(paths),), 5)
-    )
+    tokens, token_lengths = collapse(torch.tensor(paths), torch.full((len(paths),), 5))
     for path, row, length in zip(paths, tokens.tolist(), token_lengths.tolist()):
         assert tuple(row[:length]) == reference_collapse(path)
         assert row[length:] == [PADDING] * (len(row) - length)
@@ -58,8 +56,12 @@ def test_min_frames_is_the_shortest_alignment() -> None:
     shortest = []
     for row, length in zip(tokens.tolist(), token_lengths.tolist()):
         wanted = tuple(row[:length])
-        fits = [n for n in range(6) for p in all_paths(n, 3)
-                if reference_collapse(p) == wanted]
+        fits = [
+            n
+            for n in range(6)
+            for p in all_paths(n, 3)
+            if reference_collapse(p) == wanted
+        ]
         shortest.append(min(fits))
     assert min_frames(tokens, token_lengths).tolist() == shortest == [4, 3, 5, 3, 0]
 

@@ -1,0 +1,8 @@
+# Synthesized speech (eSpeak NG): few labeled voices, many other unlabeled ones, dev and
+# test on voices never heard in training. No download; minutes on two processors.
+# shellcheck shell=bash disable=SC2034
+corpus_kind=mini
+labeled_sets="train-labeled"
+unlabeled_sets="train-unlabeled"
+dev_sets="dev"
+test_sets="test"

@@ -1,0 +1,86 @@
+# Stages 1 and 2: every corpus comes in LibriSpeech's layout and takes the same path,
+# except for the user's own Kaldi-style directories.
+# shellcheck shell=bash disable=SC2154
+
+# Sets `roots`: the directories that hold the set folders.
+set_roots() {
+    case $corpus_kind in
+        librispeech) read -r -a roots <<<"${librispeech:-downloads/LibriSpeech}" ;;
+        kaldi) roots=() ;;
+        *) roots=("downloads/$corpus") ;;
+    esac
+}
+
+# Refuses options that do not belong to the corpus, and directories that do not exist.
+check_corpus_options() {
+    local name directory
+    local -a kaldi_dirs
+    read -r -a kaldi_dirs <<<"$labeled_dir $unlabeled_dir $dev_dir $test_dirs"
+    [ ${#kaldi_dirs[@]} -eq 0 ] || corpus_kind=kaldi
+    case $corpus_kind in
+        mini | librispeech) ;;
+        digits) [ -n "$digits" ] || die "corpus $corpus needs --digits DIR, a directory" \
+            "of free-spoken-digit recordings" ;;
+        kaldi) for name in labeled_dir unlabeled_dir dev_dir test_dirs; do
+            [ -n "${!name}" ] || die "your own data need --$name too"
+        done ;;
+        *) die "there is no conf/corpora/$corpus.sh; presets are:" \
+            "$(basename -s .sh conf/corpora/*.sh | paste -s -d ' '). Your own data need" \
+            "--labeled_dir, --unlabeled_dir, --dev_dir and --test_dirs" ;;
+    esac
+    [ -z "$librispeech" ] || [ "$corpus_kind" = librispeech ] ||
+        die "--librispeech is not for corpus $corpus; add --corpus librispeech_100 or" \
+            "another preset of LibriSpeech"
+    [ -z "$digits" ] || [ "$corpus_kind" = digits ] ||
+        die "--digits is not for corpus $corpus; add --corpus digits"
+    for name in digits labeled_dir unlabeled_dir dev_dir; do
+        [[ ${!name} != *[[:space:]]* ]] ||
+            die "--$name '${!name}': a path must not have white space"
+    done
+    read -r -a given_dirs <<<"$librispeech $digits"
+    for directory in "${given_dirs[@]}" "${kaldi_dirs[@]}"; do
+        [ -d "$directory" ] || die "there is no directory '$directory' (paths start at" \
+            "the recipe's directory and must not have white space)"
+    done
+}
+
+# Stage 1: makes, downloads or locates the corpus.
+get_corpus() {
+    local -a sets extra
+    read -r -a extra <<<"$corpus_args"
+    case $corpus_kind in
+        mini) run "$PYTHON" -m espnet_softpl.bin.make_mini_corpus \
+            --out "downloads/$corpus" --jobs "$nj" "${extra[@]}" ;;
+        digits) run "$PYTHON" -m espnet_softpl.bin.make_digits_corpus \
+            --digits "$digits" --out "downloads/$corpus" --jobs "$nj" "${extra[@]}" ;;
+        librispeech)
+            if [ -z "$librispeech" ]; then
+                read -r -a sets <<<"$labeled_sets $unlabeled_sets $dev_sets $test_sets"
+                run "$PYTHON" local/download_librispeech.py --sets "${sets[@]}" \
+                    --out downloads "${extra[@]}"
+            fi ;;
+    esac
+    echo "  ${roots[*]:-$labeled_dir $unlabeled_dir $dev_dir $test_dirs}"
+}
+
+# Stage 2: writes the data directories labeled, unlabeled, dev and test.
+prepare_data() {
+    local part name
+    local -a words arguments=()
+    for part in labeled unlabeled dev test; do
+        if [ "$corpus_kind" = kaldi ]; then
+            name=${part}_dir
+            [ "$part" != test ] || name=test_dirs
+        else
+            name=${part}_sets
+        fi
+        read -r -a words <<<"${!name}"
+        arguments+=("--$part" "${words[@]}")
+    done
+    if [ "$corpus_kind" = kaldi ]; then
+        run "$PYTHON" local/prepare_kaldi.py "${arguments[@]}" --out "$data"
+    else
+        run "$PYTHON" local/prepare_librispeech.py --root "${roots[@]}" \
+            "${arguments[@]}" --out "$data"
+    fi
+}

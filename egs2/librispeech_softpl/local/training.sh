@@ -1,0 +1,176 @@
+# Statistics, training runs and decoding: the ESPnet command lines of stages 7 to 10.
+# shellcheck shell=bash disable=SC2154
+
+# Sets `model_options`: what every ESPnet command here has in common.
+set_model_options() {
+    model_options=(
+        --token_type "$token_type" --token_list "$tokens"
+        --bpemodel "$([ "$token_type" = bpe ] && echo "$bpemodel" || echo none)"
+        --non_linguistic_symbols none --cleaner none --g2p none --use_preprocessor true
+        --frontend_conf "fs=$fs"
+        --train_data_path_and_name_and_type "$dump/labeled/wav.scp,speech,sound"
+        --train_data_path_and_name_and_type "$dump/labeled/text,text,text"
+        --valid_data_path_and_name_and_type "$dump/dev/wav.scp,speech,sound"
+        --valid_data_path_and_name_and_type "$dump/dev/text,text,text"
+    )
+}
+
+# Prints the words of an option such as --train_args, one a line.
+split_words() { # TEXT
+    local words
+    read -r -a words <<<"$1"
+    [ ${#words[@]} -eq 0 ] || printf '%s\n' "${words[@]}"
+}
+
+# Runs a job through train_cmd or decode_cmd; says first where its log is.
+job() { # CMD_VARIABLE LOG [JOB=1:N] -- COMMAND...
+    local -a cmd options=()
+    read -r -a cmd <<<"${!1}"
+    local log=$2
+    shift 2
+    while [ "$1" != -- ]; do
+        options+=("$1")
+        shift
+    done
+    shift
+    echo "  log: $log"
+    run "${cmd[@]}" --gpu "$ngpu" "${options[@]}" "$log" "$@"
+}
+
+# Statistics of the labeled features, and the shapes that batches are made from.
+collect_stats() { # OUTPUT_DIR
+    local out=$1 parts=1 part vocab
+    [ "$dry_run" = true ] ||
+        [ "$(wc -l <"$dump/labeled/utt2num_samples")" -lt 2000 ] || parts=$nj
+    run "$PYTHON" local/split_keys.py --parts "$parts" --out "$out/split/train" \
+        --samples "$dump/labeled/utt2num_samples"
+    run "$PYTHON" local/split_keys.py --parts "$parts" --out "$out/split/valid" \
+        --samples "$dump/dev/utt2num_samples"
+    mapfile -t extra < <(split_words "$train_args")
+    job train_cmd "$out/log/stats.JOB.log" "JOB=1:$parts" -- \
+        "$PYTHON" -m espnet2.bin.asr_train --collect_stats true \
+        --config "$warmup_config" "${model_options[@]}" "${extra[@]}" --ngpu 0 \
+        --train_shape_file "$out/split/train.JOB" \
+        --valid_shape_file "$out/split/valid.JOB" --output_dir "$out/split/stats.JOB"
+    local -a input=()
+    for ((part = 1; part <= parts; part++)); do
+        input+=(--input_dir "$out/split/stats.$part")
+    done
+    run ./scripts/run_job.sh "$out/log/aggregate.log" \
+        "$PYTHON" -m espnet2.bin.aggregate_stats_dirs "${input[@]}" --output_dir "$out"
+    [ "$dry_run" = true ] && return
+    # ESPnet counts batch sizes from "length,vocabulary size" of the text.
+    vocab=$(wc -l <"$tokens")
+    for part in train valid; do
+        sed "s/\$/,$vocab/" "$out/$part/text_shape" >"$out/$part/text_shape.$token_type"
+    done
+    mkdir -p "$out/unlabeled"
+    cp "$dump/unlabeled/utt2num_samples" "$out/unlabeled/speech_shape"
+    rm -r "$out/split"
+}
+
+# One training run, resumed where it was stopped before. Its key is its command line,
+# its configuration and its data; with another key it starts anew, and what was there
+# is kept as DIR.previous.
+train_run() { # DIR CONFIG SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
+    local dir=$1 config=$2 seed=$3 module=$4 inputs=$5 key number=1
+    shift 5
+    local -a files extra command
+    read -r -a files <<<"$inputs"
+    files+=("$config" "$tokens" "$stats/.done" "$dump/.filtered")
+    mapfile -t extra < <(split_words "$train_args")
+    command=("$PYTHON" -m "$module" --config "$config" "${model_options[@]}"
+        --train_shape_file "$stats/train/speech_shape"
+        --train_shape_file "$stats/train/text_shape.$token_type"
+        --valid_shape_file "$stats/valid/speech_shape"
+        --valid_shape_file "$stats/valid/text_shape.$token_type"
+        --normalize global_mvn
+        --normalize_conf "stats_file=$stats/train/feats_stats.npz"
+        --seed "$seed" --resume true --output_dir "$dir" "${extra[@]}" "$@")
+    key="${command[*]}"
+    changed "$dir/.done" "$key" "${files[@]}" || return 0
+    if [ "$dry_run" != true ]; then
+        if [ -e "$dir" ] && changed "$dir/.started" "$key" "${files[@]}" >/dev/null; then
+            echo "  $dir was trained with other options or data: now $dir.previous"
+            rm -rf "$dir.previous"
+            mv "$dir" "$dir.previous"
+        fi
+        mark_done "$dir/.started" "$key" "${files[@]}"
+        if [ -e "$dir/train.log" ]; then
+            while [ -e "$dir/train.$number.log" ]; do number=$((number + 1)); done
+            mv "$dir/train.log" "$dir/train.$number.log"
+        fi
+    fi
+    command+=(--ngpu "$ngpu")
+    [ "$ngpu" -le 1 ] || command+=(--multiprocessing_distributed true)
+    job train_cmd "$dir/train.log" -- "${command[@]}"
+    mark_done "$dir/.done" "$key" "${files[@]}"
+}
+
+# Decodes the dev and test sets with the stock ESPnet decoder.
+decode_run() { # DIR
+    local dir=$1 out=$1/decode
+    local -a files extra
+    files=("$dir/config.yaml" "$dir/$inference_model" "$inference_config"
+        "$dump/eval/wav.scp" "$dump/.formatted")
+    changed "$out/.done" "$inference_args $inference_nj" "${files[@]}" || return 0
+    run rm -rf "$out"
+    mapfile -t extra < <(split_words "$inference_args")
+    job decode_cmd "$out/log/decode.JOB.log" "JOB=1:$inference_nj" -- \
+        "$PYTHON" -m espnet2.bin.asr_inference --config "$inference_config" \
+        --data_path_and_name_and_type "$dump/eval/wav.scp,speech,sound" \
+        --key_file "$dump/eval/keys.JOB" --asr_train_config "$dir/config.yaml" \
+        --asr_model_file "$dir/$inference_model" --output_dir "$out/JOB" \
+        --ngpu "$ngpu" "${extra[@]}"
+    run "$PYTHON" local/merge_decode.py --dir "$out" --parts "$inference_nj" \
+        --scp "$dump/eval/wav.scp"
+    mark_done "$out/.done" "$inference_args $inference_nj" "${files[@]}"
+}
+
+# Stage 9: the control and every PL run of every seed, train_jobs at a time.
+train_all_pl() {
+    local seed dir init oracle=() i name
+    local -a extra
+    mapfile -t extra < <(split_words "$pl_args")
+    [ ! -e "$dump/unlabeled/text.oracle" ] ||
+        oracle=(--unlabeled_oracle_text "$dump/unlabeled/text.oracle")
+    for seed in "${seeds[@]}"; do
+        need 8 "$exp/seed$seed/warmup/$init_model"
+    done
+    follow train --exp "$exp" --seeds "${seeds[@]}" --systems control "${pl_names[@]}"
+    for seed in "${seeds[@]}"; do
+        dir=$exp/seed$seed init=$exp/seed$seed/warmup/$init_model
+        if [ "$run_control" = true ]; then
+            pool_add "$train_jobs" "seed$seed/control" train_run "$dir/control" \
+                "$control_config" "$seed" espnet2.bin.asr_train "$init" \
+                --init_param "$init"
+        fi
+        for i in "${!pl_configs[@]}"; do
+            name=${pl_names[i]}
+            pool_add "$train_jobs" "seed$seed/$name" train_run "$dir/$name" \
+                "${pl_configs[i]}" "$seed" espnet_softpl.bin.train "$init" \
+                --init_param "$init" "${oracle[@]}" \
+                --unlabeled_data_path_and_name_and_type \
+                "$dump/unlabeled/wav.scp,speech,sound" \
+                --unlabeled_shape_file "$stats/unlabeled/speech_shape" "${extra[@]}"
+        done
+    done
+    pool_wait
+    unfollow
+}
+
+# Stage 10: every system of every seed.
+decode_all() {
+    local seed name
+    run "$PYTHON" local/merge_decode.py --source "$dump/org/dev" "$dump/org/test" \
+        --out "$dump/eval" --parts "$inference_nj"
+    follow decode --scp "$dump/eval/wav.scp" --exp "$exp" --seeds "${seeds[@]}" \
+        --systems "${systems[@]}"
+    for seed in "${seeds[@]}"; do
+        for name in "${systems[@]}"; do
+            pool_add "$train_jobs" "seed$seed/$name" decode_run "$exp/seed$seed/$name"
+        done
+    done
+    pool_wait
+    unfollow
+}

@@ -1,0 +1,221 @@
+#!/usr/bin/env bash
+# Continuous pseudo-labeling (hard and soft) from audio to error rates, in twelve stages:
+#   1 data    2 data directories    3 speed perturbation    4 audio formatting
+#   5 length filter    6 token list    7 statistics    8 supervised warm-up
+#   9 continuous PL training and the control    10 decoding    11 scoring    12 packing
+# The default corpus, mini, is synthesized: no download, minutes on two processors.
+# Run it in its own directory; paths are relative to that. Results: exp/<corpus>.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# Options begin
+# General
+stage=1                 # first stage to run, 1 to 12
+stop_stage=12           # last stage to run
+corpus=mini             # preset in conf/corpora, or a name for your own data
+seeds="1"               # seeds of the trainings, one or more
+seed=                   # the same as --seeds
+ngpu=0                  # GPUs of each training and decoding
+nj=2                    # processes that prepare data
+train_jobs=2            # trainings (or systems decoded) at a time
+force=false             # do a stage again though nothing changed
+dry_run=false           # print the commands, run none
+# Data
+corpus_kind=kaldi       # where data come from: mini, digits, librispeech or kaldi
+corpus_args=            # more arguments for the maker of the corpus
+librispeech=            # directories with sets in LibriSpeech layout
+digits=                 # directory of free-spoken-digit recordings
+labeled_sets=           # labeled sets; SET:I/N is the I-th of N parts by speaker
+unlabeled_sets=         # unlabeled sets; their transcripts only measure
+dev_sets=               # validation sets
+test_sets=              # test sets
+labeled_dir=            # your own Kaldi-style directory: labeled
+unlabeled_dir=          # your own: unlabeled; wav.scp suffices
+dev_dir=                # your own: validation
+test_dirs=              # your own: test, one or more
+# Audio
+speed_perturb_factors=  # speeds of the labeled set, such as "0.9 1.0 1.1"
+fs=16000                # sample rate in Hz
+resample=false          # convert audio that has another rate
+max_bad_share=0.01      # share of a set's audio that may be unusable
+min_seconds=0.3         # shortest utterance to train on
+max_seconds=30.0        # longest utterance to train on
+# Tokens
+token_type=char         # char or bpe
+nbpe=500                # vocabulary size of bpe
+# Training
+warmup_config=conf/train_warmup.yaml    # supervised warm-up
+control_config=conf/train_control.yaml  # its supervised continuation
+run_control=true        # train the control too
+pl_config="conf/tuning/train_pl_hard_ctc.yaml conf/tuning/train_pl_soft_ce.yaml"  # one or more
+init_model=valid.cer_ctc.ave.pth        # model of the warm-up that others start from
+train_args=             # more arguments for every training
+pl_args=                # more arguments for PL training
+# Decoding and packing
+inference_config=conf/decode.yaml       # decoding
+inference_model=valid.cer_ctc.ave.pth   # model that is decoded and packed
+inference_args=         # more arguments for decoding
+inference_nj=1          # jobs per system
+pack_system=            # what to pack: warmup, control or a PL name (default: first)
+# Options end
+
+. ./scripts/parse_options.sh
+. ./scripts/functions.sh
+. ./local/data.sh
+. ./local/training.sh
+
+for number in "$stage" "$stop_stage"; do
+    [ "$number" -ge 1 ] && [ "$number" -le 12 ] || die "stages go from 1 to 12, not $number"
+done
+[ "$stage" -le "$stop_stage" ] || die "--stage $stage is after --stop-stage $stop_stage"
+[[ $token_type =~ ^(char|bpe)$ ]] || die "--token_type must be char or bpe"
+read -r -a seeds <<<"${seed:-$seeds}"
+for number in "${seeds[@]}"; do
+    [[ $number =~ ^[0-9]+$ ]] || die "--seeds: '$number' is no whole number"
+done
+for number in "$nj" "$train_jobs" "$inference_nj" "$fs"; do
+    [ "$number" -ge 1 ] || die "--nj, --train_jobs, --inference_nj and --fs start at 1"
+done
+check_corpus_options
+set_roots
+read -r -a pl_configs <<<"$pl_config"
+systems=() pl_names=()
+for file in "$warmup_config" "$control_config" "${pl_configs[@]}" "$inference_config"; do
+    [ -f "$file" ] || die "there is no configuration '$file'"
+done
+for file in "${pl_configs[@]}"; do
+    name=$(basename "${file%.*}")
+    pl_names+=("${name#train_pl_}")
+done
+systems=(warmup)
+[ "$run_control" = false ] || systems+=(control)
+systems+=("${pl_names[@]}")
+[ "$(printf '%s\n' "${systems[@]}" | sort -u | wc -l)" -eq ${#systems[@]} ] ||
+    die "two systems have the same name: ${systems[*]}"
+
+data=data/$corpus dump=dump/$corpus exp=exp/$corpus
+parts=(labeled unlabeled dev test)
+labeled=$data/labeled
+[ -z "$speed_perturb_factors" ] || labeled=$data/labeled_sp
+tokens=$dump/token_list/$token_type/tokens.txt
+bpemodel=$dump/token_list/bpe/bpe.model
+[ "$token_type" = char ] || tokens=$dump/token_list/bpe/tokens.txt
+stats=$exp/stats_$token_type
+
+. ./path.sh
+. ./cmd.sh
+trap 'on_exit $?' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+set_model_options
+
+if begin_stage 1 "data of corpus $corpus"; then
+    get_corpus
+fi
+
+if begin_stage 2 "labeled, unlabeled, dev and test directories in $data"; then
+    need 1 "${roots[@]}"
+    key="$corpus_kind $labeled_sets / $unlabeled_sets / $dev_sets / $test_sets"
+    key+=" $labeled_dir / $unlabeled_dir / $dev_dir / $test_dirs"
+    read -r -a inputs <<<"${roots[*]} $labeled_dir $unlabeled_dir $dev_dir $test_dirs"
+    if changed "$data/.prepared" "$key" "${inputs[@]}"; then
+        prepare_data
+        mark_done "$data/.prepared" "$key" "${inputs[@]}"
+    fi
+fi
+
+if begin_stage 3 "speed perturbation (${speed_perturb_factors:-none})"; then
+    if [ -n "$speed_perturb_factors" ]; then
+        need 2 "$data/.prepared"
+        read -r -a factors <<<"$speed_perturb_factors"
+        if changed "$labeled/.done" "${factors[*]}" "$data/.prepared"; then
+            run "$PYTHON" local/perturb_speed.py --source "$data/labeled" --nj "$nj" \
+                --target "$labeled" --audio "$dump/speed" --factors "${factors[@]}"
+            mark_done "$labeled/.done" "${factors[*]}" "$data/.prepared"
+        fi
+    fi
+fi
+
+if begin_stage 4 "audio formatting into $dump/org"; then
+    need 2 "$data/.prepared"
+    [ "$labeled" = "$data/labeled" ] || need 3 "$labeled/.done"
+    inputs=("$data/.prepared" "$labeled/wav.scp" "$data"/{unlabeled,dev,test}/wav.scp)
+    if changed "$dump/.formatted" "$fs $resample $max_bad_share" "${inputs[@]}"; then
+        run "$PYTHON" local/format_audio.py --fs "$fs" --resample "$resample" --nj "$nj" \
+            --max_bad_share "$max_bad_share" --target "${parts[@]/#/$dump/org/}" \
+            --source "$labeled" "$data/unlabeled" "$data/dev" "$data/test"
+        mark_done "$dump/.formatted" "$fs $resample $max_bad_share" "${inputs[@]}"
+    fi
+fi
+
+if begin_stage 5 "removal of too long and too short utterances into $dump"; then
+    need 4 "$dump/.formatted"
+    if changed "$dump/.filtered" "$min_seconds $max_seconds" "$dump/.formatted"; then
+        run "$PYTHON" local/filter_utterances.py --fs "$fs" \
+            --min_seconds "$min_seconds" --max_seconds "$max_seconds" \
+            --source "$dump"/org/{labeled,unlabeled,dev} --target "$dump"/{labeled,unlabeled,dev}
+        mark_done "$dump/.filtered" "$min_seconds $max_seconds" "$dump/.formatted"
+    fi
+fi
+
+if begin_stage 6 "$token_type token list $tokens"; then
+    need 5 "$dump/.filtered" "$dump/labeled/text"
+    if changed "${tokens%/*}/.done" "$token_type $nbpe" "$dump/labeled/text"; then
+        run ./local/tokens.sh "$token_type" "$dump/labeled/text" "$tokens" "$bpemodel" "$nbpe"
+        mark_done "${tokens%/*}/.done" "$token_type $nbpe" "$dump/labeled/text"
+    fi
+fi
+
+if begin_stage 7 "statistics in $stats"; then
+    need 5 "$dump/.filtered"
+    need 6 "$tokens"
+    inputs=("$dump/.filtered" "$tokens" "$warmup_config" "$dump/labeled/text")
+    if changed "$stats/.done" "$train_args $fs" "${inputs[@]}"; then
+        collect_stats "$stats"
+        mark_done "$stats/.done" "$train_args $fs" "${inputs[@]}"
+    fi
+fi
+
+if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
+    need 7 "$stats/.done"
+    follow train --exp "$exp" --seeds "${seeds[@]}" --systems warmup
+    for seed in "${seeds[@]}"; do
+        pool_add "$train_jobs" "seed$seed/warmup" train_run "$exp/seed$seed/warmup" \
+            "$warmup_config" "$seed" espnet2.bin.asr_train ""
+    done
+    pool_wait
+    unfollow
+fi
+
+if begin_stage 9 "continuous PL training (${pl_names[*]}), control $run_control"; then
+    need 7 "$stats/.done"
+    train_all_pl
+fi
+
+if begin_stage 10 "decoding of dev and test (${systems[*]})"; then
+    need 4 "$dump/.formatted"
+    for seed in "${seeds[@]}"; do
+        for name in "${systems[@]}"; do
+            [ "$name" = warmup ] && number=8 || number=9
+            need "$number" "$exp/seed$seed/$name/$inference_model"
+        done
+    done
+    decode_all
+fi
+
+if begin_stage 11 "scoring, plots and $exp/RESULTS.md"; then
+    for seed in "${seeds[@]}"; do
+        need 10 "$exp/seed$seed/warmup/decode/text"
+    done
+    score_all
+fi
+
+if begin_stage 12 "packing of ${pack_system:=${pl_names[0]}}"; then
+    need 9 "$exp/seed${seeds[0]}/$pack_system/$inference_model"
+    pack_model
+fi
+
+end_stage
+[ "$stop_stage" -lt 11 ] || [ "$dry_run" = true ] || cat "$exp/results.txt"
+echo "run.sh: finished after $(clock "$SECONDS")"

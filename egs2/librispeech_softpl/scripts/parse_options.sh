@@ -1,0 +1,145 @@
+# Command-line options of a recipe script. Source it after the block of options.
+#
+# The block lies between the lines "# Options begin" and "# Options end" of the script
+# and has one option a line: `name=default  # what it is`. The default gives the type:
+# true or false, a whole number, a decimal number, or text. Options are given as
+# `--name value` or `--name=value`, with `-` or `_` between words; `--name` alone
+# stands for true. A preset conf/corpora/<corpus>.sh overrides the defaults, and the
+# command line overrides both. The current directory must be the script's own.
+# shellcheck shell=bash
+
+_script=${0##*/}
+
+_refuse() {
+    printf '%s: error: %s\n' "$_script" "$1" >&2
+    printf 'Try ./%s --help\n' "$_script" >&2
+    exit 2
+}
+
+# Reads the block of options: names in order, their defaults, and the help text.
+_read_block() {
+    local line
+    local pattern='^([a-z][a-z0-9_]*)=([^#]*[^# ]|) *# (.*)$'
+    _names=() _help_lines=()
+    while IFS= read -r line; do
+        if [[ $line =~ $pattern ]]; then
+            local name=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
+            _names+=("$name")
+            value=${value#\"} value=${value%\"}
+            _default[$name]=$value
+            _help_lines+=("$(printf '  --%-22s %s [%s]' \
+                "${name//_/-}" "${BASH_REMATCH[3]}" "$value")")
+        elif [[ $line == '# '* ]]; then
+            _help_lines+=("" "${line#\# }:")
+        fi
+    done < <(sed '1,/^# Options begin/d; /^# Options end/,$d' "$_script")
+}
+
+_print_help() {
+    printf 'Usage: ./%s [--option value]...\n\n' "$_script"
+    sed -n '2,/^$/s/^# \{0,1\}//p' "$_script"
+    printf '%s\n' "${_help_lines[@]}"
+}
+
+# Prints up to three option names that are close to a misspelled one.
+_nearest() {
+    printf '%s\n' "${_names[@]}" | awk -v word="$1" '
+        function low(a, b) { return a < b ? a : b }
+        {
+            n = length(word); m = length($0)
+            for (j = 0; j <= m; j++) row[j] = j
+            for (i = 1; i <= n; i++) {
+                diagonal = row[0]; row[0] = i
+                for (j = 1; j <= m; j++) {
+                    change = diagonal + (substr(word, i, 1) != substr($0, j, 1))
+                    diagonal = row[j]
+                    row[j] = low(change, low(row[j], row[j - 1]) + 1)
+                }
+            }
+            near = row[m] <= (n + 2) / 3 || (n > 2 && index($0, word))
+            if (near) print row[m], "--" $0
+        }' | sort -n | head -n 3 | cut -d ' ' -f 2 | paste -s -d ' '
+}
+
+_check_known() { # NAME WHERE
+    local near
+    [[ -v _default[$1] ]] && return
+    near=$(_nearest "$1")
+    _refuse "unknown option '$1' $2${near:+; did you mean ${near// / or }?}"
+}
+
+_check_type() { # NAME VALUE
+    local whole='^[0-9]+$' decimal='^([0-9]+\.?[0-9]*|\.[0-9]+)$'
+    if [[ ${_default[$1]} =~ ^(true|false)$ ]]; then
+        [[ $2 =~ ^(true|false)$ ]] || _refuse "--$1 must be true or false, not '$2'"
+    elif [[ ${_default[$1]} =~ $whole ]]; then
+        [[ $2 =~ $whole ]] || _refuse "--$1 must be a whole number, not '$2'"
+    elif [[ ${_default[$1]} =~ $decimal ]]; then
+        [[ $2 =~ $decimal ]] || _refuse "--$1 must be a number, not '$2'"
+    fi
+}
+
+_read_command_line() {
+    local name value
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --help | -h) _print_help; exit 0 ;;
+            --?*) ;;
+            *) _refuse "'$1' is no option; options look like --name value" ;;
+        esac
+        name=${1#--}
+        shift
+        if [[ $name == *=* ]]; then
+            value=${name#*=} name=${name%%=*}
+        fi
+        name=${name//-/_}
+        _check_known "$name" "on the command line"
+        if [ -z "${value+set}" ]; then
+            if [[ ${_default[$name]} =~ ^(true|false)$ && ${1:---} == --* ]]; then
+                value=true
+            elif [ $# -eq 0 ]; then
+                _refuse "--$name needs a value"
+            elif [[ $1 == --* && $name != *_args && $name != cmd_* ]]; then
+                _refuse "--$name needs a value, but '$1' follows"
+            else
+                value=$1
+                shift
+            fi
+        fi
+        _check_type "$name" "$value"
+        _given[$name]=$value
+        unset value
+    done
+}
+
+# Applies the preset of the corpus; a corpus of the user's own needs none.
+_read_preset() {
+    local name
+    corpus=${_given[corpus]:-$corpus}
+    [[ $corpus =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
+        _refuse "--corpus '$corpus' must be made of letters, digits, '.', '_' and '-'"
+    preset=conf/corpora/$corpus.sh
+    if [ ! -e "$preset" ]; then
+        preset=
+        return
+    fi
+    while read -r name; do
+        _check_known "$name" "in $preset"
+    done < <(sed -n 's/^\([A-Za-z0-9_]*\)=.*/\1/p' "$preset")
+    # shellcheck disable=SC1090
+    . "./$preset"
+    for name in "${_names[@]}"; do
+        _check_type "$name" "${!name}"
+    done
+}
+
+declare -A _default=() _given=()
+command_line="./$_script"
+[ $# -eq 0 ] || command_line+=$(printf ' %q' "$@")
+_read_block
+_read_command_line "$@"
+_read_preset
+for _name in "${!_given[@]}"; do
+    printf -v "$_name" '%s' "${_given[$_name]}"
+done
+unset _name
