@@ -256,7 +256,8 @@ def frames_of(model: SoftPLModel, num_samples: int) -> int:
         num_samples: Length of the utterance in samples.
 
     Returns:
-        The number of frames after subsampling.
+        The number of frames after subsampling, of the utterance alone; in a padded
+        batch ESPnet may count one more.
     """
     speech = torch.zeros(1, num_samples, device=next(model.parameters()).device)
     with torch.no_grad():

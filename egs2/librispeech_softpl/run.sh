@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Continuous pseudo-labeling (hard and soft) from audio to error rates, in twelve stages:
+# Continuous pseudo-labeling (hard and soft), from audio to error rates, in stages:
 #   1 data    2 data directories    3 speed perturbation    4 audio formatting
 #   5 length filter    6 token list    7 statistics    8 supervised warm-up
 #   9 continuous PL training and the control    10 decoding    11 scoring    12 packing
@@ -18,11 +18,11 @@ seeds="1"               # seeds of the trainings, one or more
 seed=                   # the same as --seeds
 ngpu=0                  # GPUs of each training and decoding
 nj=2                    # processes that prepare data
-train_jobs=2            # trainings (or systems decoded) at a time
+train_jobs=2            # trainings (or systems decoded) at a time; 1 with GPUs
 force=false             # do a stage again though nothing changed
 dry_run=false           # print the commands, run none
 # Data
-corpus_kind=kaldi       # where data come from: mini, digits, librispeech or kaldi
+corpus_kind=            # mini, digits, librispeech or kaldi (default: as the data say)
 corpus_args=            # more arguments for the maker of the corpus
 librispeech=            # directories with sets in LibriSpeech layout
 digits=                 # directory of free-spoken-digit recordings
@@ -44,11 +44,12 @@ max_seconds=30.0        # longest utterance to train on
 # Tokens
 token_type=char         # char or bpe
 nbpe=500                # vocabulary size of bpe
+feats_normalize=global_mvn  # global_mvn (by statistics of the labeled set) or utterance_mvn
 # Training
 warmup_config=conf/train_warmup.yaml    # supervised warm-up
 control_config=conf/train_control.yaml  # its supervised continuation
 run_control=true        # train the control too
-pl_config="conf/tuning/train_pl_hard_ctc.yaml conf/tuning/train_pl_soft_ce.yaml"  # one or more
+pl_config="hard_ctc soft_ce"            # X (conf/tuning/train_pl_X.yaml) or YAML files
 init_model=valid.cer_ctc.ave.pth        # model of the warm-up that others start from
 train_args=             # more arguments for every training
 pl_args=                # more arguments for PL training
@@ -66,27 +67,33 @@ pack_system=            # what to pack: warmup, control or a PL name (default: f
 . ./local/training.sh
 
 for number in "$stage" "$stop_stage"; do
-    [ "$number" -ge 1 ] && [ "$number" -le 12 ] || die "stages go from 1 to 12, not $number"
+    [ "$number" -ge 1 ] && [ "$number" -le 12 ] ||
+        die "stages go from 1 to 12, not $number"
 done
 [ "$stage" -le "$stop_stage" ] || die "--stage $stage is after --stop-stage $stop_stage"
 [[ $token_type =~ ^(char|bpe)$ ]] || die "--token_type must be char or bpe"
+[[ $feats_normalize =~ ^(global|utterance)_mvn$ ]] ||
+    die "--feats_normalize must be global_mvn or utterance_mvn"
 read -r -a seeds <<<"${seed:-$seeds}"
 for number in "${seeds[@]}"; do
     [[ $number =~ ^[0-9]+$ ]] || die "--seeds: '$number' is no whole number"
 done
+[ "$ngpu" -eq 0 ] || [[ -v _given[train_jobs] ]] || train_jobs=1
 for number in "$nj" "$train_jobs" "$inference_nj" "$fs"; do
     [ "$number" -ge 1 ] || die "--nj, --train_jobs, --inference_nj and --fs start at 1"
 done
 check_corpus_options
 set_roots
-read -r -a pl_configs <<<"$pl_config"
-systems=() pl_names=()
-for file in "$warmup_config" "$control_config" "${pl_configs[@]}" "$inference_config"; do
-    [ -f "$file" ] || die "there is no configuration '$file'"
-done
-for file in "${pl_configs[@]}"; do
+pl_configs=() pl_names=()
+for file in $pl_config; do
+    [[ $file == *.yaml || $file == *.yml ]] || file=conf/tuning/train_pl_$file.yaml
     name=$(basename "${file%.*}")
-    pl_names+=("${name#train_pl_}")
+    pl_configs+=("$file") pl_names+=("${name#train_pl_}")
+done
+[ ${#pl_configs[@]} -gt 0 ] || die "--pl_config names no configuration"
+for file in "$warmup_config" "$control_config" "$inference_config" "${pl_configs[@]}"
+do
+    [ -f "$file" ] || die "there is no configuration '$file'"
 done
 systems=(warmup)
 [ "$run_control" = false ] || systems+=(control)
@@ -95,7 +102,6 @@ systems+=("${pl_names[@]}")
     die "two systems have the same name: ${systems[*]}"
 
 data=data/$corpus dump=dump/$corpus exp=exp/$corpus
-parts=(labeled unlabeled dev test)
 labeled=$data/labeled
 [ -z "$speed_perturb_factors" ] || labeled=$data/labeled_sp
 tokens=$dump/token_list/$token_type/tokens.txt
@@ -127,7 +133,7 @@ fi
 
 if begin_stage 3 "speed perturbation (${speed_perturb_factors:-none})"; then
     if [ -n "$speed_perturb_factors" ]; then
-        need 2 "$data/.prepared"
+        need 2 "$data/labeled/wav.scp" "$data/.prepared"
         read -r -a factors <<<"$speed_perturb_factors"
         if changed "$labeled/.done" "${factors[*]}" "$data/.prepared"; then
             run "$PYTHON" local/perturb_speed.py --source "$data/labeled" --nj "$nj" \
@@ -138,47 +144,51 @@ if begin_stage 3 "speed perturbation (${speed_perturb_factors:-none})"; then
 fi
 
 if begin_stage 4 "audio formatting into $dump/org"; then
-    need 2 "$data/.prepared"
+    need 2 "$data/labeled/wav.scp" "$data/.prepared"
     [ "$labeled" = "$data/labeled" ] || need 3 "$labeled/.done"
     inputs=("$data/.prepared" "$labeled/wav.scp" "$data"/{unlabeled,dev,test}/wav.scp)
     if changed "$dump/.formatted" "$fs $resample $max_bad_share" "${inputs[@]}"; then
-        run "$PYTHON" local/format_audio.py --fs "$fs" --resample "$resample" --nj "$nj" \
-            --max_bad_share "$max_bad_share" --target "${parts[@]/#/$dump/org/}" \
-            --source "$labeled" "$data/unlabeled" "$data/dev" "$data/test"
+        run "$PYTHON" local/format_audio.py --fs "$fs" --resample "$resample" \
+            --nj "$nj" --max_bad_share "$max_bad_share" \
+            --source "$labeled" "$data/unlabeled" "$data/dev" "$data/test" \
+            --target "$dump"/org/{labeled,unlabeled,dev,test}
         mark_done "$dump/.formatted" "$fs $resample $max_bad_share" "${inputs[@]}"
     fi
 fi
 
 if begin_stage 5 "removal of too long and too short utterances into $dump"; then
-    need 4 "$dump/.formatted"
+    need 4 "$dump/org/dev/wav.scp" "$dump/.formatted"
     if changed "$dump/.filtered" "$min_seconds $max_seconds" "$dump/.formatted"; then
         run "$PYTHON" local/filter_utterances.py --fs "$fs" \
             --min_seconds "$min_seconds" --max_seconds "$max_seconds" \
-            --source "$dump"/org/{labeled,unlabeled,dev} --target "$dump"/{labeled,unlabeled,dev}
+            --source "$dump"/org/{labeled,unlabeled,dev} \
+            --target "$dump"/{labeled,unlabeled,dev}
         mark_done "$dump/.filtered" "$min_seconds $max_seconds" "$dump/.formatted"
     fi
 fi
 
 if begin_stage 6 "$token_type token list $tokens"; then
-    need 5 "$dump/.filtered" "$dump/labeled/text"
+    need 5 "$dump/labeled/text" "$dump/.filtered"
     if changed "${tokens%/*}/.done" "$token_type $nbpe" "$dump/labeled/text"; then
-        run ./local/tokens.sh "$token_type" "$dump/labeled/text" "$tokens" "$bpemodel" "$nbpe"
+        run ./local/tokens.sh "$token_type" "$dump/labeled/text" "$tokens" \
+            "$bpemodel" "$nbpe"
         mark_done "${tokens%/*}/.done" "$token_type $nbpe" "$dump/labeled/text"
     fi
 fi
 
 if begin_stage 7 "statistics in $stats"; then
-    need 5 "$dump/.filtered"
+    need 5 "$dump/labeled/text" "$dump/.filtered"
     need 6 "$tokens"
     inputs=("$dump/.filtered" "$tokens" "$warmup_config" "$dump/labeled/text")
     if changed "$stats/.done" "$train_args $fs" "${inputs[@]}"; then
-        collect_stats "$stats"
+        pool_add 1 statistics collect_stats "$stats"
+        pool_wait
         mark_done "$stats/.done" "$train_args $fs" "${inputs[@]}"
     fi
 fi
 
 if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
-    need 7 "$stats/.done"
+    need 7 "$stats/train/feats_stats.npz" "$stats/.done"
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems warmup
     for seed in "${seeds[@]}"; do
         pool_add "$train_jobs" "seed$seed/warmup" train_run "$exp/seed$seed/warmup" \
@@ -189,12 +199,12 @@ if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
 fi
 
 if begin_stage 9 "continuous PL training (${pl_names[*]}), control $run_control"; then
-    need 7 "$stats/.done"
+    need 7 "$stats/train/feats_stats.npz" "$stats/.done"
     train_all_pl
 fi
 
 if begin_stage 10 "decoding of dev and test (${systems[*]})"; then
-    need 4 "$dump/.formatted"
+    need 4 "$dump/org/dev/wav.scp" "$dump/.formatted"
     for seed in "${seeds[@]}"; do
         for name in "${systems[@]}"; do
             [ "$name" = warmup ] && number=8 || number=9

@@ -85,21 +85,21 @@ _ALL_ACCENTS = (
     "en-us-nyc",
 )
 _CLEAN = Conditions(
-    room_share=0.3,
+    room_share=0.1,
     reverberation_seconds=(0.1, 0.2),
     direct_to_room_db=(6.0, 12.0),
-    tilt=(-0.2, 0.2),
-    snr_db=(17.0, 30.0),
+    tilt=(-0.1, 0.1),
+    snr_db=(25.0, 40.0),
     noise_color=(0.0, 0.5),
     level_db=(-26.0, -20.0),
     silence_seconds=(0.05, 0.2),
 )
 _BROAD = Conditions(
-    room_share=0.6,
+    room_share=0.7,
     reverberation_seconds=(0.1, 0.35),
-    direct_to_room_db=(2.0, 10.0),
-    tilt=(-0.4, 0.4),
-    snr_db=(13.0, 26.0),
+    direct_to_room_db=(0.0, 10.0),
+    tilt=(-0.5, 0.5),
+    snr_db=(6.0, 20.0),
     noise_color=(0.0, 1.2),
     level_db=(-32.0, -18.0),
     silence_seconds=(0.05, 0.3),
@@ -139,8 +139,8 @@ SETS: dict[str, SetTable] = {
     ),
     "train-unlabeled": _broad_set(
         2001,
-        60,
-        14,
+        80,
+        12,
         "m1 f4 Alex Andrea adam aunty Denis anika Gene grandma klatt steph Jacky zac "
         "m5 Diogo max Marco Mario Mike RicishayMax Reed Storm Tweaky benjamin "
         "Nguyen croak david ed edward fast grandpa gustave john kaukovalta klatt3 "

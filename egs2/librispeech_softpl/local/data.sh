@@ -5,7 +5,11 @@
 # Sets `roots`: the directories that hold the set folders.
 set_roots() {
     case $corpus_kind in
-        librispeech) read -r -a roots <<<"${librispeech:-downloads/LibriSpeech}" ;;
+        librispeech)
+            read -r -a roots <<<"${librispeech:-downloads/LibriSpeech}"
+            if [ -z "$librispeech" ] && [[ $labeled_sets == [19]h/* ]]; then
+                roots+=(downloads/librispeech_finetuning)
+            fi ;;
         kaldi) roots=() ;;
         *) roots=("downloads/$corpus") ;;
     esac
@@ -13,20 +17,28 @@ set_roots() {
 
 # Refuses options that do not belong to the corpus, and directories that do not exist.
 check_corpus_options() {
-    local name directory
+    local name directory presets
     local -a kaldi_dirs
+    presets=$(basename -s .sh conf/corpora/*.sh | paste -s -d ' ')
     read -r -a kaldi_dirs <<<"$labeled_dir $unlabeled_dir $dev_dir $test_dirs"
-    [ ${#kaldi_dirs[@]} -eq 0 ] || corpus_kind=kaldi
+    if [ ${#kaldi_dirs[@]} -gt 0 ]; then
+        corpus_kind=kaldi
+    elif [ -z "$corpus_kind" ]; then
+        corpus_kind=kaldi
+        [ -z "$digits" ] || corpus_kind=digits
+        [ -z "$librispeech" ] || corpus_kind=librispeech
+    fi
     case $corpus_kind in
         mini | librispeech) ;;
-        digits) [ -n "$digits" ] || die "corpus $corpus needs --digits DIR, a directory" \
-            "of free-spoken-digit recordings" ;;
-        kaldi) for name in labeled_dir unlabeled_dir dev_dir test_dirs; do
-            [ -n "${!name}" ] || die "your own data need --$name too"
-        done ;;
-        *) die "there is no conf/corpora/$corpus.sh; presets are:" \
-            "$(basename -s .sh conf/corpora/*.sh | paste -s -d ' '). Your own data need" \
-            "--labeled_dir, --unlabeled_dir, --dev_dir and --test_dirs" ;;
+        digits)
+            [ -n "$digits" ] || die "corpus $corpus needs --digits DIR, a directory" \
+                "of free-spoken-digit recordings" ;;
+        kaldi)
+            for name in labeled_dir unlabeled_dir dev_dir test_dirs; do
+                [ -n "${!name}" ] || die "your own data in Kaldi's form need --$name;" \
+                    "for a corpus use --corpus, one of: $presets"
+            done ;;
+        *) die "--corpus_kind must be mini, digits, librispeech or kaldi" ;;
     esac
     [ -z "$librispeech" ] || [ "$corpus_kind" = librispeech ] ||
         die "--librispeech is not for corpus $corpus; add --corpus librispeech_100 or" \
@@ -39,8 +51,8 @@ check_corpus_options() {
     done
     read -r -a given_dirs <<<"$librispeech $digits"
     for directory in "${given_dirs[@]}" "${kaldi_dirs[@]}"; do
-        [ -d "$directory" ] || die "there is no directory '$directory' (paths start at" \
-            "the recipe's directory and must not have white space)"
+        [ -d "$directory" ] || die "there is no directory '$directory' (paths start" \
+            "at the recipe's directory and must not have white space)"
     done
 }
 

@@ -40,7 +40,8 @@ def training_text(label: str, log: Path) -> str:
     if not epochs:
         return f"{label}: starting"
     epoch, last, left = epochs[-1]
-    return f"{label}: epoch {epoch}/{last}" + (f", time to finish {left}" if left else "")
+    text = f"{label}: epoch {epoch}/{last}"
+    return f"{text}, time to finish {left}" if left else text
 
 
 def count_decoded(logs: list[Path]) -> int:

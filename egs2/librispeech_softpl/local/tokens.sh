@@ -7,7 +7,8 @@ set -euo pipefail
 type=$1 text=$2 tokens=$3
 mkdir -p "$(dirname "$tokens")"
 if [ "$type" = bpe ]; then
-    "$PYTHON" local/train_bpe.py --text "$text" --tokens "$tokens" --model "$4" --nbpe "$5"
+    "$PYTHON" local/train_bpe.py --text "$text" --tokens "$tokens" \
+        --model "$4" --nbpe "$5"
     exit
 fi
 log=$(dirname "$tokens")/tokenize_text.log

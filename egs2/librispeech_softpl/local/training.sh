@@ -13,6 +13,9 @@ set_model_options() {
         --valid_data_path_and_name_and_type "$dump/dev/wav.scp,speech,sound"
         --valid_data_path_and_name_and_type "$dump/dev/text,text,text"
     )
+    normalize_options=(--normalize "$feats_normalize")
+    [ "$feats_normalize" != global_mvn ] ||
+        normalize_options+=(--normalize_conf "stats_file=$stats/train/feats_stats.npz")
 }
 
 # Prints the words of an option such as --train_args, one a line.
@@ -33,7 +36,7 @@ job() { # CMD_VARIABLE LOG [JOB=1:N] -- COMMAND...
         shift
     done
     shift
-    echo "  log: $log"
+    echo "  log: ${log//JOB/*}"
     run "${cmd[@]}" --gpu "$ngpu" "${options[@]}" "$log" "$@"
 }
 
@@ -70,8 +73,8 @@ collect_stats() { # OUTPUT_DIR
 }
 
 # One training run, resumed where it was stopped before. Its key is its command line,
-# its configuration and its data; with another key it starts anew, and what was there
-# is kept as DIR.previous.
+# its configuration and its data; with another key it starts anew, and what had been
+# trained there is kept as DIR.previous.
 train_run() { # DIR CONFIG SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
     local dir=$1 config=$2 seed=$3 module=$4 inputs=$5 key number=1
     shift 5
@@ -84,16 +87,20 @@ train_run() { # DIR CONFIG SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
         --train_shape_file "$stats/train/text_shape.$token_type"
         --valid_shape_file "$stats/valid/speech_shape"
         --valid_shape_file "$stats/valid/text_shape.$token_type"
-        --normalize global_mvn
-        --normalize_conf "stats_file=$stats/train/feats_stats.npz"
+        "${normalize_options[@]}"
         --seed "$seed" --resume true --output_dir "$dir" "${extra[@]}" "$@")
     key="${command[*]}"
     changed "$dir/.done" "$key" "${files[@]}" || return 0
     if [ "$dry_run" != true ]; then
-        if [ -e "$dir" ] && changed "$dir/.started" "$key" "${files[@]}" >/dev/null; then
-            echo "  $dir was trained with other options or data: now $dir.previous"
-            rm -rf "$dir.previous"
-            mv "$dir" "$dir.previous"
+        if [ -e "$dir" ] &&
+            changed "$dir/.started" "$key" "${files[@]}" >/dev/null; then
+            if [ -e "$dir/checkpoint.pth" ]; then
+                echo "  $dir was trained with other options or data: now $dir.previous"
+                rm -rf "$dir.previous"
+                mv "$dir" "$dir.previous"
+            else
+                rm -rf "$dir"
+            fi
         fi
         mark_done "$dir/.started" "$key" "${files[@]}"
         if [ -e "$dir/train.log" ]; then
@@ -173,4 +180,34 @@ decode_all() {
     done
     pool_wait
     unfollow
+}
+
+# Stage 11: tables and plots of every system that was decoded.
+score_all() {
+    local file inputs=("$dump"/org/{dev,test}/{text,utt2set})
+    for file in "$exp"/seed*/*/{checkpoint.pth,decode/text}; do
+        [[ ! -e $file || $file == *.previous/* ]] || inputs+=("$file")
+    done
+    changed "$exp/.scored" "${seeds[*]} ${systems[*]}" "${inputs[@]}" || return 0
+    run "$PYTHON" local/results.py --exp "$exp" --dump "$dump" --fs "$fs" \
+        --seeds "${seeds[@]}" --systems "${systems[@]}" --command "$command_line"
+    mark_done "$exp/.scored" "${seeds[*]} ${systems[*]}" "${inputs[@]}"
+}
+
+# Stage 12: a stock ESPnet archive of one system, first seed.
+pack_model() {
+    local dir=$exp/seed${seeds[0]}/$pack_system
+    local archive=$dir/$pack_system.zip
+    local -a options=()
+    [ "$token_type" != bpe ] || options=(--option "$bpemodel")
+    if changed "$dir/.packed" "" "$dir/config.yaml" "$dir/$inference_model"; then
+        job train_cmd "$dir/pack.log" -- "$PYTHON" -m espnet2.bin.pack asr \
+            --asr_train_config "$dir/config.yaml" \
+            --asr_model_file "$dir/$inference_model" --outpath "$dir/unchecked.zip" \
+            --option "$stats/train/feats_stats.npz" "${options[@]}"
+        run "$PYTHON" local/check_archive.py "$dir/unchecked.zip"
+        run mv "$dir/unchecked.zip" "$archive"
+        mark_done "$dir/.packed" "" "$dir/config.yaml" "$dir/$inference_model"
+    fi
+    echo "  $archive"
 }

@@ -2,10 +2,11 @@
 #
 # The block lies between the lines "# Options begin" and "# Options end" of the script
 # and has one option a line: `name=default  # what it is`. The default gives the type:
-# true or false, a whole number, a decimal number, or text. Options are given as
-# `--name value` or `--name=value`, with `-` or `_` between words; `--name` alone
-# stands for true. A preset conf/corpora/<corpus>.sh overrides the defaults, and the
-# command line overrides both. The current directory must be the script's own.
+# true or false, a whole number, a decimal number, or text (which may be in quotes).
+# Options are given as `--name value` or `--name=value`, with `-` or `_` between words;
+# `--name` alone stands for true. A preset conf/corpora/<corpus>.sh overrides the
+# defaults, and the command line overrides both. The current directory must be the
+# script's own.
 # shellcheck shell=bash
 
 _script=${0##*/}
@@ -25,10 +26,10 @@ _read_block() {
         if [[ $line =~ $pattern ]]; then
             local name=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
             _names+=("$name")
-            value=${value#\"} value=${value%\"}
             _default[$name]=$value
-            _help_lines+=("$(printf '  --%-22s %s [%s]' \
-                "${name//_/-}" "${BASH_REMATCH[3]}" "$value")")
+            value=${value#\"} value=${value%\"}
+            _help_lines+=("$(printf '  --%-22s %s%s' "${name//_/-}" \
+                "${BASH_REMATCH[3]}" "${value:+ [$value]}")")
         elif [[ $line == '# '* ]]; then
             _help_lines+=("" "${line#\# }:")
         fi
@@ -63,7 +64,7 @@ _nearest() {
 
 _check_known() { # NAME WHERE
     local near
-    [[ -v _default[$1] ]] && return
+    [[ $1 =~ ^[a-z][a-z0-9_]*$ && -v _default[$1] ]] && return
     near=$(_nearest "$1")
     _refuse "unknown option '$1' $2${near:+; did you mean ${near// / or }?}"
 }

@@ -53,7 +53,8 @@ run_one() { # NUMBER LOG COMMAND...
     if [ "$status" -ne 0 ]; then
         {
             printf 'The job failed with status %d. Last lines of %s:\n' "$status" "$log"
-            tail -n 17 "$log" | sed '/^# /d; s/^/    /'
+            grep -v -e '^#' -e '^\[nltk_data\]' "$log" | tail -n 15 | cut -c 1-300 |
+                sed 's/^/    /'
         } >&2
     fi
     return "$status"

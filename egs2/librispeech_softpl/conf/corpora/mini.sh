@@ -6,3 +6,5 @@ labeled_sets="train-labeled"
 unlabeled_sets="train-unlabeled"
 dev_sets="dev"
 test_sets="test"
+speed_perturb_factors="0.9 1.0 1.1"
+feats_normalize=utterance_mvn

@@ -2,7 +2,7 @@
 # every stage works; its error rates mean nothing.
 # shellcheck shell=bash disable=SC2034
 corpus_kind=mini
-corpus_args="--scale 0.03"
+corpus_args="--scale 0.05"
 labeled_sets="train-labeled"
 unlabeled_sets="train-unlabeled"
 dev_sets="dev"
