@@ -17,6 +17,10 @@ DataSpec = Sequence[tuple[str, str, str]]
 MAX_HEADERS = 500
 
 
+class UserError(ValueError):
+    """Input that only its owner can mend; commands show it without a traceback."""
+
+
 def read_scp(path: str | Path) -> dict[str, str]:
     """Read a Kaldi script file.
 
@@ -27,18 +31,18 @@ def read_scp(path: str | Path) -> dict[str, str]:
         Value by utterance id.
 
     Raises:
-        ValueError: The file is missing, a line has no value, or an id occurs twice.
+        UserError: The file is missing, a line has no value, or an id occurs twice.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist")
     entries: dict[str, str] = {}
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.strip().split(maxsplit=1)
             if len(fields) != 2:
-                raise ValueError(f"{path}:{number}: not 'utterance-id value': {line!r}")
+                raise UserError(f"{path}:{number}: not 'utterance-id value': {line!r}")
             if fields[0] in entries:
-                raise ValueError(f"{path}:{number}: {fields[0]!r} occurs twice")
+                raise UserError(f"{path}:{number}: {fields[0]!r} occurs twice")
             entries[fields[0]] = fields[1]
     return entries
 
@@ -53,12 +57,12 @@ def read_lengths(path: str | Path) -> dict[str, int]:
         Length by utterance id.
 
     Raises:
-        ValueError: The file is missing or malformed.
+        UserError: The file is missing or malformed.
     """
     try:
         return {k: int(v.split(",")[0]) for k, v in read_scp(path).items()}
     except ValueError as error:
-        raise ValueError(f"not a shape file: {error}") from error
+        raise UserError(f"not a shape file: {error}") from error
 
 
 def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
@@ -72,11 +76,11 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         Value by utterance id, and the type (`sound` for audio files).
 
     Raises:
-        ValueError: There is no `speech`, or its file is missing, malformed or empty.
+        UserError: There is no `speech`, or its file is missing, malformed or empty.
     """
     found = [(path, kind) for path, name, kind in specs if name == "speech"]
     if len(found) != 1:
-        raise ValueError(
+        raise UserError(
             f"{option} must name exactly one file as 'speech', as in "
             f"dump/unlabeled/wav.scp,speech,sound; got {list(specs)}"
         )
@@ -84,9 +88,9 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
     try:
         entries = read_scp(path)
     except ValueError as error:
-        raise ValueError(f"{option}: {error}") from error
+        raise UserError(f"{option}: {error}") from error
     if not entries:
-        raise ValueError(f"{option}: {path} is empty: there is nothing to learn from")
+        raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
     return entries, kind
 
 
@@ -141,14 +145,14 @@ def check_sample_rates(sets: Mapping[str, Mapping[str, str]]) -> None:
         sets: Audio file by utterance id, by the name of the set.
 
     Raises:
-        ValueError: Two files differ, within a set or between two.
+        UserError: Two files differ, within a set or between two.
     """
     seen: dict[int, str] = {}
     for name, entries in sets.items():
         for rate, file in sample_rates(entries).items():
             seen.setdefault(rate, f"{file} ({name}) has {rate} Hz")
     if len(seen) > 1:
-        raise ValueError(
+        raise UserError(
             f"sample rates differ: {'; '.join(seen.values())}. Resample one of them "
             f"(stage 4 of the recipe: --fs and --resample true)."
         )
@@ -201,10 +205,10 @@ def check_bad_share(bad: Mapping[str, str], total: int, most: float, what: str) 
         what: What is wrong with them, for the message.
 
     Raises:
-        ValueError: More than that share is.
+        UserError: More than that share is.
     """
     if len(bad) > most * total:
-        raise ValueError(
+        raise UserError(
             f"{len(bad)} of {total} utterances ({len(bad) / total:.1%}) {what}; at "
             f"most {most:.1%} may (pl_max_bad_share): {name_some(bad.values())}"
         )
@@ -218,13 +222,13 @@ def check_seed_tokens(init_param: Sequence[str], token_list: Sequence[str]) -> N
         token_list: The tokens of this run.
 
     Raises:
-        ValueError: A seed's file is missing, or the `config.yaml` beside it has other
+        UserError: A seed's file is missing, or the `config.yaml` beside it has other
             tokens.
     """
     for param in init_param:
         file = Path(param.split(":")[0])
         if not file.exists():
-            raise ValueError(f"init_param: {file} does not exist")
+            raise UserError(f"init_param: {file} does not exist")
         config = file.parent / "config.yaml"
         if not config.exists():
             continue
@@ -234,7 +238,7 @@ def check_seed_tokens(init_param: Sequence[str], token_list: Sequence[str]) -> N
             continue
         pairs = enumerate(zip(theirs, token_list))
         where = next((f" from id {i} on" for i, (a, b) in pairs if a != b), "")
-        raise ValueError(
+        raise UserError(
             f"token_list: {len(token_list)} tokens that differ{where} from the "
             f"{len(theirs)} of the seed model ({config}). Use the seed's token list."
         )

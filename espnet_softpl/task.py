@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
@@ -171,11 +171,49 @@ def check_options(args: argparse.Namespace) -> None:
     _check_loop_options(args)
 
 
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse labeled data without transcripts, and unlabeled data without a criterion.
+
+    Args:
+        args: The parsed options, of any training.
+
+    Raises:
+        ValueError: With the option that lacks something.
+    """
+    if args.pl_criterion is None and getattr(args, UNLABELED_DATA):
+        raise ValueError(
+            f"{UNLABELED_DATA}: given without pl_criterion, so nothing would be "
+            f"learned from it. Legal: {', '.join(criteria.available())}"
+        )
+    if args.collect_stats or args.dry_run:
+        return
+    for option in (
+        "train_data_path_and_name_and_type",
+        "valid_data_path_and_name_and_type",
+    ):
+        if not any(name == "text" for _, name, _ in getattr(args, option)):
+            raise ValueError(
+                f"{option}: no 'text' among {getattr(args, option)}. Labeled data "
+                f"need transcripts, as in dump/train/text,text,text"
+            )
+
+
+def refuse(error: ValueError) -> NoReturn:
+    """End the process with a message and status 2, as argparse does."""
+    sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+    sys.exit(2)
+
+
 def _check_loop_options(args: argparse.Namespace) -> None:
     if args.iterator_type != "sequence" or args.multiple_iterator:
         raise ValueError(
             f"iterator_type: pseudo-labeling needs 'sequence' without "
             f"multiple_iterator, got {args.iterator_type!r}"
+        )
+    if args.shuffle_within_batch:
+        raise ValueError(
+            "shuffle_within_batch: must be false, for pseudo-labeling takes ESPnet's "
+            "mini-batches whole"
         )
     if args.ngpu > 1 and not args.multiprocessing_distributed:
         raise ValueError(
@@ -311,7 +349,7 @@ def check_targets_fit(model: SoftPLModel, args: argparse.Namespace) -> None:
         args: The parsed options.
 
     Raises:
-        ValueError: More than `pl_max_bad_share` of the utterances have more tokens
+        UserError: More than `pl_max_bad_share` of the utterances have more tokens
             than frames. Fewer are named in the log; CTC gives them no gradient.
     """
     tokens, samples = text_lengths_of(args), speech_lengths_of(args)
@@ -388,7 +426,7 @@ def unlabeled_shape_files(args: argparse.Namespace) -> list[str]:
         Paths of shape files.
 
     Raises:
-        ValueError: More than `pl_max_bad_share` of the files cannot be read. Fewer
+        UserError: More than `pl_max_bad_share` of the files cannot be read. Fewer
             are named in the log, counted and left out.
     """
     if args.unlabeled_shape_file:
@@ -447,16 +485,24 @@ class SoftPLTask(ASRTask):
     def check_required_command_args(cls, args: argparse.Namespace) -> None:
         """Check the options, and with pseudo-labeling the data, before any work."""
         super().check_required_command_args(args)
-        if args.pl_criterion is None:
-            return
         try:
+            check_names(args)
+            if args.pl_criterion is None:
+                return
             check_options(args)
             check_tokens(args)
             if not (args.collect_stats or args.dry_run):
                 check_data(args)
         except ValueError as error:
-            sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
-            sys.exit(2)
+            refuse(error)
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train in this process; a user's mistake ends it without a traceback."""
+        try:
+            super().main_worker(args)
+        except checks.UserError as error:
+            refuse(error)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from espnet2.train.trainer import Trainer
 
+from espnet_softpl.checks import UserError
+
 logger = logging.getLogger(__name__)
 
 STATE_DIR = "pl_state"
@@ -85,14 +87,14 @@ def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
         epoch: The epoch that `checkpoint.pth` holds.
 
     Raises:
-        RuntimeError: The state is missing, or from another epoch, version or number
+        UserError: The state is missing, or from another epoch, version or number
             of processes.
     """
     rank, world_size = _rank_and_world()
     path = state_path(output_dir, epoch, rank)
     advice = f"Start again in a new --output_dir, or from --init_param, not {path}."
     if not path.exists():
-        raise RuntimeError(
+        raise UserError(
             f"cannot resume: {path} is missing, so the teacher of epoch {epoch} is "
             f"not known. {advice}"
         )
@@ -101,7 +103,7 @@ def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
     wanted = dict(version=STATE_VERSION, epoch=epoch, world_size=world_size)
     for key, value in wanted.items():
         if state.get(key) != value:
-            raise RuntimeError(
+            raise UserError(
                 f"cannot resume: {path} has {key} {state.get(key)!r}, this run needs "
                 f"{value!r}. {advice}"
             )

@@ -1,6 +1,8 @@
 """Every criterion: the generic properties, and the oracles by enumeration."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,3 +224,18 @@ def test_a_users_criterion_by_dotted_path() -> None:
 def test_bad_settings_are_refused(name, conf, message) -> None:
     with pytest.raises(ValueError, match=message):
         criteria.build(name, **conf)
+
+
+def test_the_criterion_of_the_readme() -> None:
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    (block,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    scope: dict = {}
+    exec(block, scope)
+    logits, label = student_and_label(torch.float64)
+    losses = scope["ReverseKL"]()(logits.log_softmax(-1), LENGTHS, label)
+    for b, length in enumerate(LENGTHS):
+        p, q = logits[b, :length].log_softmax(-1), label.log_probs[b, :length]
+        torch.testing.assert_close(losses[b], (p.exp() * (p - q)).sum())
+    same = label._replace(log_probs=logits.log_softmax(-1))
+    nothing = scope["ReverseKL"]()(same.log_probs, LENGTHS, same)
+    torch.testing.assert_close(nothing, torch.zeros_like(nothing))

@@ -53,6 +53,7 @@ pl_config="hard_ctc soft_ce"            # X (conf/tuning/train_pl_X.yaml) or YAM
 init_model=valid.cer_ctc.ave.pth        # model of the warm-up that others start from
 train_args=             # more arguments for every training
 pl_args=                # more arguments for PL training
+control_args=           # more arguments for the control
 # Decoding and packing
 inference_config=conf/decode.yaml       # decoding
 inference_model=valid.cer_ctc.ave.pth   # model that is decoded and packed

@@ -137,8 +137,9 @@ decode_run() { # DIR
 # Stage 9: the control and every PL run of every seed, train_jobs at a time.
 train_all_pl() {
     local seed dir init oracle=() i name
-    local -a extra
+    local -a extra control_extra
     mapfile -t extra < <(split_words "$pl_args")
+    mapfile -t control_extra < <(split_words "$control_args")
     [ ! -e "$dump/unlabeled/text.oracle" ] ||
         oracle=(--unlabeled_oracle_text "$dump/unlabeled/text.oracle")
     for seed in "${seeds[@]}"; do
@@ -150,7 +151,7 @@ train_all_pl() {
         if [ "$run_control" = true ]; then
             pool_add "$train_jobs" "seed$seed/control" train_run "$dir/control" \
                 "$control_config" "$seed" espnet2.bin.asr_train "$init" \
-                --init_param "$init"
+                --init_param "$init" "${control_extra[@]}"
         fi
         for i in "${!pl_configs[@]}"; do
             name=${pl_names[i]}

@@ -10,5 +10,7 @@ dev_sets="test-other:0/2"
 test_sets="test-other:1/2"
 speed_perturb_factors="0.9 1.0 1.1"
 feats_normalize=utterance_mvn
-# Mini-batches of up to 50 s, 2400 of them to warm up and 1920 to go on.
+# Mini-batches of up to 50 s, 2400 of them to warm up and 960 to go on.
 train_args="--batch_bins 800000 --valid_batch_bins 1600000 --num_iters_per_epoch 120"
+pl_args="--max_epoch 8"
+control_args="--max_epoch 8"
