@@ -66,7 +66,7 @@ def test_layout_is_librispeech(corpus: Path) -> None:
             assert name == f"{speaker}-{chapter}-{index:04d}"
             assert re.fullmatch(r"[A-Z']+( [A-Z']+)+", text)
             spoken.add((transcript.parent / f"{name}.flac").relative_to(corpus))
-    assert len(audio) == 6 + 3 * 14 + 8 + 8
+    assert len(audio) == 6 + 4 * 12 + 8 + 8
     assert set(audio) == spoken
 
 
@@ -80,7 +80,7 @@ def test_audio_is_speech_of_sensible_length_and_level(corpus: Path) -> None:
         frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
         energy = np.sqrt(np.mean(frames**2, axis=1))
         loud, soft = np.quantile(energy, 0.95), np.quantile(energy, 0.03)
-        assert 4 < loud / soft < 200
+        assert 2 < loud / soft < 200  # the noisiest are at 6 dB
 
 
 def test_speakers_txt_lists_every_speaker(corpus: Path) -> None:
@@ -407,7 +407,7 @@ def test_marker_tells_the_settings_and_sizes(corpus: Path) -> None:
     marker = json.loads((corpus / MARKER).read_text())
     assert marker["settings"]["seed"] == 0 and marker["settings"]["scale"] == 0.05
     assert list(marker["sets"]) == sorted(mini.SETS)
-    assert marker["sets"]["train-unlabeled"]["utterances"] == 42
+    assert marker["sets"]["train-unlabeled"]["utterances"] == 48
     assert marker["sets"]["train-unlabeled"]["speakers"] == 3
 
 
