@@ -290,7 +290,7 @@ def test_plan_has_many_unseen_voices() -> None:
     assert len({each.speaker for each in speakers}) == len(speakers)
     for name, count, accents in (
         ("train-labeled", 4, 2),
-        ("train-unlabeled", 60, 8),
+        ("train-unlabeled", 80, 8),
         ("dev", 12, 8),
         ("test", 12, 8),
     ):
@@ -299,7 +299,7 @@ def test_plan_has_many_unseen_voices() -> None:
         assert len({voice.split("+")[0] for voice in voices}) == accents
         assert sum(each.utterances for each in speakers if each.set_name == name) > 120
     larger = mini.mini_corpus(0, mini.MAX_SCALE).speakers
-    assert len({each.speaker for each in larger}) == len(larger) == 880
+    assert len({each.speaker for each in larger}) == len(larger) == 1080
 
 
 def test_sentences_cover_all_letters_and_seldom_repeat() -> None:
@@ -408,7 +408,7 @@ def test_marker_tells_the_settings_and_sizes(corpus: Path) -> None:
     assert marker["settings"]["seed"] == 0 and marker["settings"]["scale"] == 0.05
     assert list(marker["sets"]) == sorted(mini.SETS)
     assert marker["sets"]["train-unlabeled"]["utterances"] == 48
-    assert marker["sets"]["train-unlabeled"]["speakers"] == 3
+    assert marker["sets"]["train-unlabeled"]["speakers"] == 4
 
 
 def test_needs_neither_torch_nor_espnet() -> None:
