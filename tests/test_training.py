@@ -358,3 +358,21 @@ def test_targets_longer_than_the_audio_are_refused(data, tmp_path, capsys) -> No
     with pytest.raises(SystemExit):
         train(SoftPLTask, options, tmp_path / "exp")
     assert "12 of 12 utterances" in capsys.readouterr().err
+
+
+CONF = Path(__file__).resolve().parents[1] / "egs2" / "librispeech_softpl" / "conf"
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted([*CONF.glob("train_*.yaml"), *CONF.glob("tuning/*.yaml")]),
+    ids=lambda path: path.name,
+)
+def test_every_configuration_of_the_recipe_builds(path, data, tmp_path) -> None:
+    tokens = data.options()["token_list"]
+    cmd = ["--config", str(path), "--dry_run", "true", "--token_list", tokens]
+    SoftPLTask.main(cmd=[*cmd, "--output_dir", str(tmp_path / "exp")])
+    written = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
+    assert written["model"] == "espnet"
+    wanted = path.name.startswith("train_pl_")
+    assert (written["pl_criterion"] is not None) == wanted
