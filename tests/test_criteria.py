@@ -239,3 +239,12 @@ def test_the_criterion_of_the_readme() -> None:
     same = label._replace(log_probs=logits.log_softmax(-1))
     nothing = scope["ReverseKL"]()(same.log_probs, LENGTHS, same)
     torch.testing.assert_close(nothing, torch.zeros_like(nothing))
+
+
+class Unfinished(PLCriterion):
+    """A user's criterion without a forward."""
+
+
+def test_a_criterion_without_forward_is_refused() -> None:
+    with pytest.raises(ValueError, match="abstract"):
+        criteria.build(f"{__name__}:Unfinished")

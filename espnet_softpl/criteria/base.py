@@ -5,6 +5,7 @@ B utterances, T frames after subsampling, V tokens with blank, U labels.
 
 from __future__ import annotations
 
+import abc
 import difflib
 import importlib
 import inspect
@@ -32,7 +33,7 @@ class PseudoLabel(NamedTuple):
     weight: torch.Tensor
 
 
-class PLCriterion(torch.nn.Module):
+class PLCriterion(torch.nn.Module, abc.ABC):
     """The loss of a student against a pseudo-label.
 
     Subclasses implement `forward` and take their settings as keyword arguments. A
@@ -53,6 +54,7 @@ class PLCriterion(torch.nn.Module):
         # Stated, for torch's own takes any argument: settings can then be checked.
         super().__init__()
 
+    @abc.abstractmethod
     def forward(
         self,
         log_probs: torch.Tensor,
@@ -69,7 +71,6 @@ class PLCriterion(torch.nn.Module):
         Returns:
             (B,), in nats per utterance (a sum over frames, not a mean).
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement forward()")
 
 
 _REGISTRY: dict[str, type[PLCriterion]] = {}

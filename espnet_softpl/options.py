@@ -1,0 +1,293 @@
+"""The ESPnet options of pseudo-labeling, and those that are refused at once."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from espnet2.utils.nested_dict_action import NestedDictAction
+from espnet2.utils.types import int_or_none, str2triple_str, str_or_none
+
+from espnet_softpl import checks, criteria, filters, teacher
+from espnet_softpl.criteria.base import build_from_conf
+from espnet_softpl.schedule import Schedule
+
+logger = logging.getLogger(__name__)
+
+UNLABELED_DATA = "unlabeled_data_path_and_name_and_type"
+
+
+def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of pseudo-labeling.
+
+    Args:
+        parser: ESPnet's parser of training options.
+    """
+    group = parser.add_argument_group("Pseudo-labeling related")
+    group.add_argument(
+        "--pl_criterion",
+        type=str_or_none,
+        default=None,
+        help="Loss against the pseudo-labels; switches pseudo-labeling on. Legal: "
+        f"{', '.join(criteria.available())}, or your own as 'module:Class'",
+    )
+    group.add_argument(
+        "--pl_teacher",
+        type=str,
+        default="ema",
+        help=f"Who labels. Legal: {', '.join(teacher.available())}",
+    )
+    group.add_argument(
+        "--pl_filter",
+        type=str,
+        default="tokens",
+        help="Which pseudo-labels are used. Legal: tokens (default: drop empty ones)",
+    )
+    for name, what in (
+        ("criterion", "the criterion, e.g. temperature=0.5 for soft_ce"),
+        ("teacher", "the teacher, e.g. decay=0.999 or half_life_steps=500 for ema"),
+        ("filter", "the filter, e.g. min_tokens=1"),
+        (
+            "schedule",
+            "the schedule: start_step (mini-batches), labeled_steps, "
+            "unlabeled_steps, weight, ramp_steps (mini-batches)",
+        ),
+    ):
+        group.add_argument(
+            f"--pl_{name}_conf",
+            action=NestedDictAction,
+            default=dict(),
+            help=f"The keyword arguments of {what}",
+        )
+    group.add_argument(
+        "--pl_max_bad_share",
+        type=float,
+        default=0.01,
+        help="Largest share, in [0, 1], of unlabeled files that cannot be read, and "
+        "of labeled utterances with more tokens than frames",
+    )
+    _add_unlabeled_arguments(group)
+
+
+def _add_unlabeled_arguments(group: Any) -> None:
+    group.add_argument(
+        f"--{UNLABELED_DATA}",
+        type=str2triple_str,
+        action="append",
+        default=[],
+        help="As --train_data_path_and_name_and_type, for audio without transcripts, "
+        "e.g. dump/unlabeled/wav.scp,speech,sound",
+    )
+    group.add_argument(
+        "--unlabeled_shape_file",
+        type=str,
+        action="append",
+        default=[],
+        help="Lengths of the unlabeled utterances; read from the audio files' headers "
+        "if not given",
+    )
+    group.add_argument(
+        "--unlabeled_batch_bins",
+        type=int_or_none,
+        default=None,
+        help="As --batch_bins, for unlabeled batches (default: the same)",
+    )
+    group.add_argument(
+        "--unlabeled_batch_size",
+        type=int_or_none,
+        default=None,
+        help="As --batch_size, for unlabeled batches (default: the same)",
+    )
+    group.add_argument(
+        "--unlabeled_oracle_text",
+        type=str_or_none,
+        default=None,
+        help="True transcripts of unlabeled utterances, where they exist: for the "
+        "statistics pl_wer and pl_cer only, never for a loss",
+    )
+
+
+def conf_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings `pl_<name>_conf`."""
+    return dict(getattr(args, f"pl_{name}_conf"))
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that cannot work, before any data are touched.
+
+    Args:
+        args: The parsed options, with `pl_criterion` set.
+
+    Raises:
+        ValueError: With the key, the value and what is legal.
+    """
+    criterion = criteria.build(args.pl_criterion, **conf_of("criterion", args))
+    teacher.build(args.pl_teacher, **conf_of("teacher", args))
+    filters.build(args.pl_filter, **conf_of("filter", args))
+    build_from_conf(Schedule, conf_of("schedule", args), "pl_schedule_conf")
+    if next(criterion.parameters(), None) is not None:
+        raise ValueError("pl_criterion: a criterion must not have parameters to train")
+    if not 0.0 <= args.pl_max_bad_share <= 1.0:
+        raise ValueError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
+    if args.model != "espnet":
+        raise ValueError(
+            f"model: {args.model!r} cannot learn from pseudo-labels; use 'espnet'"
+        )
+    if (args.model_conf or {}).get("ctc_weight", 0.5) == 0.0:
+        raise ValueError(
+            "model_conf.ctc_weight: 0 makes a model without CTC, and the teacher "
+            "labels with CTC; use a weight in (0, 1]"
+        )
+    specaug = dict(args.specaug_conf or {}) if args.specaug is not None else {}
+    if args.specaug is not None and criterion.frame_level:
+        if specaug.get("apply_time_warp", True):
+            raise ValueError(
+                f"specaug_conf.apply_time_warp: must be false with pl_criterion "
+                f"{args.pl_criterion!r}. Its target is one distribution per frame of "
+                f"the clean audio, and time warping moves the student's frames away "
+                f"from the teacher's"
+            )
+    if (args.encoder_conf or {}).get("ctc_trim"):
+        raise ValueError(
+            "encoder_conf.ctc_trim: drops frames as the model sees fit, "
+            "so teacher and student would disagree; set it to false"
+        )
+    _check_loop_options(args)
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse labeled data without transcripts, and unlabeled data without a criterion.
+
+    Args:
+        args: The parsed options, of any training.
+
+    Raises:
+        ValueError: With the option that lacks something.
+    """
+    if args.pl_criterion is None and getattr(args, UNLABELED_DATA):
+        raise ValueError(
+            f"{UNLABELED_DATA}: given without pl_criterion, so nothing would be "
+            f"learned from it. Legal: {', '.join(criteria.available())}"
+        )
+    if args.collect_stats or args.dry_run:
+        return
+    for option in (
+        "train_data_path_and_name_and_type",
+        "valid_data_path_and_name_and_type",
+    ):
+        if not any(name == "text" for _, name, _ in getattr(args, option)):
+            raise ValueError(
+                f"{option}: no 'text' among {getattr(args, option)}. Labeled data "
+                f"need transcripts, as in dump/train/text,text,text"
+            )
+
+
+def refuse(error: ValueError) -> NoReturn:
+    """End the process with a message and status 2, as argparse does."""
+    sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+    sys.exit(2)
+
+
+def _check_loop_options(args: argparse.Namespace) -> None:
+    if args.iterator_type != "sequence" or args.multiple_iterator:
+        raise ValueError(
+            f"iterator_type: pseudo-labeling needs 'sequence' without "
+            f"multiple_iterator, got {args.iterator_type!r}"
+        )
+    if args.shuffle_within_batch:
+        raise ValueError(
+            "shuffle_within_batch: must be false, for pseudo-labeling takes ESPnet's "
+            "mini-batches whole"
+        )
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise ValueError(
+            "ngpu: several GPUs need --multiprocessing_distributed true (one process "
+            "per GPU); torch's DataParallel is not supported"
+        )
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """Refuse data that cannot work, before the model is built.
+
+    Args:
+        args: The parsed options, with `pl_criterion` set.
+
+    Raises:
+        ValueError: With the file and what is wrong with it.
+    """
+    specs = getattr(args, UNLABELED_DATA)
+    if any(name == "text" for _, name, _ in specs):
+        raise ValueError(
+            f"{UNLABELED_DATA}: unlabeled data take no 'text'. True transcripts, for "
+            f"statistics only, go to unlabeled_oracle_text"
+        )
+    unlabeled, kind = checks.speech_scp(specs, UNLABELED_DATA)
+    train, _ = checks.speech_scp(
+        args.train_data_path_and_name_and_type, "train_data_path_and_name_and_type"
+    )
+    valid, _ = checks.speech_scp(
+        args.valid_data_path_and_name_and_type, "valid_data_path_and_name_and_type"
+    )
+    leaked = checks.shared_utterances(unlabeled, valid)
+    if leaked:
+        raise ValueError(
+            f"{UNLABELED_DATA}: {len(leaked)} utterances are in the validation data "
+            f"too: {checks.name_some(leaked)}. Take them out of the unlabeled set"
+        )
+    known = checks.shared_utterances(unlabeled, train)
+    if known:
+        logger.warning(
+            "%d unlabeled utterances are in the labeled data too: %s",
+            len(known),
+            checks.name_some(known),
+        )
+    if kind == "sound":
+        checks.check_sample_rates({"unlabeled": unlabeled, "labeled": train})
+    elif not args.unlabeled_shape_file:
+        raise ValueError(
+            f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "
+            f"'sound' can the lengths be read from the files"
+        )
+    for path in args.unlabeled_shape_file:
+        missing = set(checks.read_lengths(path)) - set(unlabeled)
+        if missing:
+            raise ValueError(
+                f"unlabeled_shape_file: {len(missing)} utterances of {path} are not "
+                f"in the unlabeled data: {checks.name_some(missing)}"
+            )
+    if args.unlabeled_oracle_text and not Path(args.unlabeled_oracle_text).is_file():
+        raise ValueError(
+            f"unlabeled_oracle_text: {args.unlabeled_oracle_text} does not exist"
+        )
+
+
+def read_token_list(args: argparse.Namespace) -> list[str]:
+    """Return the tokens, from a file or from a configuration that holds them."""
+    if not isinstance(args.token_list, str):
+        return list(args.token_list)
+    if not Path(args.token_list).is_file():
+        raise ValueError(f"token_list: {args.token_list} does not exist")
+    with open(args.token_list, encoding="utf-8") as lines:
+        return [line.rstrip() for line in lines]
+
+
+def check_tokens(args: argparse.Namespace) -> None:
+    """Refuse a token list that does not fit CTC or the seed model.
+
+    Args:
+        args: The parsed options.
+
+    Raises:
+        ValueError: The blank is not token 0, or the seed has other tokens.
+    """
+    tokens = read_token_list(args)
+    blank = (args.model_conf or {}).get("sym_blank", "<blank>")
+    if not tokens or tokens[0] != blank:
+        raise ValueError(
+            f"token_list: the first token must be {blank!r}, as ESPnet's "
+            f"CTC has it; got {tokens[:1]}"
+        )
+    checks.check_seed_tokens(args.init_param, tokens)
