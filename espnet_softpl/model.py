@@ -100,7 +100,7 @@ class SoftPLModel(ESPnetASRModel):
             text_lengths: Tokens per utterance, (B,); of labeled batches.
             unlabeled_weight: Factor on the unlabeled loss, (B,), the same for all; its
                 presence is what marks an unlabeled batch.
-            **kwargs: `utt_id`, and what the stock model takes.
+            **kwargs: What the stock model takes; `utt_id` is needed to score labels.
 
         Returns:
             loss, statistics (the same keys in the same order for every training
@@ -113,7 +113,7 @@ class SoftPLModel(ESPnetASRModel):
             raise ValueError("a batch has either text or unlabeled_weight")
         if unlabeled_weight is not None:
             return self._forward_unlabeled(
-                speech, speech_lengths, unlabeled_weight, kwargs["utt_id"]
+                speech, speech_lengths, unlabeled_weight, kwargs.get("utt_id", [])
             )
         loss, stats, weight = super().forward(
             speech, speech_lengths, text, text_lengths, **kwargs

@@ -253,7 +253,7 @@ class SoftPLTask(ASRTask):
             del model_choices.classes["softpl"]
         check_targets_fit(model, args)
         model.pl = build_pseudo_labeling(args)
-        if model.ctc_weight != 1.0 and not args.unused_parameters:
+        if model.decoder is not None and not args.unused_parameters:
             # An unlabeled batch may leave the decoder without gradient.
             logger.info("Setting unused_parameters: true for distributed training")
             args.unused_parameters = True
