@@ -233,5 +233,5 @@ def test_env_uses_an_existing_environment_as_it_is() -> None:
         timeout=60,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == sys.executable
+    assert os.path.normpath(result.stdout.strip()) == os.path.normpath(sys.executable)
     assert result.stderr == ""
