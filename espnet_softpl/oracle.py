@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from espnet_softpl.checks import UserError
 from espnet_softpl.metrics import error_rates
 
 
@@ -24,7 +25,7 @@ def read_text(path: str | Path) -> dict[str, str]:
         Transcript by utterance id.
 
     Raises:
-        ValueError: An utterance occurs twice.
+        UserError: An utterance occurs twice.
     """
     texts: dict[str, str] = {}
     with open(path, encoding="utf-8") as lines:
@@ -33,7 +34,7 @@ def read_text(path: str | Path) -> dict[str, str]:
                 continue
             key, *rest = line.strip().split(maxsplit=1)
             if key in texts:
-                raise ValueError(f"{path}:{number}: utterance {key!r} occurs twice")
+                raise UserError(f"{path}:{number}: utterance {key!r} occurs twice")
             texts[key] = rest[0] if rest else ""
     return texts
 

@@ -27,56 +27,48 @@ from espnet_softpl.trainer import SoftPLTrainer
 logger = logging.getLogger(__name__)
 
 
-def lengths_of(what: str, args: argparse.Namespace) -> dict[str, int] | None:
-    """Read the lengths of the labeled utterances' `text` or `speech`.
+def labeled_lengths(
+    args: argparse.Namespace,
+) -> tuple[dict[str, int], dict[str, int]] | None:
+    """Read the lengths of the labeled utterances from the shape files.
 
     Args:
-        what: `text` (tokens) or `speech` (samples).
         args: The parsed options.
 
     Returns:
-        Length by utterance id, or None where no shape file is named so, as
-        `--collect_stats` and ESPnet's recipes name them.
+        Tokens and samples by utterance id, or None where `train_shape_file` does not
+        name both, as `--collect_stats` and ESPnet's recipes name them.
     """
-    for path in args.train_shape_file:
-        if Path(path).name.startswith(f"{what}_shape"):
-            return checks.read_lengths(path)
-    return None
-
-
-def labeled_rate(args: argparse.Namespace) -> float:
-    """Compute the labeled data's tokens per unit of audio (samples, for waveforms).
-
-    Args:
-        args: The parsed options; both shape files are needed.
-
-    Returns:
-        The rate, or NaN where a shape file is missing.
-    """
-    tokens, samples = lengths_of("text", args), lengths_of("speech", args)
-    if not tokens or not samples:
+    found = {
+        what: checks.read_lengths(path)
+        for path in reversed(args.train_shape_file)
+        for what in ("text", "speech")
+        if Path(path).name.startswith(f"{what}_shape")
+    }
+    if not found.get("text") or not found.get("speech"):
         logger.warning(
             "pl_length_ratio is not known: it needs train_shape_file to name "
             "speech_shape and text_shape, as --collect_stats writes them"
         )
-        return float("nan")
-    return sum(tokens.values()) / sum(samples.values())
+        return None
+    return found["text"], found["speech"]
 
 
-def check_targets_fit(model: SoftPLModel, args: argparse.Namespace) -> None:
+def check_targets_fit(
+    model: SoftPLModel, tokens: dict[str, int], samples: dict[str, int], most: float
+) -> None:
     """Refuse labeled data whose transcripts are longer than their audio allows.
 
     Args:
-        model: The model, on the CPU.
-        args: The parsed options.
+        model: The model, on the CPU; it takes waveforms.
+        tokens: Tokens by utterance id.
+        samples: Samples by utterance id.
+        most: Largest share of such utterances, in [0, 1].
 
     Raises:
-        UserError: More than `pl_max_bad_share` of the utterances have more tokens
-            than frames. Fewer are named in the log; CTC gives them no gradient.
+        UserError: More than that share of the utterances have more tokens than
+            frames. Fewer are named in the log; CTC gives them no gradient.
     """
-    tokens, samples = lengths_of("text", args), lengths_of("speech", args)
-    if not tokens or not samples or args.input_size is not None:
-        return
     with teacher.evaluating(model):
         # Two probes give the frame rate and what the edges cost.
         short, long = 16000, 80000
@@ -88,7 +80,7 @@ def check_targets_fit(model: SoftPLModel, args: argparse.Namespace) -> None:
         if count > frames:
             bad[key] = f"{key}: {count} tokens, about {frames} frames"
     what = "have more tokens than encoder frames (less subsampling, or cut the audio)"
-    checks.check_bad_share(bad, len(tokens), args.pl_max_bad_share, what)
+    checks.check_bad_share(bad, len(tokens), most, what)
     if bad:
         logger.warning("No alignment for %s", checks.name_some(bad.values()))
 
@@ -103,10 +95,10 @@ def build_to_text(args: argparse.Namespace) -> Callable[[list[int]], str]:
         A function from token ids to text.
 
     Raises:
-        ValueError: The token type has no inverse here.
+        UserError: The token type has no inverse here.
     """
     if args.token_type not in ("char", "bpe", "word"):
-        raise ValueError(
+        raise checks.UserError(
             f"unlabeled_oracle_text: needs token_type char, bpe or word, got "
             f"{args.token_type!r}"
         )
@@ -115,11 +107,14 @@ def build_to_text(args: argparse.Namespace) -> Callable[[list[int]], str]:
     return lambda ids: tokenizer.tokens2text(converter.ids2tokens(ids))
 
 
-def build_pseudo_labeling(args: argparse.Namespace) -> PseudoLabeling:
+def build_pseudo_labeling(
+    args: argparse.Namespace, labeled_tokens_per_sample: float
+) -> PseudoLabeling:
     """Build the engine that the model learns from unlabeled batches with.
 
     Args:
         args: The parsed options, checked.
+        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
 
     Returns:
         The engine; its teacher is born at the first unlabeled batch.
@@ -136,7 +131,7 @@ def build_pseudo_labeling(args: argparse.Namespace) -> PseudoLabeling:
             filters.build(args.pl_filter, **options.conf_of("filter", args)),
         ),
         oracle=oracle,
-        labeled_tokens_per_sample=labeled_rate(args),
+        labeled_tokens_per_sample=labeled_tokens_per_sample,
     )
 
 
@@ -251,8 +246,14 @@ class SoftPLTask(ASRTask):
         finally:
             args.model = stock
             del model_choices.classes["softpl"]
-        check_targets_fit(model, args)
-        model.pl = build_pseudo_labeling(args)
+        labeled_rate = float("nan")
+        lengths = labeled_lengths(args)
+        if lengths is not None:
+            tokens, samples = lengths
+            labeled_rate = sum(tokens.values()) / sum(samples.values())
+            if args.input_size is None:
+                check_targets_fit(model, tokens, samples, args.pl_max_bad_share)
+        model.pl = build_pseudo_labeling(args, labeled_rate)
         if model.decoder is not None and not args.unused_parameters:
             # An unlabeled batch may leave the decoder without gradient.
             logger.info("Setting unused_parameters: true for distributed training")
