@@ -21,6 +21,10 @@ class UserError(ValueError):
     """Input that only its owner can mend; commands show it without a traceback."""
 
 
+class CollapseError(RuntimeError):
+    """The guard ended a training whose pseudo-labels collapse; exit status 3."""
+
+
 def read_scp(path: str | Path) -> dict[str, str]:
     """Read a Kaldi script file.
 

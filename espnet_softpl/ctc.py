@@ -26,6 +26,46 @@ def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
     return positions.unsqueeze(0) < lengths.unsqueeze(1)
 
 
+def in_float32(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return half precision as float32, and anything else as it is."""
+    if log_probs.dtype in (torch.float16, torch.bfloat16):
+        return log_probs.float()
+    return log_probs
+
+
+def sharpen(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return log softmax(log_probs / temperature), over the last axis.
+
+    Args:
+        log_probs: (..., V).
+        temperature: Greater than 0; below 1 sharpens, above 1 flattens, 1 returns the
+            input itself.
+
+    Returns:
+        (..., V).
+    """
+    if temperature == 1.0:
+        return log_probs
+    return (log_probs / temperature).log_softmax(-1)
+
+
+def weigh(log_probs: torch.Tensor, frame_weight: torch.Tensor | None) -> torch.Tensor:
+    """Multiply frame log-posteriors by the trust in each frame.
+
+    In a sum over alignments a frame of weight 0 may then be any token, at no cost.
+
+    Args:
+        log_probs: (B, T, V).
+        frame_weight: (B, T), in [0, 1], or None for full trust.
+
+    Returns:
+        (B, T, V), no longer normalized.
+    """
+    if frame_weight is None:
+        return log_probs
+    return log_probs * frame_weight.to(log_probs.dtype).unsqueeze(-1)
+
+
 def collapse(
     path: torch.Tensor, lengths: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor] | list[int]:

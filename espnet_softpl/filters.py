@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel, build_from_conf
+from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.registry import build_from_conf
 
 
 class TokenCountFilter:

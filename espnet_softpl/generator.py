@@ -5,8 +5,6 @@ B utterances, N samples, T frames after subsampling, V tokens with blank, U labe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from espnet_softpl.criteria.base import PseudoLabel
@@ -19,16 +17,10 @@ class PseudoLabelGenerator:
 
     Args:
         teacher: Who labels.
-        trust: Weighs the labels, `PseudoLabel -> (B,)`; None trusts all of them.
     """
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        trust: Callable[[PseudoLabel], torch.Tensor] | None = None,
-    ) -> None:
+    def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher
-        self.trust = trust
 
     @torch.no_grad()
     def __call__(
@@ -47,13 +39,10 @@ class PseudoLabelGenerator:
             speech_lengths: Samples per utterance, (B,).
 
         Returns:
-            The labels, without gradient.
+            The labels, without gradient, with full trust.
         """
         with evaluating(self.teacher.module(student)) as module:
             log_probs, lengths = module.ctc_log_probs(speech, speech_lengths)
         tokens, token_lengths = greedy(log_probs, lengths)
         weight = torch.ones_like(log_probs[:, 0, 0])
-        label = PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
-        if self.trust is None:
-            return label
-        return label._replace(weight=self.trust(label))
+        return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)

@@ -42,11 +42,13 @@ def take_batches(
 class MixedIterator:
     """The labeled and unlabeled mini-batches of one epoch, in the schedule's order.
 
-    Every unlabeled batch carries `unlabeled_weight`, (B,), the schedule's factor.
+    Every batch carries `pl_step`, (B,), its number in the whole training, and every
+    unlabeled one `unlabeled_weight`, (B,), the schedule's factor.
 
     Args:
         labeled: Labeled mini-batches, as many as `kinds` asks for.
         unlabeled: Unlabeled mini-batches, as many as `kinds` asks for.
+        first_step: Number of the epoch's first mini-batch, counted from 0.
         kinds: True where a step is unlabeled.
         weights: Factor on the unlabeled loss at each step.
     """
@@ -55,11 +57,13 @@ class MixedIterator:
         self,
         labeled: DataLoader,
         unlabeled: DataLoader,
+        first_step: int,
         kinds: Sequence[bool],
         weights: Sequence[float],
     ) -> None:
         self._labeled = labeled
         self._unlabeled = unlabeled
+        self._first_step = first_step
         self._kinds = kinds
         self._weights = weights
 
@@ -70,8 +74,11 @@ class MixedIterator:
     def __iter__(self) -> Iterator[Batch]:
         """Yield (utterance ids, tensors by name)."""
         labeled, unlabeled = iter(self._labeled), iter(self._unlabeled)
-        for is_unlabeled, weight in zip(self._kinds, self._weights):
+        for number, (is_unlabeled, weight) in enumerate(
+            zip(self._kinds, self._weights)
+        ):
             ids, batch = next(unlabeled if is_unlabeled else labeled)
+            batch["pl_step"] = torch.full((len(ids),), self._first_step + number)
             if is_unlabeled:
                 batch["unlabeled_weight"] = torch.full((len(ids),), weight)
             yield ids, batch
@@ -131,7 +138,7 @@ class MixedIterFactory(AbsIterFactory):
             for which, (start, count) in enumerate(zip((first - begun, begun), counts))
         ]
         weights = [self._schedule.unlabeled_weight(step) for step in steps]
-        return MixedIterator(*loaders, kinds, weights)
+        return MixedIterator(*loaders, first, kinds, weights)
 
     def _loader(self, which: int, start: int, count: int, epoch: int) -> DataLoader:
         """Build ESPnet's loader for a window of one kind of mini-batches."""

@@ -5,6 +5,7 @@ B utterances, T frames after subsampling, V tokens with blank. Entropies are in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import editdistance
@@ -68,15 +69,50 @@ def length_ratio(
     return rate / labeled_tokens_per_sample
 
 
+def vocabulary_use(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
+    """Compute how many tokens the transcripts use, as a perplexity.
+
+    Args:
+        tokens: Transcripts, (B, U), padded with any value.
+        token_lengths: Tokens per utterance, (B,).
+
+    Returns:
+        A scalar, exp(H(token frequencies over the batch)): 1 where there is but one
+        token; NaN where all transcripts are empty.
+    """
+    used = tokens[frame_mask(token_lengths, tokens.size(1))]
+    if used.numel() == 0:
+        return torch.full((), math.nan, device=tokens.device)
+    counts = torch.bincount(used).float()
+    return torch.special.entr(counts / counts.sum()).sum().exp()
+
+
+def disagreement(
+    log_probs: torch.Tensor, other: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Compute the share of frames in which the best tokens of two models differ.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+        other: Those of the other model, (B, T, V).
+        lengths: Frames per utterance, (B,).
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    differ = log_probs.argmax(-1) != other.argmax(-1)
+    return differ[frame_mask(lengths, log_probs.size(1))].float().mean()
+
+
 def label_statistics(
     label: PseudoLabel,
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> dict[str, torch.Tensor]:
-    """Collect the `pl_*` statistics that need no transcript.
+    """Collect the `pl_*` statistics that the teacher's output alone gives.
 
     Args:
-        label: The labels of B utterances.
+        label: The labels of B utterances, as the teacher made them.
         speech_lengths: Length of the audio per utterance, (B,).
         labeled_tokens_per_sample: See `length_ratio`.
 
@@ -90,7 +126,7 @@ def label_statistics(
             label.token_lengths, speech_lengths, labeled_tokens_per_sample
         ),
         "pl_empty_share": (label.token_lengths == 0).float().mean(),
-        "pl_kept": (label.weight > 0).float().mean(),
+        "pl_vocabulary": vocabulary_use(label.tokens, label.token_lengths),
     }
 
 

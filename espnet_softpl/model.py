@@ -5,7 +5,6 @@ B utterances, N samples, T frames after subsampling, V tokens with blank, U labe
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -13,10 +12,11 @@ import torch.nn.functional as F
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
-from espnet_softpl.criteria import PLCriterion, PseudoLabel
-from espnet_softpl.generator import PseudoLabelGenerator
-from espnet_softpl.metrics import label_statistics
-from espnet_softpl.oracle import Oracle
+from espnet_softpl import unlabeled_head
+from espnet_softpl.criteria import PseudoLabel
+from espnet_softpl.loss import weighted_mean
+from espnet_softpl.metrics import disagreement, label_statistics
+from espnet_softpl.pseudo_labeling import PseudoLabeling
 
 PL_STATISTICS = (
     "pl_wer",
@@ -27,60 +27,28 @@ PL_STATISTICS = (
     "pl_mutual_information",
     "pl_length_ratio",
     "pl_empty_share",
+    "pl_vocabulary",
+    "pl_disagreement",
     "pl_kept",
+    "pl_weight",
 )
-
-
-@dataclasses.dataclass
-class PseudoLabeling:
-    """What a model needs to learn from unlabeled batches.
-
-    It hangs on the model as a plain attribute, so that nothing in it shows in
-    `parameters()` or `state_dict()`.
-
-    Attributes:
-        criterion: The loss against a pseudo-label.
-        generator: Makes the pseudo-labels.
-        oracle: Scores them where true transcripts exist, else None.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-    """
-
-    criterion: PLCriterion
-    generator: PseudoLabelGenerator
-    oracle: Oracle | None = None
-    labeled_tokens_per_sample: float = float("nan")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """Stay out of copies of the model: a teacher needs none of this."""
-        return None
-
-
-def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Average the losses of a batch over all of its utterances.
-
-    Args:
-        losses: Loss of each utterance, (B,).
-        weights: Trust in each utterance, (B,); 0 removes it exactly, even where its
-            loss is not finite.
-
-    Returns:
-        sum(weights * losses) / B, a scalar: a dropped utterance does not make the
-        others count more, as in ESPnet's own CTC.
-    """
-    kept = torch.where(weights > 0, losses, torch.zeros_like(losses))
-    return (kept * weights).sum() / losses.numel()
 
 
 class SoftPLModel(ESPnetASRModel):
     """A stock ASR model that also learns from batches without transcripts.
 
-    It adds no parameter and no buffer: its checkpoints are stock checkpoints.
+    Its checkpoints are stock checkpoints: it adds no parameter and no buffer to them.
 
     Attributes:
         pl: The pseudo-labeling engine; None makes this the stock model.
     """
 
     pl: PseudoLabeling | None = None
+    _labeled_encoding: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def add_unlabeled_head(self) -> None:
+        """Give unlabeled batches a CTC head of their own; see `unlabeled_head`."""
+        unlabeled_head.add(self, self.ctc.ctc_lo)
 
     def forward(
         self,
@@ -89,6 +57,7 @@ class SoftPLModel(ESPnetASRModel):
         text: torch.Tensor | None = None,
         text_lengths: torch.Tensor | None = None,
         unlabeled_weight: torch.Tensor | None = None,
+        pl_step: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Compute the loss of a labeled or an unlabeled batch.
@@ -100,6 +69,7 @@ class SoftPLModel(ESPnetASRModel):
             text_lengths: Tokens per utterance, (B,); of labeled batches.
             unlabeled_weight: Factor on the unlabeled loss, (B,), the same for all; its
                 presence is what marks an unlabeled batch.
+            pl_step: Number of the mini-batch, (B,), the same for all; None is 0.
             **kwargs: What the stock model takes; `utt_id` is needed to score labels.
 
         Returns:
@@ -111,54 +81,123 @@ class SoftPLModel(ESPnetASRModel):
         """
         if (text is None) != (unlabeled_weight is not None):
             raise ValueError("a batch has either text or unlabeled_weight")
+        step = 0 if pl_step is None else int(pl_step[0])
         if unlabeled_weight is not None:
             return self._forward_unlabeled(
-                speech, speech_lengths, unlabeled_weight, kwargs.get("utt_id", [])
+                speech, speech_lengths, unlabeled_weight, step, kwargs.get("utt_id", [])
             )
-        loss, stats, weight = super().forward(
-            speech, speech_lengths, text, text_lengths, **kwargs
+        if self.pl is None or not self.training:
+            return super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
+        batch = (speech, speech_lengths, text, text_lengths)
+        loss, stats = self._forward_labeled(batch, step, kwargs)
+        return force_gatherable(
+            (loss, self._statistics(stats), speech.size(0)), loss.device
         )
-        if self.pl is not None and self.training:
-            # The trainer divides the loss in place; the statistic must not follow.
-            value = loss.detach().clone()
-            stats = self._statistics({**stats, "loss": value, "loss_labeled": value})
-        return force_gatherable((loss, stats, weight), loss.device)
+
+    def _forward_labeled(
+        self, batch: tuple[torch.Tensor, ...], step: int, kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Run the stock forward, on two views of the batch where they are wanted."""
+        criterion = self.pl.criterion.at(step)
+        two_views = criterion.labeled_weight > 0.0
+        if two_views:
+            batch = tuple(torch.cat([tensor, tensor]) for tensor in batch)
+        self._labeled_encoding = None
+        loss, stats, _ = super().forward(*batch, **kwargs)
+        if two_views or self.pl.prior is not None:
+            encoder_out, lengths = self._labeled_encoding
+            log_probs = self._frame_log_probs(encoder_out, self.ctc.ctc_lo)
+            if self.pl.prior is not None:
+                self.pl.prior.update(log_probs, lengths)
+            if two_views:
+                views = log_probs.chunk(2)
+                losses = criterion.on_labeled(views[0], lengths.chunk(2)[0], views[1])
+                loss = loss + self.ctc_weight * losses.mean()
+        self._labeled_encoding = None
+        # The trainer divides the loss in place; the statistic must not follow.
+        value = loss.detach().clone()
+        return loss, {**stats, "loss": value, "loss_labeled": value}
+
+    def _calc_ctc_loss(
+        self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor, *args: Any
+    ) -> tuple[torch.Tensor, float | None]:
+        """Run the stock CTC branch; remember what the last layer gave it."""
+        if self._labeled_encoding is None:  # Intermediate layers come later.
+            self._labeled_encoding = (encoder_out, encoder_out_lens)
+        return super()._calc_ctc_loss(encoder_out, encoder_out_lens, *args)
 
     def _forward_unlabeled(
         self,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         unlabeled_weight: torch.Tensor,
+        step: int,
         utterance_ids: list[str],
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Label the batch with the teacher, and compute the student's loss."""
-        label = self.pl.generator(self, speech, speech_lengths)
-        encoder_out, lengths = self._encode_final(speech, speech_lengths)
-        if not torch.equal(lengths, label.lengths):
-            raise RuntimeError(
-                f"teacher and student disagree on the number of frames: "
-                f"{label.lengths.tolist()} and {lengths.tolist()}"
-            )
-        losses = self.pl.criterion(self._frame_log_probs(encoder_out), lengths, label)
+        self.pl.begin(self, self.ctc.ctc_lo)
+        made = self.pl.generator(self, speech, speech_lengths)
+        label = self.pl.prepare(made)
+        criterion = self.pl.criterion.at(step)
+        log_probs, label, encoder_out, lengths = self._student(
+            speech, speech_lengths, label, criterion.views
+        )
+        losses = self.pl.losses(log_probs, lengths, label, step)
         loss_pl = weighted_mean(losses, label.weight)
         if self.ctc_weight != 1.0:
             loss_pl = self.ctc_weight * loss_pl
-            if self.pl.criterion.trains_decoder and not self.use_transducer_decoder:
+            if criterion.trains_decoder and not self.use_transducer_decoder:
                 loss_att = self._attention_loss(encoder_out, lengths, label)
                 loss_pl = loss_pl + (1.0 - self.ctc_weight) * loss_att
-        loss = unlabeled_weight[0] * loss_pl
+        weight = self.pl.weight_factor * unlabeled_weight[0]
+        loss = weight * loss_pl
         stats = label_statistics(
-            label, speech_lengths, self.pl.labeled_tokens_per_sample
+            made, speech_lengths, self.pl.labeled_tokens_per_sample
         )
+        stats["pl_disagreement"] = disagreement(log_probs, made.log_probs, lengths)
+        stats["pl_weight"] = weight
+        stats["pl_kept"] = (label.weight > 0).float().mean()
         if self.pl.oracle is not None:
             stats["pl_wer"], stats["pl_cer"] = self.pl.oracle.score(
                 utterance_ids, label.tokens, label.token_lengths
             )
         stats["loss"] = loss.detach().clone()
         stats["loss_pl"] = loss_pl.detach().clone()
+        if self.pl.guard is not None:
+            self.pl.last_batch = (list(utterance_ids), made)
         return force_gatherable(
             (loss, self._statistics(stats), speech.size(0)), loss.device
         )
+
+    def _student(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        label: PseudoLabel,
+        views: int,
+    ) -> tuple[torch.Tensor, PseudoLabel, torch.Tensor, torch.Tensor]:
+        """Run the student on one or two augmented views of a batch.
+
+        Returns:
+            log_probs (B, T, V) and encoder_out (B, T, D) of the first view, lengths
+            (B,), and the label, with the second view if there is one.
+        """
+        if views == 2:
+            speech = torch.cat([speech, speech])
+            speech_lengths = torch.cat([speech_lengths, speech_lengths])
+        encoder_out, lengths = self._encode_final(speech, speech_lengths)
+        head = unlabeled_head.of(self) or self.ctc.ctc_lo
+        log_probs = self._frame_log_probs(encoder_out, head)
+        if views == 2:
+            log_probs, second = log_probs.chunk(2)
+            encoder_out, lengths = encoder_out.chunk(2)[0], lengths.chunk(2)[0]
+            label = label._replace(second_view=second)
+        if not torch.equal(lengths, label.lengths):
+            raise RuntimeError(
+                f"teacher and student disagree on the number of frames: "
+                f"{label.lengths.tolist()} and {lengths.tolist()}"
+            )
+        return log_probs, label, encoder_out, lengths
 
     def _attention_loss(
         self, encoder_out: torch.Tensor, lengths: torch.Tensor, label: PseudoLabel
@@ -185,10 +224,12 @@ class SoftPLModel(ESPnetASRModel):
             encoder_out = encoder_out[0]
         return encoder_out, lengths
 
-    def _frame_log_probs(self, encoder_out: torch.Tensor) -> torch.Tensor:
-        """Apply the CTC head, (B, T, D) -> (B, T, V), normalized in float32."""
+    def _frame_log_probs(
+        self, encoder_out: torch.Tensor, head: torch.nn.Linear
+    ) -> torch.Tensor:
+        """Apply a CTC head, (B, T, D) -> (B, T, V), normalized in float32."""
         dropped = F.dropout(encoder_out, self.ctc.dropout_rate, self.training)
-        return self.ctc.ctc_lo(dropped).float().log_softmax(-1)
+        return head(dropped).float().log_softmax(-1)
 
     def ctc_log_probs(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
@@ -204,7 +245,7 @@ class SoftPLModel(ESPnetASRModel):
             features are augmented, in eval mode they are not.
         """
         encoder_out, lengths = self._encode_final(speech, speech_lengths)
-        return self._frame_log_probs(encoder_out), lengths
+        return self._frame_log_probs(encoder_out, self.ctc.ctc_lo), lengths
 
     def _statistics(self, stats: dict[str, Any]) -> dict[str, Any]:
         """Bring a training batch's statistics to the fixed keys and order."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet2.utils.types import int_or_none, str2triple_str, str_or_none
+from espnet2.utils.types import int_or_none, str2bool, str2triple_str, str_or_none
 
-from espnet_softpl import checks, criteria, filters, teacher
-from espnet_softpl.criteria.base import build_from_conf
-from espnet_softpl.schedule import Schedule
+from espnet_softpl import (
+    checks,
+    criteria,
+    filters,
+    guard,
+    regularizers,
+    shaping,
+    teacher,
+)
+from espnet_softpl.criteria import PLCriterion
+from espnet_softpl.registry import build_from_conf, named_confs
+from espnet_softpl.schedule import Schedule, Scheduled
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +56,41 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         default="tokens",
         help="Which pseudo-labels are used. Legal: tokens (default: drop empty ones)",
     )
+    for name, legal, what in (
+        ("regularizer", regularizers.available(), "Terms added to the criterion"),
+        ("shaping", shaping.available(), "Changes to the teacher's label, in order"),
+    ):
+        group.add_argument(
+            f"--pl_{name}",
+            type=str,
+            nargs="*",
+            default=[],
+            help=f"{what}; one or several of: {', '.join(legal)}, or your own as "
+            f"'module:Class' (default: none)",
+        )
+    group.add_argument(
+        "--pl_guard",
+        type=str,
+        default="warn",
+        help=f"What to do when the labels collapse. Legal: {', '.join(guard.ACTIONS)}, "
+        f"none",
+    )
+    group.add_argument(
+        "--pl_separate_head",
+        type=str2bool,
+        default=False,
+        help="Train unlabeled batches on a CTC head of their own, which checkpoints "
+        "do not hold",
+    )
     for name, what in (
         ("criterion", "the criterion, e.g. temperature=0.5 for soft_ce"),
+        (
+            "regularizer",
+            "the regularizer, e.g. weight=0.1; of several, by name: "
+            "mean_entropy.weight=0.1",
+        ),
+        ("shaping", "the shaping, e.g. temperature=0.5; of several, by name"),
+        ("guard", "the guard, e.g. reference_steps=50"),
         ("teacher", "the teacher, e.g. decay=0.999 or half_life_steps=500 for ema"),
         ("filter", "the filter, e.g. min_tokens=1"),
         (
@@ -115,6 +158,29 @@ def conf_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return dict(getattr(args, f"pl_{name}_conf"))
 
 
+def build_criterion(args: argparse.Namespace) -> Scheduled[PLCriterion]:
+    """Build the criterion; its settings may be scheduled."""
+    return Scheduled(
+        lambda **conf: criteria.build(args.pl_criterion, **conf),
+        conf_of("criterion", args),
+    )
+
+
+def build_regularizers(args: argparse.Namespace) -> list[Scheduled[PLCriterion]]:
+    """Build the regularizers; their settings may be scheduled."""
+    confs = named_confs("pl_regularizer", args.pl_regularizer, args.pl_regularizer_conf)
+    return [
+        Scheduled(functools.partial(regularizers.build, name), conf)
+        for name, conf in confs.items()
+    ]
+
+
+def build_shaping(args: argparse.Namespace) -> list[shaping.Shaping]:
+    """Build the shaping of the teacher's labels, in order."""
+    confs = named_confs("pl_shaping", args.pl_shaping, args.pl_shaping_conf)
+    return [shaping.build(name, **conf) for name, conf in confs.items()]
+
+
 def check_options(args: argparse.Namespace) -> None:
     """Refuse options that cannot work, before any data are touched.
 
@@ -124,12 +190,14 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         ValueError: With the key, the value and what is legal.
     """
-    criterion = criteria.build(args.pl_criterion, **conf_of("criterion", args))
+    criterion = build_criterion(args).at(0)
     teacher.build(args.pl_teacher, **conf_of("teacher", args))
     filters.build(args.pl_filter, **conf_of("filter", args))
     build_from_conf(Schedule, conf_of("schedule", args), "pl_schedule_conf")
+    guard.build(args.pl_guard, **conf_of("guard", args))
     if next(criterion.parameters(), None) is not None:
         raise ValueError("pl_criterion: a criterion must not have parameters to train")
+    frame_level = _check_label(args, criterion)
     if not 0.0 <= args.pl_max_bad_share <= 1.0:
         raise ValueError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
     if args.model != "espnet":
@@ -142,13 +210,12 @@ def check_options(args: argparse.Namespace) -> None:
             "labels with CTC; use a weight in (0, 1]"
         )
     specaug = dict(args.specaug_conf or {}) if args.specaug is not None else {}
-    if args.specaug is not None and criterion.frame_level:
+    if args.specaug is not None and frame_level:
         if specaug.get("apply_time_warp", True):
             raise ValueError(
-                f"specaug_conf.apply_time_warp: must be false with pl_criterion "
-                f"{args.pl_criterion!r}. Its target is one distribution per frame of "
-                f"the clean audio, and time warping moves the student's frames away "
-                f"from the teacher's"
+                f"specaug_conf.apply_time_warp: must be false with {frame_level}: what "
+                f"the student learns, it learns frame by frame of the clean audio, and "
+                f"time warping moves the student's frames away from the teacher's"
             )
     if (args.encoder_conf or {}).get("ctc_trim"):
         raise ValueError(
@@ -156,6 +223,28 @@ def check_options(args: argparse.Namespace) -> None:
             "so teacher and student would disagree; set it to false"
         )
     _check_loop_options(args)
+
+
+def _check_label(args: argparse.Namespace, criterion: PLCriterion) -> str | None:
+    """Refuse parts that do not fit; name what makes the target one per frame."""
+    shapers = build_shaping(args)
+    priors = [part.at(0).needs_prior for part in build_regularizers(args)]
+    priors += [criterion.needs_prior, *(shaper.needs_prior for shaper in shapers)]
+    schedule = Schedule(**conf_of("schedule", args))
+    if any(priors) and schedule.labeled_steps == 0 and schedule.start_step == 0:
+        raise ValueError(
+            "pl_schedule_conf: labeled_steps and start_step are 0, but what "
+            "pl_regularizer, pl_shaping or pl_criterion asks for is counted on labeled "
+            "batches; set one of the two"
+        )
+    if any(shaper.sets_frame_weight for shaper in shapers):
+        if not criterion.weighs_frames:
+            raise ValueError(
+                f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
+                f"{args.pl_criterion!r} does not use"
+            )
+        return f"pl_shaping {args.pl_shaping}"
+    return f"pl_criterion {args.pl_criterion!r}" if criterion.frame_level else None
 
 
 def check_names(args: argparse.Namespace) -> None:
@@ -185,10 +274,10 @@ def check_names(args: argparse.Namespace) -> None:
             )
 
 
-def refuse(error: ValueError) -> NoReturn:
-    """End the process with a message and status 2, as argparse does."""
+def refuse(error: Exception, status: int = 2) -> NoReturn:
+    """End the process with a message, as argparse does, and its status 2 or another."""
     sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _check_loop_options(args: argparse.Namespace) -> None:

@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
+RAMP_KEYS = {"from", "to", "steps", "start"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,3 +101,96 @@ class Schedule:
         if self.ramp_steps == 0:
             return self.weight
         return self.weight * min(1.0, (step - self.start_step + 1) / self.ramp_steps)
+
+
+def is_ramp(value: Any) -> bool:
+    """Tell whether a setting is a ramp: {from: 1.0, to: 0.1, steps: 1000, start: 0}."""
+    return isinstance(value, Mapping) and {"from", "to"} <= set(value)
+
+
+def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
+    """Compute a ramp's value: linear from `from` to `to`, constant before and after.
+
+    Args:
+        ramp: `from` and `to`, finite numbers; `steps`, how many mini-batches the way
+            takes, at least 1; `start`, the step at which it begins, at least 0
+            (default 0).
+        step: The step.
+
+    Returns:
+        The value; rounded to an integer where both ends are integers.
+
+    Raises:
+        ValueError: Another key, or a value out of its range.
+    """
+    unknown = set(ramp) - RAMP_KEYS
+    if unknown or "steps" not in ramp:
+        raise ValueError(
+            f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
+            f"start, got {dict(ramp)}"
+        )
+    start, ends = ramp.get("start", 0), (ramp["from"], ramp["to"])
+    for name, value, low in (("steps", ramp["steps"], 1), ("start", start, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
+    for value in ends:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (is_number and math.isfinite(value)):
+            raise ValueError(f"from and to must be finite numbers, got {value!r}")
+    done = min(max(step - start, 0) / ramp["steps"], 1.0)
+    value = ends[0] + done * (ends[1] - ends[0])
+    return round(value) if all(isinstance(end, int) for end in ends) else value
+
+
+def resolve(conf: Any, step: int) -> Any:
+    """Replace every ramp in nested settings by its value at a step."""
+    if is_ramp(conf):
+        return ramp_value(conf, step)
+    if isinstance(conf, Mapping):
+        return {key: resolve(value, step) for key, value in conf.items()}
+    if isinstance(conf, (list, tuple)):
+        return [resolve(value, step) for value in conf]
+    return conf
+
+
+def last_step(conf: Any) -> int:
+    """Return the step from which nested settings no longer change; 0 without ramps."""
+    if is_ramp(conf):
+        return conf.get("start", 0) + conf["steps"]
+    if isinstance(conf, Mapping):
+        conf = list(conf.values())
+    if isinstance(conf, (list, tuple)):
+        return max((last_step(value) for value in conf), default=0)
+    return 0
+
+
+class Scheduled(Generic[T]):
+    """An object whose settings may be ramps: it is built anew where they change.
+
+    The object itself knows nothing of steps. It is built at both ends at once, so that
+    a value that is refused there is refused before any work.
+
+    Args:
+        build: Makes the object from keyword arguments.
+        conf: The keyword arguments; any number in them may be a ramp.
+
+    Raises:
+        ValueError: What `build` raises, or a ramp that is not one.
+    """
+
+    def __init__(self, build: Callable[..., T], conf: Mapping[str, Any]) -> None:
+        self._build = build
+        self._conf = conf
+        self._settings = resolve(conf, 0)
+        self._object = build(**self._settings)
+        self._last = last_step(conf)
+        if self._last:
+            build(**resolve(conf, self._last))
+
+    def at(self, step: int) -> T:
+        """Return the object with the settings of a step, counted in mini-batches."""
+        if self._last:
+            settings = resolve(self._conf, step)
+            if settings != self._settings:
+                self._settings, self._object = settings, self._build(**settings)
+        return self._object

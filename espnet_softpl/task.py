@@ -16,11 +16,12 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet2.train.distributed_utils import DistributedOption
 
-from espnet_softpl import checks, criteria, filters, options, teacher
+from espnet_softpl import checks, filters, guard, options, teacher
 from espnet_softpl.generator import PseudoLabelGenerator
 from espnet_softpl.iterator import MixedIterFactory
-from espnet_softpl.model import PseudoLabeling, SoftPLModel, frames_of
+from espnet_softpl.model import SoftPLModel, frames_of
 from espnet_softpl.oracle import Oracle, read_text
+from espnet_softpl.pseudo_labeling import PseudoLabeling
 from espnet_softpl.schedule import Schedule
 from espnet_softpl.trainer import SoftPLTrainer
 
@@ -123,14 +124,15 @@ def build_pseudo_labeling(
     if args.unlabeled_oracle_text:
         oracle = Oracle(read_text(args.unlabeled_oracle_text), build_to_text(args))
     return PseudoLabeling(
-        criterion=criteria.build(
-            args.pl_criterion, **options.conf_of("criterion", args)
-        ),
+        criterion=options.build_criterion(args),
         generator=PseudoLabelGenerator(
-            teacher.build(args.pl_teacher, **options.conf_of("teacher", args)),
-            filters.build(args.pl_filter, **options.conf_of("filter", args)),
+            teacher.build(args.pl_teacher, **options.conf_of("teacher", args))
         ),
+        regularizers=options.build_regularizers(args),
+        shaping=options.build_shaping(args),
+        trust=filters.build(args.pl_filter, **options.conf_of("filter", args)),
         oracle=oracle,
+        guard=guard.build(args.pl_guard, **options.conf_of("guard", args)),
         labeled_tokens_per_sample=labeled_tokens_per_sample,
     )
 
@@ -224,6 +226,8 @@ class SoftPLTask(ASRTask):
             super().main_worker(args)
         except checks.UserError as error:
             options.refuse(error)
+        except checks.CollapseError as error:
+            options.refuse(error, status=3)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
@@ -254,8 +258,11 @@ class SoftPLTask(ASRTask):
             if args.input_size is None:
                 check_targets_fit(model, tokens, samples, args.pl_max_bad_share)
         model.pl = build_pseudo_labeling(args, labeled_rate)
-        if model.decoder is not None and not args.unused_parameters:
-            # An unlabeled batch may leave the decoder without gradient.
+        if args.pl_separate_head:
+            model.add_unlabeled_head()
+        partly = model.decoder is not None or args.pl_separate_head
+        if partly and not args.unused_parameters:
+            # A batch may leave the decoder, or one of two heads, without gradient.
             logger.info("Setting unused_parameters: true for distributed training")
             args.unused_parameters = True
         if model.specaug is None:

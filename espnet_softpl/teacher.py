@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.criteria.base import build_from_conf
+from espnet_softpl.registry import build_from_conf
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,25 +11,15 @@ from typing import Any
 import torch
 from espnet2.train.trainer import Trainer
 
+from espnet_softpl import state as files
 from espnet_softpl.checks import UserError
+from espnet_softpl.guarding import Watch, WatchedIterator, save_healthy
+from espnet_softpl.state import rank_and_world, save_atomically
 
 logger = logging.getLogger(__name__)
 
 STATE_DIR = "pl_state"
-STATE_VERSION = 1
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """Save with torch under a temporary name, then rename.
-
-    Args:
-        state: What to save.
-        path: Where; its directory is made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+STATE_VERSION = 2
 
 
 def state_path(output_dir: Path, epoch: int, rank: int) -> Path:
@@ -47,14 +36,8 @@ def state_path(output_dir: Path, epoch: int, rank: int) -> Path:
     return output_dir / STATE_DIR / f"{epoch}epoch.rank{rank}.pth"
 
 
-def _rank_and_world() -> tuple[int, int]:
-    if not torch.distributed.is_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
 def save_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
-    """Save the teacher of one epoch, and forget all but the epoch before it.
+    """Save the engine's state of one epoch, and forget all but the epoch before it.
 
     ESPnet writes `checkpoint.pth` after this: whichever of the two epochs that file
     holds when a run is killed, its side state is there.
@@ -64,12 +47,12 @@ def save_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
         output_dir: The experiment directory.
         epoch: The finished epoch.
     """
-    rank, world_size = _rank_and_world()
+    rank, world_size = rank_and_world()
     state = {
         "version": STATE_VERSION,
         "epoch": epoch,
         "world_size": world_size,
-        "teacher": model.pl.generator.teacher.state_dict(),
+        **model.pl.state_dict(model),
     }
     save_atomically(state, state_path(output_dir, epoch, rank))
     for path in (output_dir / STATE_DIR).glob(f"*epoch.rank{rank}.pth"):
@@ -79,7 +62,7 @@ def save_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
 
 
 def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
-    """Restore the teacher of one epoch.
+    """Restore the engine's state of one epoch.
 
     Args:
         model: A `SoftPLModel`, not wrapped for distribution.
@@ -90,7 +73,7 @@ def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
         UserError: The state is missing, or from another epoch, version or number
             of processes.
     """
-    rank, world_size = _rank_and_world()
+    rank, world_size = rank_and_world()
     path = state_path(output_dir, epoch, rank)
     advice = f"Start again in a new --output_dir, or from --init_param, not {path}."
     if not path.exists():
@@ -98,8 +81,7 @@ def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
             f"cannot resume: {path} is missing, so the teacher of epoch {epoch} is "
             f"not known. {advice}"
         )
-    # On the CPU first: the teacher moves with the student, wherever it was saved.
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = files.load_state(path)
     wanted = dict(version=STATE_VERSION, epoch=epoch, world_size=world_size)
     for key, value in wanted.items():
         if state.get(key) != value:
@@ -107,7 +89,7 @@ def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
                 f"cannot resume: {path} has {key} {state.get(key)!r}, this run needs "
                 f"{value!r}. {advice}"
             )
-    model.pl.generator.teacher.load_state_dict(state["teacher"], model)
+    model.pl.load_state_dict(state, model)
 
 
 class SoftPLTrainer(Trainer):
@@ -136,7 +118,6 @@ class SoftPLTrainer(Trainer):
         """
         engine = getattr(model, "pl", None)
         if engine is not None:
-            engine.criterion.to(next(model.parameters()).device)
             optimizers[0].register_step_post_hook(
                 lambda *_: engine.generator.teacher.update(model)
             )
@@ -146,7 +127,7 @@ class SoftPLTrainer(Trainer):
             trainer_options=trainer_options,
             **kwargs,
         )
-        if engine is not None and _rank_and_world()[0] == 0:
+        if engine is not None and rank_and_world()[0] == 0:
             cls.export_teacher(model, Path(trainer_options.output_dir))
 
     @staticmethod
@@ -161,6 +142,47 @@ class SoftPLTrainer(Trainer):
         if weights is not None:
             save_atomically(weights, output_dir / "teacher.pth")
             logger.info("The teacher was saved as %s", output_dir / "teacher.pth")
+
+    @classmethod
+    def train_one_epoch(
+        cls,
+        model: torch.nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        iterator: Any,
+        reporter: Any,
+        options: Any,
+        **kwargs: Any,
+    ) -> bool:
+        """Train one epoch, under the guard's eyes if there is one.
+
+        Args:
+            model: The model, possibly wrapped for distribution.
+            optimizers: One optimizer.
+            iterator: The epoch's mini-batches.
+            reporter: ESPnet's reporter of this epoch.
+            options: ESPnet's options.
+            **kwargs: The stock trainer's other arguments.
+
+        Returns:
+            Whether no step could be made.
+        """
+        bare = getattr(model, "module", model)
+        engine = getattr(bare, "pl", None)
+        if engine is not None and engine.guard is not None:
+            output_dir = Path(options.output_dir)
+            healthy = engine.guard.healthy or engine.healthy_epoch is None
+            if engine.guard.action == "back_off" and healthy:
+                save_healthy(bare, optimizers, output_dir, reporter.get_epoch() - 1)
+            watch = Watch(bare, optimizers, reporter, output_dir)
+            iterator = WatchedIterator(iterator, watch.after_step)
+        return super().train_one_epoch(
+            model=model,
+            optimizers=optimizers,
+            iterator=iterator,
+            reporter=reporter,
+            options=options,
+            **kwargs,
+        )
 
     @classmethod
     def validate_one_epoch(

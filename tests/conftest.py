@@ -46,3 +46,10 @@ def make_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
     tokens, token_lengths = greedy(log_probs, lengths)
     weight = log_probs.new_ones(log_probs.size(0))
     return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
+
+
+def pick(label: PseudoLabel, rows: torch.Tensor | slice) -> PseudoLabel:
+    """Take some utterances of a label, in the order given."""
+    fields = label._asdict()
+    per_utterance = {k: v for k, v in fields.items() if v is not None and k != "prior"}
+    return label._replace(**{k: v[rows] for k, v in per_utterance.items()})

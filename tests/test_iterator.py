@@ -87,6 +87,9 @@ def test_weights_ride_on_unlabeled_batches_only() -> None:
         else:
             expected = schedule.unlabeled_weight(step)
             assert batch["unlabeled_weight"].tolist() == [expected] * 2
+        assert batch["pl_step"].tolist() == [step] * 2
+    second = mixed(schedule, num_iters_per_epoch=6).build_iter(2)
+    assert [int(batch["pl_step"][0]) for _, batch in second] == list(range(6, 12))
 
 
 def test_default_epoch_is_one_pass_over_the_labeled_data() -> None:

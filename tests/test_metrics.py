@@ -4,10 +4,17 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import make_label, make_log_probs
 
 from espnet_softpl import filters
-from espnet_softpl.metrics import error_rates, frame_statistics, label_statistics
+from espnet_softpl.metrics import (
+    disagreement,
+    error_rates,
+    frame_statistics,
+    label_statistics,
+    vocabulary_use,
+)
 from espnet_softpl.oracle import Oracle, read_text
 
 
@@ -39,11 +46,27 @@ def test_label_statistics() -> None:
     path = torch.tensor([[1, 1, 0, 2], [0, 0, 0, 0]])
     log_probs = torch.full((2, 4, 3), -50.0).scatter(2, path.unsqueeze(2), 0.0)
     label = make_label(log_probs.log_softmax(-1), torch.tensor([4, 4]))
-    label = label._replace(weight=filters.build("tokens")(label))
     stats = label_statistics(label, torch.tensor([100, 300]), 0.01)
-    assert stats["pl_empty_share"] == 0.5 and stats["pl_kept"] == 0.5
+    assert stats["pl_empty_share"] == 0.5
+    assert stats["pl_vocabulary"] == pytest.approx(2.0)
     assert stats["pl_length_ratio"] == pytest.approx(2 / 400 / 0.01)
     assert stats["pl_blank_share"] == pytest.approx(5 / 8)
+
+
+def test_vocabulary_use_is_a_perplexity() -> None:
+    tokens = torch.tensor([[1, 2, 1, -1], [3, 1, 4, 4]])
+    use = vocabulary_use(tokens, torch.tensor([3, 2]))
+    # Frequencies 3/5, 1/5, 1/5; what lies beyond a length does not count.
+    entropy = -(0.6 * math.log(0.6) + 0.4 * math.log(0.2))
+    assert float(use) == pytest.approx(math.exp(entropy))
+    assert math.isnan(vocabulary_use(tokens, torch.tensor([0, 0])))
+
+
+def test_disagreement_counts_frames() -> None:
+    one = F.one_hot(torch.tensor([[1, 2, 0], [1, 1, 2]]), 3).float()
+    other = F.one_hot(torch.tensor([[1, 0, 0], [2, 1, 1]]), 3).float()
+    assert float(disagreement(one, other, torch.tensor([3, 2]))) == pytest.approx(0.4)
+    assert float(disagreement(one, one, torch.tensor([3, 2]))) == 0.0
 
 
 def test_filter_by_tokens() -> None:

@@ -1,8 +1,10 @@
 """The schedule is a function of seed and step."""
 
+import math
+
 import pytest
 
-from espnet_softpl.schedule import Schedule
+from espnet_softpl.schedule import Schedule, Scheduled, ramp_value, resolve
 
 
 def test_blocks_hold_the_ratio_in_random_order() -> None:
@@ -55,3 +57,54 @@ def test_weight_ramps_up_from_the_start() -> None:
 def test_bad_values_are_refused(conf) -> None:
     with pytest.raises(ValueError, match=next(iter(conf))):
         Schedule(**conf)
+
+
+def test_a_ramp_is_linear_and_then_constant() -> None:
+    ramp = {"from": 2.0, "to": 0.5, "steps": 3, "start": 10}
+    values = [ramp_value(ramp, step) for step in (0, 10, 11, 12, 13, 99)]
+    assert values == [2.0, 2.0, 1.5, 1.0, 0.5, 0.5]
+    whole = {"from": 1, "to": 4, "steps": 6}
+    assert [ramp_value(whole, step) for step in range(8)] == [1, 2, 2, 2, 3, 4, 4, 4]
+    assert all(isinstance(ramp_value(whole, step), int) for step in range(8))
+
+
+@pytest.mark.parametrize(
+    "ramp, message",
+    [
+        ({"from": 1, "to": 2}, "scheduled value"),
+        ({"from": 1, "to": 2, "steps": 3, "end": 4}, "scheduled value"),
+        ({"from": 1, "to": 2, "steps": 0}, "steps must be an integer >= 1"),
+        ({"from": 1, "to": 2, "steps": 1, "start": -1}, "start must be"),
+        ({"from": "1", "to": 2, "steps": 1}, "finite numbers"),
+        ({"from": 1, "to": math.inf, "steps": 1}, "finite numbers"),
+    ],
+)
+def test_a_ramp_that_is_none_is_refused(ramp, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        ramp_value(ramp, 0)
+
+
+def test_settings_are_resolved_however_deep() -> None:
+    ramp = {"from": 0.0, "to": 1.0, "steps": 4}
+    conf = {"parts": [{"name": "a", "weight": ramp}, {"conf": {"b": [1, ramp]}}]}
+    assert resolve(conf, 2) == {
+        "parts": [{"name": "a", "weight": 0.5}, {"conf": {"b": [1, 0.5]}}]
+    }
+
+
+def test_a_scheduled_object_is_built_where_its_settings_change() -> None:
+    built = []
+
+    def build(**conf) -> dict:
+        built.append(conf)
+        if conf["x"] > 5:
+            raise ValueError("x is too large")
+        return conf
+
+    fixed = Scheduled(build, {"x": 1})
+    assert fixed.at(0) is fixed.at(10_000) and len(built) == 1
+    moving = Scheduled(build, {"x": {"from": 0.0, "to": 4.0, "steps": 4}, "y": 7})
+    assert [moving.at(step)["x"] for step in (0, 1, 3, 9, 10)] == [0, 1, 3, 4, 4]
+    assert moving.at(11) is moving.at(12) and moving.at(2)["y"] == 7
+    with pytest.raises(ValueError, match="too large"):  # At once, not at step 9.
+        Scheduled(build, {"x": {"from": 0.0, "to": 6.0, "steps": 9}})

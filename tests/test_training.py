@@ -13,6 +13,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 from espnet_runs import HYBRID, PL, Data, config, load, make_data, same_tensors, train
 
+from espnet_softpl import criteria
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.model import PL_STATISTICS
 from espnet_softpl.task import SoftPLTask
@@ -363,11 +364,21 @@ def test_targets_longer_than_the_audio_are_refused(data, tmp_path, capsys) -> No
 CONF = Path(__file__).resolve().parents[1] / "egs2" / "librispeech_softpl" / "conf"
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted([*CONF.glob("train_*.yaml"), *CONF.glob("tuning/*.yaml")]),
-    ids=lambda path: path.name,
-)
+CONFIGURATIONS = sorted(p for p in CONF.rglob("*.yaml") if p.name != "decode.yaml")
+
+
+def test_every_criterion_has_a_configuration() -> None:
+    named = {path.stem.removeprefix("train_pl_") for path in CONFIGURATIONS}
+    assert set(criteria.available()) <= named
+    found = {
+        path: yaml.safe_load(path.read_text()).get("pl_criterion")
+        for path in CONFIGURATIONS
+    }
+    # Alone, consistency has nothing to hold it: its preset is a blend.
+    assert set(found.values()) == {*criteria.available(), None} - {"consistency"}
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
 def test_every_configuration_of_the_recipe_builds(path, data, tmp_path) -> None:
     tokens = data.options()["token_list"]
     cmd = ["--config", str(path), "--dry_run", "true", "--token_list", tokens]

@@ -106,9 +106,7 @@ def check_python() -> Row:
     if sys.version_info < (3, 10):
         return Row("python", found, TESTED_PYTHON, "TOO OLD", "use 3.10 or later")
     same = found.startswith(f"{TESTED_PYTHON}.")
-    return Row(
-        "python", found, TESTED_PYTHON, "ok" if same else "differs from tested"
-    )
+    return Row("python", found, TESTED_PYTHON, "ok" if same else "differs from tested")
 
 
 def check_torch() -> list[Row]:

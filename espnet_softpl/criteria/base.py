@@ -6,13 +6,11 @@ B utterances, T frames after subsampling, V tokens with blank, U labels.
 from __future__ import annotations
 
 import abc
-import difflib
-import importlib
-import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+
+from espnet_softpl.registry import Registry
 
 
 class PseudoLabel(NamedTuple):
@@ -24,6 +22,12 @@ class PseudoLabel(NamedTuple):
         tokens: The teacher's transcript, (B, U), padded with -1.
         token_lengths: Tokens per utterance, (B,).
         weight: Trust in each utterance, (B,), at least 0; 0 leaves it out exactly.
+        frame_weight: Trust in each frame, (B, T), in [0, 1], or None for full trust.
+            It multiplies the student's log-posteriors: a frame of weight 0 costs
+            nothing and, in a sum over alignments, may be any token.
+        prior: The mean frame posterior on labeled data, (V,), or None if unknown.
+        second_view: The student's log-posteriors of a second augmentation of the
+            same audio, (B, T, V), with gradient; only for criteria with two `views`.
     """
 
     log_probs: torch.Tensor
@@ -31,6 +35,9 @@ class PseudoLabel(NamedTuple):
     tokens: torch.Tensor
     token_lengths: torch.Tensor
     weight: torch.Tensor
+    frame_weight: torch.Tensor | None = None
+    prior: torch.Tensor | None = None
+    second_view: torch.Tensor | None = None
 
 
 class PLCriterion(torch.nn.Module, abc.ABC):
@@ -45,10 +52,19 @@ class PLCriterion(torch.nn.Module, abc.ABC):
             so that the student's augmentation must not move frames in time.
         trains_decoder: True where the target is a transcript on which the attention
             decoder of a hybrid model can be trained too.
+        views: Augmented views of the audio that the student must see, 1 or 2.
+        labeled_weight: Weight of the criterion on labeled batches, where it has a
+            meaning there (two views without a teacher), else 0.
+        needs_prior: True where `PseudoLabel.prior` is used.
+        weighs_frames: True where `PseudoLabel.frame_weight` is used.
     """
 
     frame_level: bool = False
     trains_decoder: bool = False
+    views: int = 1
+    labeled_weight: float = 0.0
+    needs_prior: bool = False
+    weighs_frames: bool = False
 
     def __init__(self) -> None:
         # Stated, for torch's own takes any argument: settings can then be checked.
@@ -72,110 +88,27 @@ class PLCriterion(torch.nn.Module, abc.ABC):
             (B,), in nats per utterance (a sum over frames, not a mean).
         """
 
+    def on_labeled(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        second_view: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute a further loss of labeled utterances, for `labeled_weight` > 0.
 
-_REGISTRY: dict[str, type[PLCriterion]] = {}
+        Args:
+            log_probs: The student's log-posteriors of one view, (B, T, V).
+            lengths: Frames per utterance, (B,).
+            second_view: Those of a second view, (B, T, V).
 
-
-def register(name: str) -> Callable[[type[PLCriterion]], type[PLCriterion]]:
-    """Make a criterion known by a short name.
-
-    Args:
-        name: The name used in YAML, lower case.
-
-    Returns:
-        A class decorator that returns the class unchanged.
-    """
-
-    def decorate(criterion: type[PLCriterion]) -> type[PLCriterion]:
-        _REGISTRY[name] = criterion
-        return criterion
-
-    return decorate
+        Returns:
+            (B,), in nats per utterance, `labeled_weight` included.
+        """
+        return torch.zeros_like(lengths, dtype=log_probs.dtype)
 
 
-def available() -> tuple[str, ...]:
-    """Return the names of the built-in criteria, sorted."""
-    return tuple(sorted(_REGISTRY))
+REGISTRY: Registry[PLCriterion] = Registry("pl_criterion", PLCriterion)
 
-
-def get_class(name: str) -> type[PLCriterion]:
-    """Find a criterion's class.
-
-    Args:
-        name: A built-in name, or a dotted path `package.module:Class`.
-
-    Returns:
-        The class.
-
-    Raises:
-        ValueError: There is no such name or path, or it is not a `PLCriterion`.
-    """
-    if name in _REGISTRY:
-        return _REGISTRY[name]
-    if ":" not in name:
-        near = difflib.get_close_matches(name, available(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"pl_criterion: unknown criterion {name!r}.{hint} Legal: "
-            f"{', '.join(available())}, or your own as 'module:Class'."
-        )
-    module_name, _, class_name = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"pl_criterion: cannot load {name!r}: {error}. A dotted path is "
-            f"'module:Class', with the module's directory on PYTHONPATH."
-        ) from error
-    if not (inspect.isclass(found) and issubclass(found, PLCriterion)):
-        raise ValueError(
-            f"pl_criterion: {name!r} is not a subclass of "
-            f"espnet_softpl.criteria.PLCriterion"
-        )
-    return found
-
-
-def build(name: str, **conf: Any) -> PLCriterion:
-    """Build a criterion from its name and settings.
-
-    Args:
-        name: A built-in name, or a dotted path `package.module:Class`.
-        **conf: The criterion's own keyword arguments (`pl_criterion_conf`).
-
-    Returns:
-        The criterion.
-
-    Raises:
-        ValueError: Unknown criterion, unknown setting, or a value that the criterion
-            refuses.
-    """
-    return build_from_conf(get_class(name), conf, "pl_criterion_conf")
-
-
-def build_from_conf(factory: Callable[..., Any], conf: dict[str, Any], key: str) -> Any:
-    """Call a factory with settings from YAML, refusing what it does not know.
-
-    Args:
-        factory: A class or function with keyword arguments.
-        conf: The settings.
-        key: The YAML key that the settings come from, for messages.
-
-    Returns:
-        What the factory returns.
-
-    Raises:
-        ValueError: A setting that the factory does not have, one that is missing, or
-            a value that it refuses.
-    """
-    parameters = inspect.signature(factory).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in conf:
-            if name not in parameters:
-                near = difflib.get_close_matches(str(name), parameters, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                legal = ", ".join(parameters) or "none (it has no settings)"
-                raise ValueError(f"{key}: unknown key {name!r}.{hint} Legal: {legal}.")
-    try:
-        return factory(**conf)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{key}: {error}") from error
+register = REGISTRY.register
+available = REGISTRY.available
+build = REGISTRY.build

@@ -6,10 +6,10 @@ B utterances, T frames after subsampling, V tokens with blank, U labels.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
-from espnet_softpl.ctc import BLANK
+from espnet_softpl.ctc import weigh
+from espnet_softpl.ctc_loss import ctc_nll
 
 
 def hard_ctc(
@@ -32,19 +32,9 @@ def hard_ctc(
         (B,), in nats. A transcript longer than its frames allow has no alignment; its
         loss and gradient are 0.
     """
-    if log_probs.dtype in (torch.float16, torch.bfloat16):
-        log_probs = log_probs.float()
-    # ctc_loss wants at least one column, and no negative index even in the padding.
-    targets = F.pad(tokens, (0, 1), value=BLANK).clamp(min=BLANK)
-    return F.ctc_loss(
-        log_probs.transpose(0, 1),
-        targets,
-        lengths,
-        token_lengths,
-        blank=BLANK,
-        reduction="none",
-        zero_infinity=True,
-    )
+    return ctc_nll(
+        log_probs, lengths, tokens.unsqueeze(1), token_lengths.unsqueeze(1)
+    ).squeeze(1)
 
 
 @register("hard_ctc")
@@ -64,6 +54,7 @@ class HardCTC(PLCriterion):
     """
 
     trains_decoder = True
+    weighs_frames = True
 
     def forward(
         self,
@@ -73,5 +64,8 @@ class HardCTC(PLCriterion):
     ) -> torch.Tensor:
         """See `PLCriterion.forward` and `hard_ctc`."""
         return hard_ctc(
-            log_probs, lengths, pseudo_label.tokens, pseudo_label.token_lengths
+            weigh(log_probs, pseudo_label.frame_weight),
+            lengths,
+            pseudo_label.tokens,
+            pseudo_label.token_lengths,
         )

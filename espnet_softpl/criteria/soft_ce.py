@@ -5,12 +5,15 @@ B utterances, T frames after subsampling, V tokens with blank.
 
 from __future__ import annotations
 
-import math
-
 import torch
+import torch.nn.functional as F
 
 from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
-from espnet_softpl.ctc import frame_mask
+from espnet_softpl.ranges import at_least, choice, positive
+from espnet_softpl.ctc import BLANK, frame_mask, in_float32, sharpen
+from espnet_softpl.frame_ce import distribution_ce, frame_weights
+
+BLANK_HANDLING = ("all", "drop", "symmetric")
 
 
 def soft_ce(
@@ -18,6 +21,7 @@ def soft_ce(
     lengths: torch.Tensor,
     teacher_log_probs: torch.Tensor,
     temperature: float = 1.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute the cross-entropy of two frame distributions, summed over the frames.
 
@@ -28,35 +32,54 @@ def soft_ce(
         teacher_log_probs: The teacher's, (B, T, V); no gradient flows to it.
         temperature: The teacher's distribution is softmax(log_probs / temperature):
             below 1 sharpens it, above 1 flattens it. Greater than 0.
+        weights: Weight of every frame, (B, T), or None for 1.
 
     Returns:
         (B,), in nats.
     """
-    if log_probs.dtype in (torch.float16, torch.bfloat16):
-        log_probs = log_probs.float()
-    teacher = teacher_log_probs.detach().to(log_probs.dtype)
-    if temperature != 1.0:
-        teacher = (teacher / temperature).log_softmax(-1)
-    target = teacher.exp()
-    # A student that gives a token probability 0 where the teacher does too costs
-    # nothing: 0 * -inf would be NaN.
-    products = target * log_probs.masked_fill(target == 0, 0.0)
-    mask = frame_mask(lengths, log_probs.size(1))
-    per_frame = products.sum(-1).masked_fill(~mask, 0.0)
-    return -per_frame.sum(-1)
+    log_probs = in_float32(log_probs)
+    target = sharpen(teacher_log_probs.detach(), temperature)
+    return distribution_ce(
+        log_probs, target, frame_weights(lengths, weights, log_probs)
+    )
+
+
+def near_tokens(
+    teacher_log_probs: torch.Tensor, lengths: torch.Tensor, window: int
+) -> torch.Tensor:
+    """Mark the frames within a window around the frames that are not blank.
+
+    Args:
+        teacher_log_probs: (B, T, V).
+        lengths: Frames per utterance, (B,).
+        window: Frames kept on both sides, at least 0.
+
+    Returns:
+        (B, T), True where the best token of the frame, or of one at most `window`
+        frames away, is not blank.
+    """
+    spikes = teacher_log_probs.argmax(-1) != BLANK
+    spikes = spikes & frame_mask(lengths, spikes.size(1))
+    if window == 0:
+        return spikes
+    near = F.max_pool1d(spikes.float().unsqueeze(1), 2 * window + 1, 1, window)
+    return near.squeeze(1) > 0
 
 
 @register("soft_ce")
 class SoftCE(PLCriterion):
     """Cross-entropy to the teacher's whole distribution at every frame.
 
-    L = -sum_t sum_v q_T(v | t) log p_S(v | t), q_T = softmax(log p_T / temperature).
-    Frames of CTC are independent given the audio, so this equals the cross-entropy
-    between the two distributions over alignments. The gradient with respect to the
-    student's logits is p_S - q_T.
+    L = -sum_t sum_v q_T(v | t) log q_S(v | t), q_T = softmax(log p_T / temperature),
+    q_S = softmax(log p_S / student_temperature). Frames of CTC are independent given
+    the audio, so this equals the cross-entropy between the two distributions over
+    alignments. The gradient with respect to the student's logits is
+    (q_S - q_T) / student_temperature.
 
     Source: Likhomanenko et al. 2022, https://arxiv.org/abs/2211.06007; here without
-    the authors' constant scale, and with padding masked.
+    the authors' constant scale, and with padding masked. Temperature and its square:
+    Hinton et al. 2015, https://arxiv.org/abs/1503.02531. Blank handling: Hilmes et
+    al. 2025, https://arxiv.org/abs/2506.01503.
 
     Known failure: any distribution that teacher and student share has zero gradient
     (at temperature 1), so nothing but the labeled loss opposes a drift into one
@@ -65,20 +88,35 @@ class SoftCE(PLCriterion):
     Args:
         temperature: Of the teacher's distribution, greater than 0; 1 leaves it as it
             is, below 1 sharpens, above 1 flattens.
+        student_temperature: Of the student's distribution, greater than 0. Both
+            temperatures equal is knowledge distillation.
+        scale_by_square: Multiply by temperature ** 2, so that the gradient of
+            distillation keeps its size when both temperatures change.
+        blank: `all` uses every frame; `drop` only those whose best token, for the
+            teacher, is not blank; `symmetric` those and `window` frames on both sides.
+        window: Frames on each side for `symmetric`, at least 0 (0 is `drop`).
 
     Raises:
-        ValueError: The temperature is not a finite number greater than 0.
+        ValueError: A value out of its range.
     """
 
     frame_level = True
+    weighs_frames = True
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        student_temperature: float = 1.0,
+        scale_by_square: bool = False,
+        blank: str = "all",
+        window: int = 1,
+    ) -> None:
         super().__init__()
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(
-                f"temperature must be a finite number > 0, got {temperature!r}"
-            )
-        self.temperature = float(temperature)
+        self.temperature = positive("temperature", temperature)
+        self.student_temperature = positive("student_temperature", student_temperature)
+        self.scale = self.temperature**2 if scale_by_square else 1.0
+        self.blank = choice("blank", blank, BLANK_HANDLING)
+        self.window = at_least("window", window, 0)
 
     def forward(
         self,
@@ -87,4 +125,12 @@ class SoftCE(PLCriterion):
         pseudo_label: PseudoLabel,
     ) -> torch.Tensor:
         """See `PLCriterion.forward` and `soft_ce`."""
-        return soft_ce(log_probs, lengths, pseudo_label.log_probs, self.temperature)
+        teacher, weights = pseudo_label.log_probs, pseudo_label.frame_weight
+        if self.blank != "all":
+            window = self.window if self.blank == "symmetric" else 0
+            near = near_tokens(teacher, lengths, window)
+            weights = near if weights is None else weights * near
+        if self.student_temperature != 1.0:
+            log_probs = sharpen(in_float32(log_probs), self.student_temperature)
+        losses = soft_ce(log_probs, lengths, teacher, self.temperature, weights)
+        return losses if self.scale == 1.0 else self.scale * losses

@@ -1,0 +1,44 @@
+"""Per-frame cross-entropy to the teacher's best path: a hard label without CTC.
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.ctc import in_float32
+from espnet_softpl.frame_ce import frame_weights, path_ce
+
+
+@register("best_path_ce")
+class BestPathCE(PLCriterion):
+    """Cross-entropy to the teacher's best token of every frame.
+
+    L = -sum_t log p_S(argmax_v p_T(v | t) | t): no sum over alignments, so the student
+    is told where the teacher puts each token. The gradient with respect to the
+    student's logits is p_S - onehot. The limit of `soft_ce` for a temperature towards
+    0 and of `sampled_path_ce` likewise.
+
+    Source: the diagnostic counterpart of `hard_ctc`; with a confidence mask the CTC
+    branch of USR (Haliassos et al. 2024, https://arxiv.org/abs/2411.02256).
+
+    Known failure: hard labels do not save it. Wrong frames are confirmed one by one,
+    and nothing asks the frames to spell a consistent transcript.
+    """
+
+    frame_level = True
+    weighs_frames = True
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        log_probs = in_float32(log_probs)
+        path = pseudo_label.log_probs.argmax(-1)
+        weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
+        return path_ce(log_probs, path.unsqueeze(1), weights)

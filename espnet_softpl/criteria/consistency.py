@@ -1,0 +1,96 @@
+"""Two augmented views of the same audio teach each other (CR-CTC).
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.ctc import in_float32
+from espnet_softpl.frame_ce import distribution_ce, frame_weights
+from espnet_softpl.ranges import not_negative
+
+
+def frame_kl(
+    log_probs: torch.Tensor, target_log_probs: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute KL(target || p), summed over frames; the gradient reaches p only.
+
+    Args:
+        log_probs: log p, (B, T, V), float32 or float64.
+        target_log_probs: (B, T, V).
+        weights: Of every frame, (B, T), 0 in the padding.
+
+    Returns:
+        (B,), in nats.
+    """
+    target = target_log_probs.detach().to(log_probs.dtype)
+    entropy = distribution_ce(target, target, weights)
+    return distribution_ce(log_probs, target, weights) - entropy
+
+
+@register("consistency")
+class Consistency(PLCriterion):
+    """Symmetric KL divergence between two views, each the other's target.
+
+    L = 1/2 sum_t [KL(sg(p_b) || p_a) + KL(sg(p_a) || p_b)] with a, b two
+    augmentations of one utterance and sg the stop-gradient; the gradient with respect
+    to the logits of view a is (p_a - p_b) / 2. Alone it needs no teacher; where the
+    label carries no second view, the teacher's clean view takes its place, and L is
+    KL(p_T || p_S). In `blend` the other criteria are averaged over both views.
+
+    Source: CR-CTC (Yao et al. 2024, https://arxiv.org/abs/2410.05101), there on
+    labeled data beside a CTC loss on each view.
+
+    Known failure: alone it has the constant distribution as its minimum, as `soft_ce`
+    has; it wants the labeled loss, or a transcript-level part in `blend`, beside it.
+
+    Args:
+        labeled_weight: Weight of the same term on labeled batches, relative to their
+            CTC loss, at least 0; 0 leaves labeled batches as they are. CR-CTC's
+            published code has 0.2.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    frame_level = True
+    weighs_frames = True
+    views = 2
+
+    def __init__(self, labeled_weight: float = 0.0) -> None:
+        super().__init__()
+        self.labeled_weight = not_negative("labeled_weight", labeled_weight)
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        log_probs = in_float32(log_probs)
+        weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
+        if pseudo_label.second_view is None:
+            return frame_kl(log_probs, pseudo_label.log_probs, weights)
+        return self._symmetric(log_probs, pseudo_label.second_view, weights)
+
+    def on_labeled(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        second_view: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `PLCriterion.on_labeled`."""
+        log_probs = in_float32(log_probs)
+        weights = frame_weights(lengths, None, log_probs)
+        return self.labeled_weight * self._symmetric(log_probs, second_view, weights)
+
+    @staticmethod
+    def _symmetric(
+        one: torch.Tensor, other: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        other = in_float32(other)
+        return 0.5 * (frame_kl(one, other, weights) + frame_kl(other, one, weights))

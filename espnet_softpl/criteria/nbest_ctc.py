@@ -1,0 +1,64 @@
+"""CTC on the teacher's N best transcripts, weighted by their posteriors.
+
+B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.criteria.transcripts import check_list, transcripts
+from espnet_softpl.ctc import weigh
+from espnet_softpl.ctc_loss import ctc_nll
+from espnet_softpl.ranges import positive
+
+
+@register("nbest_ctc")
+class NBestCTC(PLCriterion):
+    """Transcript-level cross-entropy on an N-best list.
+
+    L = -sum_n w_n log P_S(y_n), w_n = P_T(y_n) / sum_m P_T(y_m): the transcript-level
+    soft loss -sum_y P_T(y) log P_S(y) with all but the N best transcripts left out and
+    no sampling noise. The gradient with respect to the student's logits is
+    p_S - sum_n w_n gamma_S(y_n). N = 1 is `hard_ctc`.
+
+    Source: the N-best form of the transcript-level soft label; compare GTC (Moritz et
+    al. 2020, https://arxiv.org/abs/2010.15653), whose loss is the logarithm of a sum
+    over the list and not a sum of logarithms.
+
+    Known failure: lists of near-copies (one letter differs) cost N times as much as
+    `hard_ctc` and say little more.
+
+    Args:
+        nbest: N, at least 1.
+        beam_size: Of the prefix beam search for N > 1, at least N; None takes 2 N.
+        temperature: Of the teacher's frames before the search, greater than 0.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    trains_decoder = True
+    weighs_frames = True
+
+    def __init__(
+        self, nbest: int = 4, beam_size: int | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.nbest, self.beam_size = check_list(nbest, beam_size)
+        self.temperature = positive("temperature", temperature)
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        tokens, token_lengths, weights = transcripts(
+            pseudo_label, self.nbest, self.beam_size, self.temperature
+        )
+        log_probs = weigh(log_probs, pseudo_label.frame_weight)
+        losses = ctc_nll(log_probs, lengths, tokens, token_lengths)
+        return (losses * weights.to(losses.dtype)).sum(1)

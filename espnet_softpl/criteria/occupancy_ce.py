@@ -1,0 +1,66 @@
+"""Per-frame cross-entropy to the teacher's CTC occupancies: soft in time.
+
+B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.criteria.transcripts import check_list, transcripts
+from espnet_softpl.ctc import in_float32, sharpen
+from espnet_softpl.ctc_loss import occupancies
+from espnet_softpl.frame_ce import distribution_ce, frame_weights
+from espnet_softpl.ranges import positive
+
+
+@register("occupancy_ce")
+class OccupancyCE(PLCriterion):
+    """Cross-entropy to P_T(token at frame t | transcript).
+
+    L = -sum_t sum_v g_T(v | t) log p_S(v | t), g_T = sum_n w_n gamma_T(v | t; y_n): the
+    teacher's occupancies given the transcripts y_n of its N-best list (its greedy
+    transcript for N = 1), w_n their normalized posteriors. Soft about where tokens
+    are, and consistent with the transcripts: what the teacher gives to other tokens is
+    taken away. The gradient with respect to the student's logits is p_S - g_T. Over
+    all transcripts g_T is p_T itself, and this is `soft_ce`.
+
+    Source: the posterior targets of forward-backward (soft forced alignment); here as
+    a pseudo-label between `viterbi_ce` and `soft_ce`.
+
+    Known failure: it keeps the frames sharp, and still tells the student where the
+    tokens are; a label of wrong tokens is as wrong as that of `hard_ctc`.
+
+    Args:
+        nbest: N, at least 1.
+        beam_size: Of the search for N > 1, at least N; None takes 2 N.
+        temperature: Of the teacher's frames before all this, greater than 0.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    frame_level = True
+    weighs_frames = True
+
+    def __init__(
+        self, nbest: int = 1, beam_size: int | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.nbest, self.beam_size = check_list(nbest, beam_size)
+        self.temperature = positive("temperature", temperature)
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        log_probs = in_float32(log_probs)
+        found = transcripts(pseudo_label, self.nbest, self.beam_size, self.temperature)
+        teacher = sharpen(in_float32(pseudo_label.log_probs), self.temperature)
+        target = occupancies(teacher.detach(), lengths, *found).log_()
+        weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
+        return distribution_ce(log_probs, target, weights)

@@ -1,0 +1,87 @@
+"""CTC on transcripts sampled from the teacher: a soft label of whole sequences.
+
+B utterances, K samples, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.ctc import collapse, weigh
+from espnet_softpl.ctc_loss import ctc_nll
+from espnet_softpl.ranges import at_least, positive
+from espnet_softpl.sampling import sample_paths
+
+
+def sample_transcripts(
+    log_probs: torch.Tensor,
+    lengths: torch.Tensor,
+    num_samples: int,
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw paths frame by frame and collapse them.
+
+    Args:
+        log_probs: The teacher's frame log-posteriors, (B, T, V).
+        lengths: Frames per utterance, (B,).
+        num_samples: K, at least 1.
+        temperature: Greater than 0.
+
+    Returns:
+        tokens (B, K, U) padded with -1, and token_lengths (B, K).
+    """
+    paths = sample_paths(log_probs, lengths, num_samples, temperature)
+    tokens, token_lengths = collapse(
+        paths.flatten(0, 1), lengths.repeat_interleave(num_samples)
+    )
+    batch = paths.size(0)
+    return tokens.view(batch, num_samples, -1), token_lengths.view(batch, num_samples)
+
+
+@register("sampled_ctc")
+class SampledCTC(PLCriterion):
+    """CTC on K transcripts sampled from the teacher, averaged.
+
+    L = -1/K sum_k log P_S(y_k), y_k = collapse(pi_k), pi_kt ~ softmax(log p_T /
+    temperature) independently per frame. At temperature 1 it is an unbiased estimate
+    of the transcript-level cross-entropy -sum_y P_T(y) log P_S(y), and its gradient
+    with respect to the student's logits, p_S - mean_k gamma_S(y_k), one of
+    p_S - E_{y ~ P_T} gamma_S(y): soft over transcripts, and silent on where their
+    tokens are. Towards temperature 0 it is `hard_ctc`. Both settings may be scheduled.
+
+    Source: Likhomanenko et al. 2022, https://arxiv.org/abs/2210.08711 (one sample in
+    place of the greedy transcript); the average of K is ours.
+
+    Known failure: at temperature 1 a teacher with uncertain frames samples noisy
+    transcripts (independent frames spell what nobody would say); K or a temperature
+    below 1 help. A flat teacher samples noise and a silent one empty transcripts.
+
+    Args:
+        temperature: Greater than 0.
+        num_samples: K, at least 1; the cost is K times that of `hard_ctc`.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    trains_decoder = True
+    weighs_frames = True
+
+    def __init__(self, temperature: float = 1.0, num_samples: int = 1) -> None:
+        super().__init__()
+        self.temperature = positive("temperature", temperature)
+        self.num_samples = at_least("num_samples", num_samples, 1)
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`; every call draws anew."""
+        tokens, token_lengths = sample_transcripts(
+            pseudo_label.log_probs, lengths, self.num_samples, self.temperature
+        )
+        log_probs = weigh(log_probs, pseudo_label.frame_weight)
+        return ctc_nll(log_probs, lengths, tokens, token_lengths).mean(1)

@@ -1,0 +1,67 @@
+"""CTC over a confusion network of the teacher's hypotheses (SoftCTC).
+
+B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.confusion import confusion_network
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.criteria.transcripts import check_list, transcripts
+from espnet_softpl.ctc import in_float32, weigh
+from espnet_softpl.graph_ctc import graph_ctc
+from espnet_softpl.ranges import positive
+
+
+@register("soft_ctc")
+class SoftCTC(PLCriterion):
+    """Minus the log of the student's likelihood, summed over a confusion network.
+
+    L = -log sum_y W(y) P_S(y), y over all transcripts of the network that aligns the
+    N best hypotheses bin by bin, W(y) the product of the bins' probabilities. All of
+    them, also those that no single hypothesis spells, in one forward-backward. The
+    gradient with respect to the student's logits is p_S - E_{y ~ Q} gamma_S(y),
+    Q(y) proportional to W(y) P_S(y): the student's own belief decides between the
+    alternatives, and it may settle on one of them (`nbest_ctc` asks for all in their
+    proportions). A network of one hypothesis is `hard_ctc`.
+
+    Source: SoftCTC (Kišš et al. 2022, https://arxiv.org/abs/2212.02135); GTC (Moritz
+    et al. 2020, https://arxiv.org/abs/2010.15653).
+
+    Known failure: being free to choose, the student is confirmed in its own errors
+    wherever the network contains them.
+
+    Args:
+        nbest: Hypotheses in the network, at least 1.
+        beam_size: Of the prefix beam search for more than 1, at least nbest; None
+            takes twice as many.
+        temperature: Of the teacher's frames before the search, greater than 0.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    trains_decoder = True
+    weighs_frames = True
+
+    def __init__(
+        self, nbest: int = 4, beam_size: int | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.nbest, self.beam_size = check_list(nbest, beam_size)
+        self.temperature = positive("temperature", temperature)
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        network = confusion_network(
+            *transcripts(pseudo_label, self.nbest, self.beam_size, self.temperature)
+        )
+        log_probs = weigh(in_float32(log_probs), pseudo_label.frame_weight)
+        return graph_ctc(log_probs, lengths, network)

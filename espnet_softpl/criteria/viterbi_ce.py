@@ -1,0 +1,52 @@
+"""Per-frame cross-entropy to the Viterbi alignment of the teacher's transcript.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.ctc import in_float32
+from espnet_softpl.frame_ce import frame_weights, path_ce
+from espnet_softpl.viterbi import viterbi
+
+
+@register("viterbi_ce")
+class ViterbiCE(PLCriterion):
+    """Cross-entropy to the teacher's best alignment of its own greedy transcript.
+
+    L = -sum_t log p_S(a_t | t), a = argmax of prod_t p_T(a_t | t) over the alignments
+    that collapse to the transcript. The gradient with respect to the student's logits
+    is p_S - onehot(a). Where the transcript is the collapsed best path, a is that path
+    and this equals `best_path_ce`; the two differ where the transcript was changed
+    after decoding or comes from elsewhere.
+
+    Source: forced alignment as in hybrid systems; the sequence-consistent end of
+    per-frame hard labels, against which `hard_ctc` shows what summing over alignments
+    brings.
+
+    Known failure: as `best_path_ce`, it pins where tokens are, which says nothing of
+    the transcript. A transcript without an alignment has loss and gradient 0.
+    """
+
+    frame_level = True
+    weighs_frames = True
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        log_probs = in_float32(log_probs)
+        path, _ = viterbi(
+            pseudo_label.log_probs,
+            lengths,
+            pseudo_label.tokens,
+            pseudo_label.token_lengths,
+        )
+        weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
+        return path_ce(log_probs, path.unsqueeze(1), weights)

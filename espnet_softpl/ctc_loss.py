@@ -1,0 +1,185 @@
+"""The CTC likelihood of several transcripts at once, and the occupancies behind it.
+
+B utterances, K transcripts of each, T frames after subsampling, V tokens with blank,
+U labels. Both are computed by torch's own CTC on the tokens of the transcript alone,
+so that time and memory grow with U and not with the vocabulary.
+
+Source: Graves et al. 2006, "Connectionist temporal classification"; the trick that
+reads the occupancies off the gradient is derived at `_reduced_ctc`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from espnet_softpl.ctc import BLANK, frame_mask, in_float32
+
+
+def ctc_nll(
+    log_probs: torch.Tensor,
+    lengths: torch.Tensor,
+    tokens: torch.Tensor,
+    token_lengths: torch.Tensor,
+) -> torch.Tensor:
+    """Compute -log P(transcript | log_probs), summed over all alignments.
+
+    The gradient with respect to `log_probs` is exact whether or not they are
+    normalized (torch's own CTC assumes that they are).
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V). Half precision is computed in
+            float32.
+        lengths: Frames per utterance, (B,).
+        tokens: Transcripts, (B, K, U), padded with any value.
+        token_lengths: Tokens per transcript, (B, K). An empty transcript is legal:
+            its loss is -sum_t log p(blank | t).
+
+    Returns:
+        (B, K), in nats. A transcript longer than its frames allow has no alignment;
+        its loss and gradient are 0.
+    """
+    log_probs = in_float32(log_probs)
+    return _CTCNegativeLogLikelihood.apply(log_probs, lengths, tokens, token_lengths)
+
+
+def occupancies(
+    log_probs: torch.Tensor,
+    lengths: torch.Tensor,
+    tokens: torch.Tensor,
+    token_lengths: torch.Tensor,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """Compute P(token v at frame t | transcript), averaged over transcripts.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V); no gradient flows to them.
+        lengths: Frames per utterance, (B,).
+        tokens: Transcripts, (B, K, U), padded with any value.
+        token_lengths: Tokens per transcript, (B, K).
+        weights: Weight of each transcript, (B, K).
+
+    Returns:
+        (B, T, V) in float32 or float64: every frame sums to the weights of the
+        transcripts that have an alignment; frames of padding are 0.
+    """
+    log_probs = in_float32(log_probs.detach())
+    symbols, labels = _reduce(tokens, token_lengths)
+    _, reduced = _reduced_ctc(log_probs, lengths, symbols, labels, token_lengths)
+    return _expand(reduced, weights, symbols, log_probs.shape)
+
+
+def _reduce(
+    tokens: torch.Tensor, token_lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give every run of equal tokens a symbol of its own.
+
+    Equal neighbors must share a symbol, for CTC puts a blank between them; any other
+    tokens may have their own, even where they are equal.
+
+    Args:
+        tokens: (B, K, U).
+        token_lengths: (B, K).
+
+    Returns:
+        symbols (B, K, 1 + U), the token of each symbol, blank first; and labels
+        (B, K, U + 1), the transcripts in symbols, with one column of padding, for
+        torch's CTC wants at least one column.
+    """
+    exists = frame_mask(token_lengths.flatten(), tokens.size(2)).view(tokens.shape)
+    tokens = torch.where(exists, tokens, BLANK)
+    new_run = torch.ones_like(tokens)
+    new_run[..., 1:] = (tokens[..., 1:] != tokens[..., :-1]).long()
+    labels = new_run.cumsum(-1)
+    symbols = F.pad(torch.zeros_like(tokens), (1, 0)).scatter_(-1, labels, tokens)
+    return symbols, F.pad(labels, (0, 1), value=1)
+
+
+def _reduced_ctc(
+    log_probs: torch.Tensor,
+    lengths: torch.Tensor,
+    symbols: torch.Tensor,
+    labels: torch.Tensor,
+    token_lengths: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run torch's CTC forward and backward on the symbols of each transcript.
+
+    torch's gradient with respect to its input x is exp(x) - occupancy, as if a
+    log-softmax followed; so the occupancy is exp(x) - gradient.
+
+    Args:
+        log_probs: (B, T, V), float32 or float64.
+        lengths: (B,).
+        symbols: (B, K, S), token of each symbol.
+        labels: (B, K, U + 1), transcripts in symbols.
+        token_lengths: (B, K).
+
+    Returns:
+        The losses (B, K), and the occupancies of the symbols, (T, B, K, S), 0 in
+        frames of padding and for transcripts without an alignment.
+    """
+    num_frames, (batch, num, size) = log_probs.size(1), symbols.shape
+    frames = log_probs.transpose(0, 1).unsqueeze(2).expand(-1, -1, num, -1)
+    index = symbols.unsqueeze(0).expand(num_frames, -1, -1, -1)
+    # A symbol that is nobody's, or a repeat of blank, must not be -inf: inf - inf.
+    inputs = frames.gather(3, index).clamp_(min=torch.finfo(log_probs.dtype).min / 4)
+    inputs = inputs.view(num_frames, batch * num, size)
+    frame_lengths = lengths.repeat_interleave(num)
+    with torch.enable_grad():
+        inputs.requires_grad_(True)
+        losses = F.ctc_loss(
+            inputs,
+            labels.view(batch * num, -1),
+            frame_lengths,
+            token_lengths.flatten(),
+            blank=BLANK,
+            reduction="none",
+        )
+        feasible = torch.isfinite(losses)
+        (gradient,) = torch.autograd.grad(losses.sum(), inputs)
+    gamma = inputs.detach().exp_().sub_(gradient)
+    exists = frame_mask(frame_lengths, num_frames) & feasible.unsqueeze(1)
+    gamma = torch.where(exists.t().unsqueeze(2), gamma, 0.0).clamp_(min=0.0)
+    losses = torch.where(feasible, losses.detach(), 0.0)
+    return losses.view(batch, num), gamma.view(num_frames, batch, num, size)
+
+
+def _expand(
+    reduced: torch.Tensor,
+    weights: torch.Tensor,
+    symbols: torch.Tensor,
+    shape: torch.Size,
+) -> torch.Tensor:
+    """Sum weighted occupancies of symbols, (T, B, K, S), into those of tokens."""
+    num_frames = reduced.size(0)
+    reduced = (reduced * weights.to(reduced.dtype).unsqueeze(-1)).flatten(2)
+    index = symbols.flatten(1).unsqueeze(0).expand(num_frames, -1, -1)
+    full = reduced.new_zeros(shape)
+    full.transpose(0, 1).scatter_add_(2, index, reduced)
+    return full
+
+
+class _CTCNegativeLogLikelihood(torch.autograd.Function):
+    """See `ctc_nll`; the forward pass computes the gradient along with the loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        token_lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        symbols, labels = _reduce(tokens, token_lengths)
+        losses, gamma = _reduced_ctc(log_probs, lengths, symbols, labels, token_lengths)
+        ctx.save_for_backward(gamma, symbols)
+        ctx.shape = log_probs.shape
+        return losses
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gamma, symbols = ctx.saved_tensors
+        return _expand(gamma, -grad, symbols, ctx.shape), None, None, None

@@ -1,0 +1,92 @@
+"""Per-frame cross-entropy to a distribution or to a path, summed over the frames.
+
+B utterances, K paths, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from espnet_softpl.ctc import PADDING, frame_mask
+
+
+def frame_weights(
+    lengths: torch.Tensor, weight: torch.Tensor | None, like: torch.Tensor
+) -> torch.Tensor:
+    """Return the weight of every frame, 0 in the padding.
+
+    Args:
+        lengths: Frames per utterance, (B,).
+        weight: Trust in each frame, (B, T), or None for full trust.
+        like: (B, T, ...), gives the size and the floating-point type.
+
+    Returns:
+        (B, T).
+    """
+    mask = frame_mask(lengths, like.size(1))
+    if weight is None:
+        return mask.to(like.dtype)
+    return torch.where(mask, weight.to(like.dtype), 0.0)
+
+
+def distribution_ce(
+    log_probs: torch.Tensor, target_log_probs: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute -sum_t w_t sum_v q(v | t) log p(v | t), without a copy of the target.
+
+    Args:
+        log_probs: log p, (B, T, V), float32 or float64.
+        target_log_probs: log q, (B, T, V); no gradient flows to it. A token of
+            probability exactly 0 costs nothing, whatever p says.
+        weights: w, (B, T), 0 in the padding.
+
+    Returns:
+        (B,), in nats.
+    """
+    target = target_log_probs.detach().to(log_probs.dtype)
+    return -(_ExpectedLogProb.apply(log_probs, target) * weights).sum(-1)
+
+
+def path_ce(
+    log_probs: torch.Tensor, paths: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute -sum_t w_t log p(path_t | t), a mean over the paths.
+
+    Args:
+        log_probs: log p, (B, T, V), float32 or float64.
+        paths: Tokens, (B, K, T); -1 costs nothing.
+        weights: w, (B, T), 0 in the padding.
+
+    Returns:
+        (B,), in nats.
+    """
+    index = paths.transpose(1, 2)
+    picked = log_probs.gather(2, index.clamp(min=0))
+    picked = torch.where(index == PADDING, 0.0, picked)
+    return -(picked.mean(2) * weights).sum(-1)
+
+
+class _ExpectedLogProb(torch.autograd.Function):
+    """sum_v q(v) log p(v) over the last axis.
+
+    Autograd would keep q and the product; here the gradient, q, is made when needed,
+    so that the peak is one tensor of the size of the input.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_probs: torch.Tensor, target: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(target)
+        products = target.exp()
+        # 0 * -inf would be NaN.
+        nothing = products == 0
+        return products.mul_(log_probs).masked_fill_(nothing, 0.0).sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (target,) = ctx.saved_tensors
+        return target.exp().mul_(grad.unsqueeze(-1)), None

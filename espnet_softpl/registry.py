@@ -1,0 +1,161 @@
+"""From a name in YAML to an object: registered classes, or a user's dotted path."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The classes that one YAML key can name.
+
+    Args:
+        key: The YAML key, e.g. `pl_criterion`; the settings' key is `<key>_conf`.
+        base: What every class must derive from.
+    """
+
+    def __init__(self, key: str, base: type[T]) -> None:
+        self.key = key
+        self.base = base
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+        """Make a class known by a short name.
+
+        Args:
+            name: The name used in YAML, lower case.
+
+        Returns:
+            A class decorator that returns the class unchanged.
+        """
+
+        def decorate(cls: type[T]) -> type[T]:
+            self._classes[name] = cls
+            return cls
+
+        return decorate
+
+    def available(self) -> tuple[str, ...]:
+        """Return the registered names, sorted."""
+        return tuple(sorted(self._classes))
+
+    def get_class(self, name: str) -> type[T]:
+        """Find a class.
+
+        Args:
+            name: A registered name, or a dotted path `package.module:Class`.
+
+        Returns:
+            The class.
+
+        Raises:
+            ValueError: There is no such name or path, or it has another base.
+        """
+        if name in self._classes:
+            return self._classes[name]
+        if ":" not in str(name):
+            raise ValueError(
+                f"{self.key}: unknown {self.key.removeprefix('pl_')} {name!r}."
+                f"{did_you_mean(name, self._classes)}"
+                f" Legal: {', '.join(self.available())}, or your own as 'module:Class'."
+            )
+        module_name, _, class_name = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{self.key}: cannot load {name!r}: {error}. A dotted path is "
+                f"'module:Class', with the module's directory on PYTHONPATH."
+            ) from error
+        if not (inspect.isclass(found) and issubclass(found, self.base)):
+            raise ValueError(
+                f"{self.key}: {name!r} is not a subclass of "
+                f"{self.base.__module__}.{self.base.__qualname__}"
+            )
+        return found
+
+    def build(self, name: str, **conf: Any) -> T:
+        """Build an object from its name and settings.
+
+        Args:
+            name: A registered name, or a dotted path `package.module:Class`.
+            **conf: The class's own keyword arguments.
+
+        Returns:
+            The object.
+
+        Raises:
+            ValueError: Unknown name, unknown setting, or a value that the class
+                refuses.
+        """
+        return build_from_conf(self.get_class(name), conf, f"{self.key}_conf")
+
+
+def did_you_mean(word: Any, legal: Any) -> str:
+    """Return a hint " Did you mean 'x'?" where a legal word is near, else ""."""
+    near = difflib.get_close_matches(str(word), list(legal), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def build_from_conf(factory: Callable[..., Any], conf: dict[str, Any], key: str) -> Any:
+    """Call a factory with settings from YAML, refusing what it does not know.
+
+    Args:
+        factory: A class or function with keyword arguments.
+        conf: The settings.
+        key: The YAML key that the settings come from, for messages.
+
+    Returns:
+        What the factory returns.
+
+    Raises:
+        ValueError: A setting that the factory does not have, one that is missing, or
+            a value that it refuses.
+    """
+    parameters = inspect.signature(factory).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in conf:
+            if name not in parameters:
+                legal = ", ".join(parameters) or "none (it has no settings)"
+                hint = did_you_mean(name, parameters)
+                raise ValueError(f"{key}: unknown key {name!r}.{hint} Legal: {legal}.")
+    try:
+        return factory(**conf)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def named_confs(
+    key: str, names: str | Sequence[str], conf: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Assign settings to one or several named parts.
+
+    Args:
+        key: The YAML key that names the parts, for messages.
+        names: One name, or several.
+        conf: The settings: those of the part, where there is one; keyed by name, where
+            there are several (or one).
+
+    Returns:
+        The settings of each name, in order.
+
+    Raises:
+        ValueError: A name occurs twice, or settings are of a part that is not named.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if len(set(names)) < len(names):
+        raise ValueError(f"{key}: {names} names one of them twice")
+    if len(names) == 1 and set(conf) != set(names):
+        return {names[0]: dict(conf)}
+    for name, value in conf.items():
+        if name not in names or not isinstance(value, Mapping):
+            raise ValueError(
+                f"{key}_conf: {name!r} is not among {names}; with several parts, each "
+                f"one's settings stand under its name"
+            )
+    return {name: dict(conf.get(name, {})) for name in names}

@@ -1,0 +1,43 @@
+"""Regularizers: criteria on the student's mean posterior, added to any criterion.
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
+from espnet_softpl.ctc import frame_mask
+from espnet_softpl.prior import mean_posterior
+from espnet_softpl.registry import Registry
+
+REGISTRY: Registry[PLCriterion] = Registry("pl_regularizer", PLCriterion)
+
+register = REGISTRY.register
+available = REGISTRY.available
+build = REGISTRY.build
+
+
+def kept_mean(
+    log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Average the student's posteriors over the utterances that are kept.
+
+    A term R of the mean, in nats per frame, becomes a loss in nats per utterance as
+    frames * R: it then weighs against a criterion alike in batches of any size.
+
+    Args:
+        log_probs: The student's normalized frame log-posteriors, (B, T, V).
+        lengths: Frames per utterance, (B,).
+        pseudo_label: The label, for its `weight`: utterances above 0 are kept, and
+            all of them count alike. `frame_weight` is ignored.
+
+    Returns:
+        mean (V,), with gradient, zeros where nothing is kept; and frames (B,), 0 for
+        the utterances that are dropped.
+    """
+    kept = (pseudo_label.weight > 0).to(lengths.device)
+    mask = frame_mask(lengths, log_probs.size(1)) & kept.unsqueeze(1)
+    mean = mean_posterior(log_probs, mask)
+    return mean, (lengths * kept).to(mean.dtype)

@@ -1,0 +1,62 @@
+"""Entropy of the mean posterior: against the use of few tokens.
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
+from espnet_softpl.ranges import not_negative
+from espnet_softpl.regularizers.base import kept_mean, register
+
+
+def negative_entropy(mean: torch.Tensor) -> torch.Tensor:
+    """Compute sum_v m(v) log m(v).
+
+    Args:
+        mean: m, (V,). Shares of exactly 0 cost nothing, and have a finite gradient.
+
+    Returns:
+        A scalar in nats, in [-log V, 0].
+    """
+    tiny = torch.finfo(mean.dtype).tiny
+    return (mean * mean.clamp(min=tiny).log()).sum()
+
+
+@register("mean_entropy")
+class MeanEntropy(PLCriterion):
+    """Minus the entropy of the mean posterior, for every frame.
+
+    L_b = -weight * T_b * H(m), m the mean of p_S over all frames of the batch's kept
+    utterances. It is lowest where the batch uses all tokens alike, so it opposes a
+    student that says few tokens, or blank only. `frame_weight` is ignored.
+
+    Source: ours, the diversity term of mutual information maximization (compare SHOT,
+    Liang et al. 2020, https://arxiv.org/abs/2002.08546), here over frames.
+
+    Known failure: it does not oppose flattening, for a flat distribution at every
+    frame has the highest mean entropy; and it pulls toward uniform use of tokens,
+    which no language has (`prior_kl` pulls toward the labeled data's).
+
+    Args:
+        weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
+
+    Raises:
+        ValueError: weight is out of its range.
+    """
+
+    def __init__(self, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = not_negative("weight", weight)
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        mean, frames = kept_mean(log_probs, lengths, pseudo_label)
+        return self.weight * frames * negative_entropy(mean)

@@ -1,0 +1,73 @@
+"""Divergence of the mean posterior from that on labeled data.
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
+from espnet_softpl.prior import with_floor
+from espnet_softpl.ranges import not_negative
+from espnet_softpl.regularizers.base import kept_mean, register
+from espnet_softpl.regularizers.mean_entropy import negative_entropy
+
+
+def kl_to_prior(mean: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """Compute KL(m || q) = sum_v m(v) log (m(v) / q(v)).
+
+    Args:
+        mean: m, (V,). Shares of exactly 0 cost nothing, and have a finite gradient.
+        prior: q, (V,); a token never seen is given a small share, for its cost
+            would be infinite. No gradient flows to it.
+
+    Returns:
+        A scalar in nats, at least 0.
+    """
+    log_prior = with_floor(prior.detach().to(mean)).log()
+    return negative_entropy(mean) - (mean * log_prior).sum()
+
+
+@register("prior_kl")
+class PriorKL(PLCriterion):
+    """KL divergence of the mean posterior from the prior, for every frame.
+
+    L_b = weight * T_b * KL(m || q), m the mean of p_S over all frames of the batch's
+    kept utterances, q the mean frame posterior on labeled data, floored at 1e-6 and
+    renormalized. It opposes drift of the use of tokens, the blank's included, both
+    to few tokens and to a flat use of all. 0 while the prior is unknown.
+    `frame_weight` is ignored.
+
+    Source: ours, after the prior term of learning with noisy labels (compare Tanaka et
+    al. 2018, https://arxiv.org/abs/1803.11364, over images); here over frames, and in
+    the direction that punishes tokens said too often.
+
+    Known failure: it sees only the mean, so a student that says the prior at every
+    frame pays nothing; and a small batch's mean differs from q by chance.
+
+    Args:
+        weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
+
+    Raises:
+        ValueError: weight is out of its range.
+    """
+
+    needs_prior = True
+
+    def __init__(self, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = not_negative("weight", weight)
+
+    def forward(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        pseudo_label: PseudoLabel,
+    ) -> torch.Tensor:
+        """See `PLCriterion.forward`."""
+        mean, frames = kept_mean(log_probs, lengths, pseudo_label)
+        if pseudo_label.prior is None:
+            # Zeros that still depend on the student, so that they can be backwarded.
+            return 0.0 * mean.sum() * frames
+        return self.weight * frames * kl_to_prior(mean, pseudo_label.prior)

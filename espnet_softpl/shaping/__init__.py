@@ -1,0 +1,24 @@
+"""Shaping: changes to the teacher's label before the criterion."""
+
+from espnet_softpl.shaping.align import Align
+from espnet_softpl.shaping.base import Shaping, available, build, register
+from espnet_softpl.shaping.blank import ShiftBlank
+from espnet_softpl.shaping.confidence import (
+    FrameConfidence,
+    TokenConfidence,
+    UtteranceConfidence,
+)
+from espnet_softpl.shaping.sharpen import Sharpen
+
+__all__ = [
+    "Align",
+    "FrameConfidence",
+    "Sharpen",
+    "Shaping",
+    "ShiftBlank",
+    "TokenConfidence",
+    "UtteranceConfidence",
+    "available",
+    "build",
+    "register",
+]

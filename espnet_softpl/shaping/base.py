@@ -1,0 +1,76 @@
+"""What may change a teacher's label before the criterion sees it.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+
+from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.ctc import greedy
+from espnet_softpl.registry import Registry
+
+
+class Shaping(abc.ABC):
+    """A change to a pseudo-label, which leaves the label it is given as it is.
+
+    Subclasses implement `__call__` and take their settings as keyword arguments. What
+    they compute has no gradient, and is in float32 for half precision.
+
+    Attributes:
+        needs_prior: True where `PseudoLabel.prior` is used.
+        sets_frame_weight: True where `PseudoLabel.frame_weight` is set.
+    """
+
+    needs_prior: bool = False
+    sets_frame_weight: bool = False
+
+    @abc.abstractmethod
+    def __call__(self, label: PseudoLabel) -> PseudoLabel:
+        """Change a batch of labels.
+
+        Args:
+            label: The labels of B utterances.
+
+        Returns:
+            The changed labels.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, tensors and plain values only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state; there is nothing to restore unless a subclass says so.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        return None
+
+
+REGISTRY: Registry[Shaping] = Registry("pl_shaping", Shaping)
+
+register = REGISTRY.register
+available = REGISTRY.available
+build = REGISTRY.build
+
+
+def relabel(label: PseudoLabel, log_probs: torch.Tensor) -> PseudoLabel:
+    """Replace the teacher's posteriors, and read the transcript from the new ones.
+
+    Args:
+        label: The labels of B utterances.
+        log_probs: The new frame log-posteriors, (B, T, V).
+
+    Returns:
+        The label with new log_probs, tokens and token_lengths.
+    """
+    tokens, token_lengths = greedy(log_probs, label.lengths)
+    return label._replace(
+        log_probs=log_probs, tokens=tokens, token_lengths=token_lengths
+    )

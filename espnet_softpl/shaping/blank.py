@@ -1,0 +1,67 @@
+"""Shift the teacher's balance between blank and tokens.
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.ctc import BLANK, in_float32
+from espnet_softpl.prior import with_floor
+from espnet_softpl.ranges import finite, not_negative
+from espnet_softpl.shaping.base import Shaping, register, relabel
+
+
+def shift_blank(log_probs: torch.Tensor, shift: float | torch.Tensor) -> torch.Tensor:
+    """Add to the log-posterior of blank, and renormalize.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V), float32 or float64.
+        shift: In nats, a number or a scalar tensor.
+
+    Returns:
+        (B, T, V), normalized.
+    """
+    shifted = log_probs.clone()
+    shifted[..., BLANK] += shift
+    return shifted.log_softmax(-1)
+
+
+@register("blank")
+class ShiftBlank(Shaping):
+    """Make blank more or less likely, by a constant and by its prior.
+
+    log p_T(blank) += bias - prior_scale * log(q / (1 - q)), renormalized; q the mean
+    posterior of blank on labeled data. The transcript is read again. A bias below 0
+    makes the teacher say more tokens, against labels that vanish; so does prior_scale
+    where blank is more frequent than all tokens together. While q is unknown the bias
+    acts alone.
+
+    Source: ours; division by priors as in hybrid models, of blank against the rest.
+
+    Known failure: a large shift splits tokens or inserts them where speech has none.
+
+    Args:
+        bias: In nats, finite; 0 changes nothing.
+        prior_scale: At least 0; 0 leaves the prior out.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    def __init__(self, bias: float = 0.0, prior_scale: float = 0.0) -> None:
+        self.bias = finite("bias", bias)
+        self.prior_scale = not_negative("prior_scale", prior_scale)
+        self.needs_prior = self.prior_scale != 0.0
+
+    @torch.no_grad()
+    def __call__(self, label: PseudoLabel) -> PseudoLabel:
+        """See `Shaping.__call__`."""
+        log_probs = in_float32(label.log_probs)
+        shift: float | torch.Tensor = self.bias
+        if self.needs_prior and label.prior is not None:
+            odds = with_floor(label.prior.to(log_probs))[BLANK].logit()
+            shift = self.bias - self.prior_scale * odds
+        return relabel(label, shift_blank(log_probs, shift))

@@ -1,0 +1,203 @@
+"""Trust frames, tokens and utterances as far as the teacher is sure of them.
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
+from espnet_softpl.ranges import fraction, not_negative
+from espnet_softpl.shaping.base import Shaping, register
+
+
+def frame_confidence(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return the posterior of the best token of every frame.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+
+    Returns:
+        (B, T), in [0, 1].
+    """
+    return in_float32(log_probs.amax(-1)).exp()
+
+
+def token_confidence(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return, for every frame, the highest posterior in its run of the best path.
+
+    A run is a stretch of frames with the same best token: all frames of a token, or of
+    a pause, get the same value.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+        lengths: Frames per utterance, (B,).
+
+    Returns:
+        (B, T), in [0, 1]; any value in the padding.
+    """
+    path = log_probs.argmax(-1)
+    # The padding is a run of its own, whatever it holds.
+    path = path.masked_fill(~frame_mask(lengths, path.size(1)), PADDING)
+    starts = torch.zeros_like(path)
+    starts[:, 1:] = path[:, 1:] != path[:, :-1]
+    run = starts.cumsum(1)
+    confidence = frame_confidence(log_probs)
+    highest = torch.zeros_like(confidence).scatter_reduce(1, run, confidence, "amax")
+    return highest.gather(1, run)
+
+
+def utterance_confidence(
+    log_probs: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Return the geometric mean of the best posteriors of the frames with a token.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+        lengths: Frames per utterance, (B,).
+
+    Returns:
+        (B,), in [0, 1], over the frames whose best token is not blank, or over all
+        frames where there are none.
+    """
+    best, path = log_probs.max(-1)
+    mask = frame_mask(lengths, path.size(1))
+    spoken = mask & (path != BLANK)
+    used = torch.where(spoken.any(1, keepdim=True), spoken, mask)
+    # A running sum goes frame by frame: the padded T cannot change its rounding.
+    total = torch.where(used, in_float32(best), 0.0).cumsum(1)[:, -1]
+    return (total / used.sum(1).clamp(min=1)).exp()
+
+
+def trust(
+    confidence: torch.Tensor, power: float = 1.0, threshold: float = 0.0
+) -> torch.Tensor:
+    """Turn confidence into a weight.
+
+    Args:
+        confidence: Any shape, in [0, 1].
+        power: At least 0; 0 trusts everything above the threshold alike.
+        threshold: In [0, 1]; what is below it has weight 0.
+
+    Returns:
+        confidence ** power, or 0; the shape of `confidence`.
+    """
+    return torch.where(confidence >= threshold, confidence**power, 0.0)
+
+
+def weigh_frames(label: PseudoLabel, weight: torch.Tensor) -> PseudoLabel:
+    """Multiply a label's frame weights.
+
+    Args:
+        label: The labels of B utterances; without frame weights they are 1.
+        weight: (B, T), in [0, 1].
+
+    Returns:
+        The label with new frame weights, 0 in the padding.
+    """
+    if label.frame_weight is not None:
+        weight = weight * label.frame_weight
+    mask = frame_mask(label.lengths, weight.size(1))
+    return label._replace(frame_weight=torch.where(mask, weight, 0.0))
+
+
+@register("frame_confidence")
+class FrameConfidence(Shaping):
+    """Leave out the frames of which the teacher is not sure.
+
+    w_t <- w_t * [max_v p_T(v | t) >= threshold].
+
+    Source: USR (Haliassos et al. 2024, https://arxiv.org/abs/2411.02256).
+
+    Known failure: a CTC model is surest of blank, so a high threshold leaves mostly
+    blank frames.
+
+    Args:
+        threshold: In [0, 1]; 0 keeps every frame.
+
+    Raises:
+        ValueError: threshold is out of its range.
+    """
+
+    sets_frame_weight = True
+
+    def __init__(self, threshold: float = 0.8) -> None:
+        self.threshold = fraction("threshold", threshold)
+
+    @torch.no_grad()
+    def __call__(self, label: PseudoLabel) -> PseudoLabel:
+        """See `Shaping.__call__`."""
+        confidence = frame_confidence(label.log_probs)
+        return weigh_frames(label, trust(confidence, 0.0, self.threshold))
+
+
+@register("token_confidence")
+class TokenConfidence(Shaping):
+    """Weigh all frames of a token by its highest posterior.
+
+    w_t <- w_t * c_t ** power, c_t the highest posterior within the run of frames with
+    the same best token around t, blank included; 0 where c_t is below the threshold.
+    The frames at a token's edges, where it is never sure, so keep its weight.
+
+    Source: the thresholds of USR (Haliassos et al. 2024,
+    https://arxiv.org/abs/2411.02256) by token instead of by frame; ours.
+
+    Known failure: tokens that the teacher has missed lie inside runs of blank, and are
+    weighed by the surest frame of that run.
+
+    Args:
+        power: At least 0; 0 weighs everything above the threshold alike.
+        threshold: In [0, 1]; 0 keeps every frame.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    sets_frame_weight = True
+
+    def __init__(self, power: float = 1.0, threshold: float = 0.0) -> None:
+        self.power = not_negative("power", power)
+        self.threshold = fraction("threshold", threshold)
+
+    @torch.no_grad()
+    def __call__(self, label: PseudoLabel) -> PseudoLabel:
+        """See `Shaping.__call__`."""
+        confidence = token_confidence(label.log_probs, label.lengths)
+        return weigh_frames(label, trust(confidence, self.power, self.threshold))
+
+
+@register("utterance_confidence")
+class UtteranceConfidence(Shaping):
+    """Weigh utterances by the mean confidence of their tokens.
+
+    w_b <- w_b * c_b ** power, c_b the geometric mean of the best posterior over the
+    frames whose best token is not blank (over all where there are none); 0 where c_b
+    is below the threshold.
+
+    Source: ours, a likelihood normalized by length (compare Kahn et al. 2019,
+    https://arxiv.org/abs/1909.09116), on the frames of the best CTC path.
+
+    Known failure: short and frequent phrases are the surest ones, so training moves
+    toward them; and a teacher that is sure of its errors is believed.
+
+    Args:
+        power: At least 0; 0 weighs everything above the threshold alike.
+        threshold: In [0, 1]; 0 keeps every utterance.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    def __init__(self, power: float = 1.0, threshold: float = 0.0) -> None:
+        self.power = not_negative("power", power)
+        self.threshold = fraction("threshold", threshold)
+
+    @torch.no_grad()
+    def __call__(self, label: PseudoLabel) -> PseudoLabel:
+        """See `Shaping.__call__`."""
+        confidence = utterance_confidence(label.log_probs, label.lengths)
+        return label._replace(
+            weight=label.weight * trust(confidence, self.power, self.threshold)
+        )

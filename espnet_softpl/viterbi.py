@@ -1,0 +1,104 @@
+"""The best CTC alignment of a transcript: batched Viterbi, one loop over frames.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels, S = 2U + 1
+states: blank, label, blank, label, ..., blank.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
+
+# Finite, so that differences stay numbers; below any sum of real log-probabilities.
+NEVER = -1e30
+
+
+@torch.no_grad()
+def viterbi(
+    log_probs: torch.Tensor,
+    lengths: torch.Tensor,
+    tokens: torch.Tensor,
+    token_lengths: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the most probable alignment of each transcript.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V). Half precision is computed in
+            float32.
+        lengths: Frames per utterance, (B,).
+        tokens: Transcripts, (B, U), padded with any value.
+        token_lengths: Tokens per utterance, (B,).
+
+    Returns:
+        path (B, T), one token per frame, -1 in the padding and all over where the
+        transcript has no alignment; and its log-probability (B,), -inf there.
+    """
+    log_probs = in_float32(log_probs)
+    states, may_skip = _states(tokens, token_lengths)
+    index = states.unsqueeze(1).expand(-1, log_probs.size(1), -1)
+    emissions = log_probs.gather(2, index).clamp_(min=NEVER).transpose(0, 1)
+    moves, best = _forward(emissions.contiguous(), lengths, may_skip)
+    # The path ends in the last blank or in the last label.
+    last = 2 * token_lengths
+    ends = torch.stack([last, (last - 1).clamp(min=0)], 1)
+    score, which = best.gather(1, ends).max(1)
+    state = ends.gather(1, which.unsqueeze(1)).squeeze(1)
+    path = _trace_back(moves, state, states, lengths)
+    feasible = score > NEVER / 2
+    path = path.masked_fill(~feasible.unsqueeze(1), PADDING)
+    return path, score.masked_fill(~feasible, -torch.inf)
+
+
+def _states(
+    tokens: torch.Tensor, token_lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lay out states (B, S), and mark those that may be reached from two before."""
+    exists = frame_mask(token_lengths, tokens.size(1))
+    labels = torch.where(exists, tokens, BLANK)
+    states = labels.new_full((labels.size(0), 2 * labels.size(1) + 1), BLANK)
+    states[:, 1::2] = labels
+    may_skip = torch.zeros_like(states, dtype=torch.bool)
+    may_skip[:, 3::2] = exists[:, 1:] & (labels[:, 1:] != labels[:, :-1])
+    return states, may_skip
+
+
+def _forward(
+    emissions: torch.Tensor, lengths: torch.Tensor, may_skip: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the recursion over (T, B, S) emissions.
+
+    Returns:
+        moves (T, B, S) in int8, states advanced on entering each frame, 0, 1 or 2;
+        and the scores (B, S) at each utterance's last frame.
+    """
+    moves = emissions.new_zeros(emissions.shape, dtype=torch.int8)
+    scores = emissions[0].clone()
+    scores[:, 2:] = NEVER
+    no_skip = ~may_skip
+    final = scores
+    for t in range(1, emissions.size(0)):
+        one = F.pad(scores[:, :-1], (1, 0), value=NEVER)
+        two = F.pad(one[:, :-1], (1, 0), value=NEVER).masked_fill_(no_skip, NEVER)
+        scores, moves[t] = torch.stack([scores, one, two]).max(0)
+        scores = scores + emissions[t]
+        final = torch.where((t < lengths).unsqueeze(1), scores, final)
+    return moves, final
+
+
+def _trace_back(
+    moves: torch.Tensor,
+    state: torch.Tensor,
+    states: torch.Tensor,
+    lengths: torch.Tensor,
+) -> torch.Tensor:
+    """Follow the moves (T, B, S) back from the last state (B,) to a path (B, T)."""
+    num_frames = moves.size(0)
+    visited = []
+    for t in range(num_frames - 1, -1, -1):
+        visited.append(state)
+        back = moves[t].gather(1, state.unsqueeze(1)).squeeze(1).long()
+        state = torch.where(t < lengths, state - back, state)
+    path = states.gather(1, torch.stack(visited[::-1], 1))
+    return path.masked_fill(~frame_mask(lengths, num_frames), PADDING)
