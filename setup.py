@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
     "torch-complex>=0.4.3",
     "sentencepiece>=0.2.0,<0.3",
     "editdistance>=0.6.2",
+    "kaldialign>=0.9",
     "jamo>=0.4.1,<0.5",
     "espnet_tts_frontend>=0.0.3",
     "pypinyin<=0.44.0",
@@ -45,7 +46,7 @@ EXTRAS = {
     # espeakng-loader bundles eSpeak NG, which is under the GPL-3: it is needed only
     # to synthesize the mini corpus, and nothing else of this package uses it.
     "mini": ["espeakng-loader>=0.2.4"],
-    "recipe": ["kaldialign>=0.9", "matplotlib>=3.7", "tensorboard>=2.12"],
+    "recipe": ["matplotlib>=3.7", "tensorboard>=2.12"],
     # ESPnet 202511 pins setuptools<74 while torch 2.13 needs setuptools>=77: where
     # the two meet, pip replaces an installed CPU torch by an older CUDA build of
     # several gigabytes. So this extra suits machines with a GPU and no torch yet;

@@ -62,7 +62,8 @@ def confusion_network(
         max_gap: Longest run of insertions and deletions that a hypothesis may have
             against the pivot, at least 0; one with a longer run is left out and the
             others share its probability. Each run makes as many skippable bins, and
-            the cost of the loss grows with the longest run of those.
+            the cost of the loss grows with the longest run of those; runs of several
+            hypotheses may join to a longer one.
 
     Returns:
         The network, on the device of `tokens`; weights and skips have the type of

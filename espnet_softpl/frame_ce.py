@@ -46,7 +46,24 @@ def distribution_ce(
         (B,), in nats.
     """
     target = target_log_probs.detach().to(log_probs.dtype)
-    return -(_ExpectedLogProb.apply(log_probs, target) * weights).sum(-1)
+    return -(_ExpectedLogProb.apply(log_probs, target, True) * weights).sum(-1)
+
+
+def probability_ce(
+    log_probs: torch.Tensor, target: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Compute -sum_t w_t sum_v q(v | t) log p(v | t) from q itself.
+
+    Args:
+        log_probs: log p, (B, T, V), float32 or float64.
+        target: q, (B, T, V), not necessarily normalized; no gradient flows to it.
+        weights: w, (B, T), 0 in the padding.
+
+    Returns:
+        (B,), in nats.
+    """
+    target = target.detach().to(log_probs.dtype)
+    return -(_ExpectedLogProb.apply(log_probs, target, False) * weights).sum(-1)
 
 
 def path_ce(
@@ -69,24 +86,28 @@ def path_ce(
 
 
 class _ExpectedLogProb(torch.autograd.Function):
-    """sum_v q(v) log p(v) over the last axis.
+    """sum_v q(v) log p(v) over the last axis, from q or from log q.
 
-    Autograd would keep q and the product; here the gradient, q, is made when needed,
-    so that the peak is one tensor of the size of the input.
+    Autograd would keep the product; here the gradient, q, is made when needed, so that
+    the peak is one tensor of the size of the input.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, log_probs: torch.Tensor, target: torch.Tensor
+        ctx: Any, log_probs: torch.Tensor, target: torch.Tensor, is_log: bool
     ) -> torch.Tensor:
         ctx.save_for_backward(target)
-        products = target.exp()
+        ctx.is_log = is_log
+        probs = target.exp() if is_log else target
         # 0 * -inf would be NaN.
-        nothing = products == 0
-        return products.mul_(log_probs).masked_fill_(nothing, 0.0).sum(-1)
+        nothing = probs == 0
+        products = probs.mul_(log_probs) if is_log else probs * log_probs
+        return products.masked_fill_(nothing, 0.0).sum(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (target,) = ctx.saved_tensors
-        return target.exp().mul_(grad.unsqueeze(-1)), None
+        grad = grad.unsqueeze(-1)
+        gradient = target.exp().mul_(grad) if ctx.is_log else target * grad
+        return gradient, None, None

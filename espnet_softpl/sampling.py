@@ -38,7 +38,8 @@ def sample_paths(
     log_probs = in_float32(log_probs)
     # Shifted so that a small temperature overflows nowhere and ties stay ties.
     scores = log_probs - log_probs.amax(-1, keepdim=True)
-    cumulated = scores.div_(temperature).exp_().cumsum(-1)
+    scores = scores.div_(temperature).exp_()
+    cumulated = torch.cumsum(scores, -1, out=scores)
     total = cumulated[..., -1:]
     uniform = _uniform(log_probs, lengths, num_samples).to(cumulated)
     drawn = (uniform.transpose(1, 2) * total).contiguous()

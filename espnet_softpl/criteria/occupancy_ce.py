@@ -11,7 +11,7 @@ from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
 from espnet_softpl.criteria.transcripts import check_list, transcripts
 from espnet_softpl.ctc import in_float32, sharpen
 from espnet_softpl.ctc_loss import occupancies
-from espnet_softpl.frame_ce import distribution_ce, frame_weights
+from espnet_softpl.frame_ce import frame_weights, probability_ce
 from espnet_softpl.ranges import positive
 
 
@@ -61,6 +61,6 @@ class OccupancyCE(PLCriterion):
         log_probs = in_float32(log_probs)
         found = transcripts(pseudo_label, self.nbest, self.beam_size, self.temperature)
         teacher = sharpen(in_float32(pseudo_label.log_probs), self.temperature)
-        target = occupancies(teacher.detach(), lengths, *found).log_()
+        target = occupancies(teacher.detach(), lengths, *found)
         weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
-        return distribution_ce(log_probs, target, weights)
+        return probability_ce(log_probs, target, weights)
