@@ -142,15 +142,29 @@ def prepare(recipe: Path, seeds: Sequence[int], jobs: int) -> None:
     subprocess.run(command, cwd=recipe, check=True)
 
 
-def write_short_dev(recipe: Path, work: Path, count: int = 8) -> list[list[str]]:
-    """Write the first few dev utterances, for ESPnet's own validation."""
-    specs = []
-    for name, kind in (("wav.scp", "speech,sound"), ("text", "text,text")):
-        lines = (recipe / "dump/mini/dev" / name).read_text().splitlines()[:count]
-        path = work / f"dev.{name}"
-        path.write_text("".join(f"{line}\n" for line in lines))
-        specs.append([str(path), *kind.split(",")])
-    return specs
+def write_short_dev(recipe: Path, work: Path, count: int = 8) -> dict[str, Path]:
+    """Write the first few dev utterances, for ESPnet's own validation.
+
+    Args:
+        recipe: The recipe's directory.
+        work: Where to write.
+        count: How many utterances.
+
+    Returns:
+        The files by name: `wav.scp`, `text` and `speech_shape`.
+    """
+    dev = recipe / "dump/mini/dev"
+    sources = [dev / "wav.scp", dev / "text"]
+    sources.append(recipe / "exp/mini/stats_char/valid/speech_shape")
+    wanted = {
+        line.split()[0] for line in (dev / "text").read_text().splitlines()[:count]
+    }
+    written = {}
+    for source in sources:
+        lines = [k for k in source.read_text().splitlines() if k.split()[0] in wanted]
+        written[source.name] = work / f"dev.{source.name}"
+        written[source.name].write_text("".join(f"{line}\n" for line in lines))
+    return written
 
 
 def configure(
@@ -162,7 +176,7 @@ def configure(
         method: What differs from `SETTING`.
         seed: The run's seed; its seed model was trained with it too.
         recipe: The recipe's directory.
-        work: Where `write_short_dev` has written.
+        work: The run's directory.
 
     Returns:
         The configuration.
@@ -172,6 +186,7 @@ def configure(
     conf = {key: value for key, value in conf.items() if not key.startswith("pl_")}
     dump, stats = recipe / "dump/mini", recipe / "exp/mini/stats_char"
     conf["frontend_conf"]["fs"] = 16000
+    dev = write_short_dev(recipe, work)
     conf.update(
         token_type="char",
         token_list=str(dump / "token_list/char/tokens.txt"),
@@ -180,12 +195,15 @@ def configure(
             [str(dump / "labeled/wav.scp"), "speech", "sound"],
             [str(dump / "labeled/text"), "text", "text"],
         ],
-        valid_data_path_and_name_and_type=write_short_dev(recipe, work),
+        valid_data_path_and_name_and_type=[
+            [str(dev["wav.scp"]), "speech", "sound"],
+            [str(dev["text"]), "text", "text"],
+        ],
         train_shape_file=[
             str(stats / "train/speech_shape"),
             str(stats / "train/text_shape.char"),
         ],
-        valid_shape_file=[str(stats / "valid/speech_shape")],
+        valid_shape_file=[str(dev["speech_shape"])],
         unlabeled_data_path_and_name_and_type=[
             [str(dump / "unlabeled/wav.scp"), "speech", "sound"]
         ],
