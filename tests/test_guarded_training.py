@@ -117,7 +117,11 @@ def test_backing_off_returns_to_the_healthy_epoch(data, tmp_path) -> None:
 @pytest.mark.slow
 def test_a_run_that_backed_off_resumes_exactly(data, tmp_path) -> None:
     changes = dict(
-        optim_conf=dict(lr=0.02), pl_shaping=["align"], pl_separate_head=True
+        optim_conf=dict(lr=0.02),
+        pl_criterion="sampled_ctc",
+        pl_criterion_conf={"temperature": {"from": 2.0, "to": 0.5, "steps": 20}},
+        pl_shaping=["align"],
+        pl_separate_head=True,
     )
     whole = train(SoftPLTask, once(data, **changes), tmp_path / "whole")
     assert list((whole / "pl_collapse").iterdir())

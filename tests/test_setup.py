@@ -118,7 +118,8 @@ def test_check_env_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("librosa", "MISSING", 1),
         ("espnet", "MISSING", 1),
-        ("kaldialign", "optional", 0),
+        ("kaldialign", "MISSING", 1),
+        ("tensorboard", "optional", 0),
     ],
 )
 def test_check_env_reports_what_is_missing(

@@ -202,6 +202,7 @@ def test_oracle_transcripts_cannot_reach_a_loss(data, hard_run, seed_model, tmp_
     "criterion, conf",
     [
         ("soft_ce", {"temperature": 0.5}),
+        ("sampled_ctc", {"num_samples": {"from": 1, "to": 3, "steps": 5}}),
         ("test_training:BlankPrior", {}),
     ],
 )
@@ -289,6 +290,45 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
         "no ctc": ({"model_conf": {"ctc_weight": 0.0}}, "model_conf.ctc_weight"),
         "model": ({"model": "maskctc"}, "model: 'maskctc'"),
         "warp": ({"pl_criterion": "soft_ce", "specaug_conf": {}}, "apply_time_warp"),
+        "two views": (
+            {"pl_criterion": "consistency", "specaug_conf": {}},
+            "apply_time_warp",
+        ),
+        "frames": (
+            {"pl_shaping": ["token_confidence"], "specaug_conf": {}},
+            "must be false with pl_shaping",
+        ),
+        "weights": (
+            {
+                "pl_criterion": "test_training:BlankPrior",
+                "pl_shaping": ["frame_confidence"],
+            },
+            "weighs frames, which pl_criterion",
+        ),
+        "prior": (
+            {
+                "pl_regularizer": ["prior_kl"],
+                "pl_schedule_conf": {"labeled_steps": 0},
+            },
+            "counted on labeled batches",
+        ),
+        "regularizer": ({"pl_regularizer": ["prior"]}, "Did you mean 'prior_kl'"),
+        "shaping": ({"pl_shaping": "sharp"}, "Did you mean 'sharpen'"),
+        "of nobody": ({"pl_shaping_conf": {"power": 1.0}}, "'power' is not among"),
+        "guard": ({"pl_guard": "panic"}, "Legal: none, warn, stop, back_off"),
+        "limit": (
+            {"pl_guard_conf": {"limits": {"pl_blank": {"above": 1}}}},
+            "pl_blank_share",
+        ),
+        "ramp": (
+            {
+                "pl_criterion": "soft_ce",
+                "pl_criterion_conf": {
+                    "temperature": {"from": 1.0, "to": 0.0, "steps": 9}
+                },
+            },
+            "temperature must be a finite number > 0",
+        ),
         "chunks": ({"iterator_type": "chunk"}, "iterator_type"),
         "gpus": ({"ngpu": 2}, "multiprocessing_distributed"),
         "no criterion": ({"pl_criterion": None}, "given without pl_criterion"),

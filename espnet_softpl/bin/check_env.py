@@ -26,14 +26,13 @@ NECESSARY = dict(
     einops==0.8.2 hydra-core==1.3.8 opt_einsum==3.4.0 humanfriendly==10.0
     ConfigArgParse==1.9.0 PyYAML==6.0.3 librosa==0.11.0 soundfile==0.14.0
     h5py==3.16.0 kaldiio==2.18.1 torch-complex==0.4.4 sentencepiece==0.2.0
-    editdistance==0.8.1 jamo==0.4.1 espnet_tts_frontend==0.0.4 pypinyin==0.44.0
-    inflect==5.6.2 ci_sdr==0.0.2 fast_bss_eval==0.1.3
+    editdistance==0.8.1 kaldialign==0.12.0 jamo==0.4.1 espnet_tts_frontend==0.0.4
+    pypinyin==0.44.0 inflect==5.6.2 ci_sdr==0.0.2 fast_bss_eval==0.1.3
     """.split()
 )
 # Distribution -> tested version, what it is for.
 OPTIONAL = {
     "espeakng-loader": ("0.2.4", "synthesizes the mini corpus"),
-    "kaldialign": ("0.12.0", "scores with confidence intervals"),
     "matplotlib": ("3.11.2", "draws the recipe's plots"),
     "tensorboard": ("2.21.0", "follows a training in the browser"),
 }

@@ -56,4 +56,8 @@ def transcripts(
         return label.tokens.unsqueeze(1), label.token_lengths.unsqueeze(1), weights
     frames = sharpen(in_float32(label.log_probs.detach()), temperature)
     found = prefix_beam_search(frames, label.lengths, nbest, beam_size)
-    return found.tokens, found.token_lengths, found.scores.softmax(-1)
+    weights = found.scores.softmax(-1)
+    # A teacher that says NaN has no list; its loss is NaN, and that step is skipped.
+    first = torch.eye(1, nbest).to(weights).expand_as(weights)
+    weights = torch.where(weights.isnan(), first, weights)
+    return found.tokens, found.token_lengths, weights
