@@ -110,13 +110,15 @@ def test_a_run_is_the_preset_with_the_method_on_top(tmp_path) -> None:
     for place, name in ((dev, "wav.scp"), (dev, "text"), (valid, "speech_shape")):
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_text("".join(f"u{i:02d} {name}\n" for i in range(20)))
-    method = {"pl_criterion": "soft_ce", "specaug": None, "seed_checkpoint": "4.pth"}
+    method = {"pl_criterion": "soft_ce", "specaug": None}
     conf = collapse.configure(method, 2, recipe, tmp_path)
     before = yaml.safe_load(preset.read_text())
     assert conf["encoder_conf"] == before["encoder_conf"]
     assert conf["pl_criterion"] == "soft_ce" and conf["seed"] == 2
     assert conf["pl_teacher_conf"] == collapse.SETTING["pl_teacher_conf"]
-    assert "specaug" not in conf and "seed_checkpoint" not in conf
-    assert conf["init_param"] == [str(recipe / "exp/mini/seed2/warmup/4.pth")]
+    assert "specaug" not in conf
+    assert conf["init_param"] == [str(collapse.seed_model(recipe, 2))]
+    other = collapse.configure({**method, "init_param": ["x"]}, 2, recipe, tmp_path)
+    assert other["init_param"] == ["x"]
     written = Path(conf["valid_shape_file"][0]).read_text().splitlines()
     assert len(written) == 8 and written[0] == "u00 speech_shape"

@@ -42,11 +42,30 @@ def run_two(options: dict, out: Path) -> None:
             process.kill()
 
 
+# Fires again and again, whatever the model does.
+JUMPY = dict(
+    pl_separate_head=True,
+    pl_guard="back_off",
+    pl_guard_conf=dict(
+        reference_steps=1,
+        window=1,
+        patience=1,
+        max_back_offs=99,
+        limits={"pl_frame_entropy": {"above": 1e-6}},
+    ),
+)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "criterion, changes",
-    [("hard_ctc", {}), ("soft_ce", HYBRID), ("hard_ctc", HYBRID)],
-    ids=["ctc-hard", "hybrid-soft", "hybrid-hard"],
+    [
+        ("hard_ctc", {}),
+        ("soft_ce", HYBRID),
+        ("hard_ctc", HYBRID),
+        ("consistency", JUMPY),
+    ],
+    ids=["ctc-hard", "hybrid-soft", "hybrid-hard", "two-views-back-off"],
 )
 def test_two_processes(tmp_path, criterion, changes) -> None:
     """Unlabeled steps end on both ranks, with one teacher and sound statistics."""
@@ -55,14 +74,20 @@ def test_two_processes(tmp_path, criterion, changes) -> None:
     options.update(pl_criterion=criterion)
     out = tmp_path / "exp"
     run_two(options, out)
-    first, second = (
-        load(out / "pl_state" / f"2epoch.rank{rank}.pth")["teacher"]["model"]
-        for rank in (0, 1)
-    )
+    states = [load(out / "pl_state" / f"2epoch.rank{rank}.pth") for rank in (0, 1)]
+    # Both processes decide the same, from the same averages.
+    assert repr(states[0]["guard"]) == repr(states[1]["guard"])
+    assert (states[0]["guard"]["back_offs"] > 0) == (changes is JUMPY)
+    if changes is JUMPY:
+        assert same_tensors(states[0]["head"], states[1]["head"])
+    stats = load(out / "checkpoint.pth")["reporter"]["stats"][2]["train"]
+    for key in ("loss", "loss_labeled", "loss_pl", "pl_frame_entropy", "pl_cer"):
+        assert np.isfinite(stats[key]), key
+    first, second = (state["teacher"]["model"] for state in states)
+    if changes is JUMPY and first is None:
+        assert second is None  # Backed off last to before the teacher's birth.
+        return
     names = [key for key in first if "running_" not in key]
     assert names
     # Batch-norm statistics are each process's own, as ESPnet's DDP has them.
     assert same_tensors({k: first[k] for k in names}, {k: second[k] for k in names})
-    stats = load(out / "checkpoint.pth")["reporter"]["stats"][2]["train"]
-    for key in ("loss", "loss_labeled", "loss_pl", "pl_frame_entropy", "pl_cer"):
-        assert np.isfinite(stats[key]), key
