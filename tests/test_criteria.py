@@ -206,6 +206,23 @@ def test_half_precision_is_computed_in_float32(name, conf, dtype) -> None:
     assert torch.isfinite(evaluate(criterion, low, LENGTHS, low_label)).all()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@every_criterion
+def test_a_gpu_computes_the_same(name, conf) -> None:
+    criterion = criteria.build(name, **conf)
+    logits, label = student_and_label()
+    losses = evaluate(criterion, logits.log_softmax(-1), LENGTHS, label)
+    (expected,) = torch.autograd.grad(losses.sum(), logits)
+    there = label._replace(
+        **{k: v.cuda() for k, v in label._asdict().items() if v is not None}
+    )
+    log_probs = logits.cuda().log_softmax(-1)
+    on_gpu = evaluate(criterion, log_probs, LENGTHS.cuda(), there)
+    (gradient,) = torch.autograd.grad(on_gpu.sum(), logits)
+    torch.testing.assert_close(on_gpu.cpu(), losses, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
+
+
 @every_criterion
 def test_gradcheck(name, conf) -> None:
     criterion = criteria.build(name, **conf)
