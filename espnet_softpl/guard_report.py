@@ -97,8 +97,8 @@ FORMS: dict[str, Form] = {
             Cause(
                 "Plain frame-level soft labels: every bit of doubt in the teacher is "
                 "learned, and nothing in the loss takes it back.",
-                "pl_criterion: hard_ctc or blend in place of soft_ce; or "
-                "pl_shaping: sharpen.",
+                "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
+                "blend with one of them; or pl_shaping: sharpen.",
             ),
             _FEW_LABELED,
             _FAST_TEACHER,
@@ -123,8 +123,8 @@ FORMS: dict[str, Form] = {
             Cause(
                 "One distribution at every frame satisfies frame-level soft labels: "
                 "where teacher and student share it, their loss has no gradient.",
-                "pl_criterion: hard_ctc or blend in place of soft_ce; or "
-                "pl_regularizer: mean_entropy or prior_kl.",
+                "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
+                "blend with one of them; or pl_regularizer: mean_entropy or prior_kl.",
             ),
             _FEW_LABELED,
             _FAST_TEACHER,

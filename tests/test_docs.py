@@ -77,19 +77,11 @@ def build_block(conf: Mapping[str, Any]) -> None:
     """Build all that the `pl_*` keys of a configuration name, but users' own parts."""
     keys = {key for key in conf if key.startswith("pl_")} - OTHER_KEYS
     assert {key.removeprefix("pl_").removesuffix("_conf") for key in keys} <= NAMED
-    criterion, _ = (
-        [
-            Scheduled(functools.partial(module.build, name), settings).at(0)
-            for name, settings in parts(conf, key).items()
-        ]
-        for key, module in (("criterion", criteria), ("regularizer", regularizers))
-    )
-    shapers = [
+    for key, module in (("criterion", criteria), ("regularizer", regularizers)):
+        for name, settings in parts(conf, key).items():
+            Scheduled(functools.partial(module.build, name), settings)
+    for name, settings in parts(conf, "shaping").items():
         shaping.build(name, **settings)
-        for name, settings in parts(conf, "shaping").items()
-    ]
-    weighs = any(shaper.sets_frame_weight for shaper in shapers)
-    assert not weighs or all(part.weighs_frames for part in criterion)
     teacher.build(conf.get("pl_teacher", "ema"), **conf.get("pl_teacher_conf", {}))
     filters.build(conf.get("pl_filter", "tokens"), **conf.get("pl_filter_conf", {}))
     guard.build(conf.get("pl_guard", "warn"), **conf.get("pl_guard_conf", {}))
