@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import itertools
 import json
 import math
 import os
@@ -383,10 +384,21 @@ def run(name: str, method: Mapping[str, Any], seed: int, options: Any) -> dict:
 
 
 def risen(curve: Mapping[str, Sequence[float]], by: float = 0.1) -> int | None:
-    """Return the first decoded step at which the WER has risen by a share, if any."""
+    """Return the step at which the WER has risen by a share, if it has.
+
+    Args:
+        curve: `step` and `wer` of every decoding.
+        by: The share of the first WER.
+
+    Returns:
+        The step, interpolated between the two decodings around it.
+    """
     limit = curve["wer"][0] * (1.0 + by)
-    found = [s for s, wer in zip(curve["step"], curve["wer"]) if wer >= limit]
-    return found[0] if found else None
+    points = list(zip(curve["step"], curve["wer"]))
+    for (before, low), (after, high) in itertools.pairwise(points):
+        if high >= limit:
+            return round(before + (after - before) * (limit - low) / (high - low))
+    return None
 
 
 def first_alarm(monitors: Mapping[str, Any]) -> tuple[int | None, str]:

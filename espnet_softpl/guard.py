@@ -67,40 +67,43 @@ class Limits:
                 f"below must be less than above, got {self.below!r} and {self.above!r}"
             )
 
-    def lower(self, reference: float) -> tuple[float, str]:
+    def lower(self, reference: float, slack: float = 0.0) -> tuple[float, str]:
         """Return the least legal level and the words for it.
 
         Args:
             reference: The seed model's level.
+            slack: Least distance of a relative limit from the reference, at least 0.
 
         Returns:
             The level, -inf for none, and the limit that it comes from.
         """
         found = [(-math.inf, "none")]
         if self.lowest is not None and reference > 0:
-            text = f"lowest: {self.lowest:g} times the seed's"
-            found.append((self.lowest * reference, text))
+            limit = min(self.lowest * reference, reference - slack)
+            found.append((limit, f"lowest: {self.lowest:g} times the seed's"))
         if self.below is not None:
             found.append((self.below, f"below: {self.below:g}"))
         return max(found)
 
-    def upper(self, reference: float) -> tuple[float, str]:
+    def upper(self, reference: float, slack: float = 0.0) -> tuple[float, str]:
         """Return the greatest legal level and the words for it.
 
         Args:
             reference: The seed model's level.
+            slack: Least distance of a relative limit from the reference, at least 0.
 
         Returns:
             The level, inf for none, and the limit that it comes from.
         """
         found = [(math.inf, "none")]
         if self.highest is not None and reference > 0:
-            text = f"highest: {self.highest:g} times the seed's"
-            found.append((self.highest * reference, text))
+            limit = max(self.highest * reference, reference + slack)
+            found.append((limit, f"highest: {self.highest:g} times the seed's"))
         if self.above is not None:
             found.append((self.above, f"above: {self.above:g}"))
         if self.rise is not None:
-            found.append((reference + self.rise, f"rise: {self.rise:g} over the seed"))
+            limit = reference + max(self.rise, slack)
+            found.append((limit, f"rise: {self.rise:g} over the seed"))
         return min(found)
 
 
@@ -115,10 +118,10 @@ DEFAULT_LIMITS: dict[str, Limits] = {
     # within a tenth of the seed.
     "pl_mutual_information": Limits(lowest=0.8),
     # The first to move: it falls before the errors rise when labels flatten, and rises
-    # towards all blank. Hard labels that still improve raise it by a quarter. The
-    # ratio means little for a seed that says blank at most frames, as with long
-    # tokens: hence `above`.
-    "pl_blank_share": Limits(lowest=0.85, highest=1.5, above=0.97),
+    # towards all blank. Hard labels that still improve raise it by a quarter, and
+    # lower it by no more than 6 %. The ratio means little for a seed that says blank
+    # at most frames, as with long tokens: hence `above`.
+    "pl_blank_share": Limits(lowest=0.9, highest=1.5, above=0.97),
     # Some recordings are silent, in the seed too; its level may be 0, which has no
     # ratio.
     "pl_empty_share": Limits(rise=0.2),
@@ -170,12 +173,15 @@ class Alarm(NamedTuple):
 class _Track:
     """What the guard remembers of one monitor.
 
-    `level` is what was judged last: the average, or an infinite value, which must not
+    `spread` is the standard deviation of the values that made the reference; `level`
+    is what was judged last: the average, or an infinite value, which must not
     enter the average for it would stay there.
     """
 
     count: int = 0
     total: float = 0.0
+    squares: float = 0.0
+    spread: float = math.nan
     reference: float = math.nan
     average: float = math.nan
     level: float = math.nan
@@ -190,8 +196,11 @@ class _Track:
         if math.isnan(self.reference):
             self.count += 1
             self.total += value
+            self.squares += value * value
             if self.count >= reference_steps:
                 self.reference = self.average = self.total / self.count
+                variance = self.squares / self.count - self.reference**2
+                self.spread = math.sqrt(max(0.0, variance))
         else:
             self.average += (value - self.average) / window
         self.level = self.average
@@ -217,6 +226,9 @@ class Guard:
             least 1.
         window: Time constant of the moving average in unlabeled steps, at least 1; 1
             judges every batch by itself.
+        deviations: Standard errors by which a level must at least differ from the
+            reference before a ratio or a rise counts, at least 0: what batches differ
+            by anyway is no drift.
         patience: Unlabeled steps in a row beyond a limit that raise an alarm, at
             least 1.
         lower_weight: Factor on the unlabeled loss for each back-off, in [0, 1].
@@ -233,6 +245,7 @@ class Guard:
         action: str = "warn",
         reference_steps: int = 20,
         window: int = 10,
+        deviations: float = 3.0,
         patience: int = 5,
         lower_weight: float = 0.5,
         max_back_offs: int = 3,
@@ -248,6 +261,9 @@ class Guard:
         self.action = action
         self.reference_steps = _positive("reference_steps", reference_steps)
         self.window = _positive("window", window)
+        if not (_is_finite(deviations) and deviations >= 0.0):
+            raise ValueError(f"deviations must be at least 0, got {deviations!r}")
+        self.deviations = float(deviations)
         self.patience = _positive("patience", patience)
         self.lower_weight = float(lower_weight)
         self.max_back_offs = _positive("max_back_offs", max_back_offs)
@@ -300,8 +316,9 @@ class Guard:
         level, reference = self._tracks[name].level, self._tracks[name].reference
         if math.isinf(level):
             return Breach(name, level, reference, "a finite number", "infinite")
-        low, low_text = self.limits[name].lower(reference)
-        high, high_text = self.limits[name].upper(reference)
+        slack = self._slack(name)
+        low, low_text = self.limits[name].lower(reference, slack)
+        high, high_text = self.limits[name].upper(reference, slack)
         if level < low:
             return Breach(name, level, reference, f"{low:.3g} ({low_text})", "low")
         if level > high:
@@ -342,8 +359,18 @@ class Guard:
 
     def bounds(self, monitor: str) -> tuple[float, float]:
         """Return the least and the greatest legal level of a monitor, or -inf, inf."""
-        reference, limits = self.reference(monitor), self.limits[monitor]
-        return limits.lower(reference)[0], limits.upper(reference)[0]
+        reference, slack = self.reference(monitor), self._slack(monitor)
+        limits = self.limits[monitor]
+        return limits.lower(reference, slack)[0], limits.upper(reference, slack)[0]
+
+    def _slack(self, monitor: str) -> float:
+        """Return how far the average may be from the reference by chance."""
+        spread = self._tracks[monitor].spread
+        if math.isnan(spread):
+            return 0.0
+        # Variance of an exponential average with this time constant, and of the mean.
+        share = 1.0 / (2.0 * self.window - 1.0) + 1.0 / self.reference_steps
+        return self.deviations * spread * math.sqrt(share)
 
     def history(self) -> tuple[list[int], dict[str, list[float]]]:
         """Return the latest observations, at most `HISTORY`.

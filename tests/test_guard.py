@@ -154,7 +154,7 @@ def test_each_default_limit_fires_on_its_own() -> None:
 
 def test_reference_average_and_patience_by_hand() -> None:
     limits = {"pl_frame_entropy": {"highest": 1.8}}
-    guard = Guard(reference_steps=2, window=4, patience=3, limits=limits)
+    guard = Guard("warn", 2, 4, deviations=0, patience=3, limits=limits)
     values = [1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0]
     levels, alarms = [], []
     for step, value in enumerate(values):
@@ -172,6 +172,26 @@ def test_reference_average_and_patience_by_hand() -> None:
     assert alarms[6][:2] == (60, 1)
     assert breach[:3] == ("pl_frame_entropy", average, 1.5)
     assert breach.limit == "2.7 (highest: 1.8 times the seed's)"
+
+
+def test_what_batches_differ_by_anyway_is_no_drift() -> None:
+    seed = [0.8, 1.2] * 5
+    limits = {"pl_blank_share": {"lowest": 0.95, "above": None}}
+    strict = Guard(reference_steps=10, window=1, deviations=0, limits=limits)
+    guard = Guard(reference_steps=10, window=1, deviations=3, limits=limits)
+    for one in (strict, guard):
+        fed(one, "pl_blank_share", seed)
+    assert strict.bounds("pl_blank_share")[0] == pytest.approx(0.95)
+    # A spread of 0.2, in one value and in the mean of ten.
+    slack = 3 * 0.2 * math.sqrt(1 + 1 / 10)
+    assert guard.bounds("pl_blank_share") == pytest.approx((1 - slack, 1 + slack))
+    steady = Guard(reference_steps=10, window=1, deviations=3, limits=limits)
+    fed(steady, "pl_blank_share", [1.0] * 10)
+    assert steady.bounds("pl_blank_share")[0] == pytest.approx(0.95)
+    absolute = {"pl_blank_share": {"lowest": None, "highest": None, "below": 0.9}}
+    floor = Guard(reference_steps=10, window=1, deviations=3, limits=absolute)
+    fed(floor, "pl_blank_share", seed)
+    assert floor.bounds("pl_blank_share") == (0.9, 0.97)
 
 
 def test_an_interruption_restarts_the_patience() -> None:
