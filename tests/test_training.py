@@ -269,6 +269,47 @@ def test_unlabeled_files_that_cannot_be_read(data, tmp_path, caplog, capsys) -> 
     assert "1 of 21 utterances" in error and "cannot be read" in error
 
 
+BAD_LABELS: dict[str, tuple[dict, str]] = {
+    "two views": (
+        {"pl_criterion": "consistency", "specaug_conf": {}},
+        "apply_time_warp",
+    ),
+    "frames": (
+        {"pl_shaping": ["token_confidence"], "specaug_conf": {}},
+        "must be false with pl_shaping",
+    ),
+    "weights": (
+        {
+            "pl_criterion": "test_training:BlankPrior",
+            "pl_shaping": ["frame_confidence"],
+        },
+        "weighs frames, which pl_criterion",
+    ),
+    "prior": (
+        {
+            "pl_regularizer": ["prior_kl"],
+            "pl_schedule_conf": {"labeled_steps": 0},
+        },
+        "counted on labeled batches",
+    ),
+    "regularizer": ({"pl_regularizer": ["prior"]}, "Did you mean 'prior_kl'"),
+    "shaping": ({"pl_shaping": "sharp"}, "Did you mean 'sharpen'"),
+    "of nobody": ({"pl_shaping_conf": {"power": 1.0}}, "'power' is not among"),
+    "guard": ({"pl_guard": "panic"}, "Legal: none, warn, stop, back_off"),
+    "limit": (
+        {"pl_guard_conf": {"limits": {"pl_blank": {"above": 1}}}},
+        "pl_blank_share",
+    ),
+    "ramp": (
+        {
+            "pl_criterion": "soft_ce",
+            "pl_criterion_conf": {"temperature": {"from": 1.0, "to": 0.0, "steps": 9}},
+        },
+        "temperature must be a finite number > 0",
+    ),
+}
+
+
 def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
     """List bad configurations, and what the refusal must say."""
     (tmp_path / "empty").write_text("")
@@ -290,45 +331,7 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
         "no ctc": ({"model_conf": {"ctc_weight": 0.0}}, "model_conf.ctc_weight"),
         "model": ({"model": "maskctc"}, "model: 'maskctc'"),
         "warp": ({"pl_criterion": "soft_ce", "specaug_conf": {}}, "apply_time_warp"),
-        "two views": (
-            {"pl_criterion": "consistency", "specaug_conf": {}},
-            "apply_time_warp",
-        ),
-        "frames": (
-            {"pl_shaping": ["token_confidence"], "specaug_conf": {}},
-            "must be false with pl_shaping",
-        ),
-        "weights": (
-            {
-                "pl_criterion": "test_training:BlankPrior",
-                "pl_shaping": ["frame_confidence"],
-            },
-            "weighs frames, which pl_criterion",
-        ),
-        "prior": (
-            {
-                "pl_regularizer": ["prior_kl"],
-                "pl_schedule_conf": {"labeled_steps": 0},
-            },
-            "counted on labeled batches",
-        ),
-        "regularizer": ({"pl_regularizer": ["prior"]}, "Did you mean 'prior_kl'"),
-        "shaping": ({"pl_shaping": "sharp"}, "Did you mean 'sharpen'"),
-        "of nobody": ({"pl_shaping_conf": {"power": 1.0}}, "'power' is not among"),
-        "guard": ({"pl_guard": "panic"}, "Legal: none, warn, stop, back_off"),
-        "limit": (
-            {"pl_guard_conf": {"limits": {"pl_blank": {"above": 1}}}},
-            "pl_blank_share",
-        ),
-        "ramp": (
-            {
-                "pl_criterion": "soft_ce",
-                "pl_criterion_conf": {
-                    "temperature": {"from": 1.0, "to": 0.0, "steps": 9}
-                },
-            },
-            "temperature must be a finite number > 0",
-        ),
+        **BAD_LABELS,
         "chunks": ({"iterator_type": "chunk"}, "iterator_type"),
         "gpus": ({"ngpu": 2}, "multiprocessing_distributed"),
         "no criterion": ({"pl_criterion": None}, "given without pl_criterion"),
