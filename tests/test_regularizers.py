@@ -236,7 +236,7 @@ def test_descent_does_what_the_term_promises(name) -> None:
 @pytest.mark.parametrize(
     "name, conf, message",
     [
-        ("mean_entropi", {}, "pl_regularizer: unknown name.*Did you mean"),
+        ("mean_entropi", {}, "pl_regularizer: unknown regularizer.*Did you mean"),
         ("prior_kl", {"wait": 1.0}, "pl_regularizer_conf: unknown key"),
         ("prior_kl", {"weight": -1.0}, ">= 0"),
         ("mean_entropy", {"weight": math.nan}, ">= 0"),

@@ -409,7 +409,7 @@ def test_a_users_shaping_by_dotted_path() -> None:
 @pytest.mark.parametrize(
     "name, conf, message",
     [
-        ("sharpn", {}, "pl_shaping: unknown name.*Did you mean 'sharpen'"),
+        ("sharpn", {}, "pl_shaping: unknown shaping.*Did you mean 'sharpen'"),
         ("sharpen", {"temprature": 1.0}, "pl_shaping_conf: unknown key"),
         ("sharpen", {"temperature": 0.0}, "> 0"),
         ("align", {"decay": 1.5}, "decay"),
