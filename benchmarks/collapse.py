@@ -463,6 +463,21 @@ def verdict(row: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def flatten(
+    rows: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Lay rows out as one flat object: `method.figure`, `method.figure.seedN`."""
+    figures: dict[str, Any] = {}
+    for name, row in rows.items():
+        for key, value in row.items():
+            if isinstance(value, list):
+                each = {f"{name}.{key}.seed{s}": v for s, v in zip(seeds, value)}
+                figures.update(each)
+            else:
+                figures[f"{name}.{key}"] = value
+    return figures
+
+
 COLUMNS = (
     "method",
     "dev WER",
@@ -593,7 +608,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.plot:
         plot(found, options.plot)
     if options.json:
-        figures = {f"{n}.{key}": v for n, row in rows.items() for key, v in row.items()}
+        figures = flatten(rows, options.seeds)
         machine = common.describe_machine(torch.device("cpu"))
         machine["command"] = common.command_line("benchmarks/collapse.py", argv)
         common.write_json(options.json, {**machine, **figures})

@@ -67,6 +67,15 @@ def test_the_table_and_the_plot(tmp_path) -> None:
     assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
+def test_the_figures_are_one_flat_object(tmp_path) -> None:
+    runs = [run_of([0.5, 0.5, 0.54, 1.0], FALLING), run_of([0.5] * 4, HEALTHY)]
+    figures = collapse.flatten({"soft_ce": collapse.summarize(runs)}, [1, 2])
+    assert figures["soft_ce.risen.seed1"] == 40
+    assert figures["soft_ce.alarm.seed2"] is None
+    assert not any(isinstance(value, (list, dict)) for value in figures.values())
+    common.write_json(tmp_path / "x.json", figures)
+
+
 def test_infinite_and_unknown_monitors_survive_the_way_through_json() -> None:
     run = run_of([0.5] * 4, [math.nan, *HEALTHY])
     run["monitors"]["values"]["pl_blank_share"][0] = None
