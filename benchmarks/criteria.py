@@ -44,7 +44,6 @@ from espnet_softpl.confusion import ConfusionNetwork, confusion_network
 from espnet_softpl.criteria import PLCriterion, PseudoLabel, build
 from espnet_softpl.criteria.consistency import frame_kl
 from espnet_softpl.criteria.sampled_ctc import sample_transcripts
-from espnet_softpl.criteria.transcripts import transcripts
 from espnet_softpl.ctc import frame_mask, greedy, sharpen
 from espnet_softpl.ctc_loss import ctc_nll, occupancies
 from espnet_softpl.frame_ce import (
@@ -139,9 +138,7 @@ def transcript_loss(
 def _list_of(
     criterion: Any, label: PseudoLabel
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return transcripts(
-        label, criterion.nbest, criterion.beam_size, criterion.temperature
-    )
+    return criterion.transcripts(label)
 
 
 def _one_transcript(

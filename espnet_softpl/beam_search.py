@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from espnet_softpl.ctc import BLANK, collapse, frame_mask
+from espnet_softpl.ctc import BLANK, collapse, frame_mask, in_float32
 
 NO_MASS = -float("inf")
 # Odd 64-bit constants of multiplicative hashing, written as signed numbers.
@@ -94,8 +94,7 @@ def prefix_beam_search(
     """
     token_beam = beam_size if token_beam is None else token_beam
     _check_sizes(nbest, beam_size, token_beam)
-    if log_probs.dtype != torch.float64:
-        log_probs = log_probs.float()
+    log_probs = in_float32(log_probs)
     frames = log_probs.transpose(0, 1)
     choices, extensions = _candidates(frames, min(token_beam, frames.size(2) - 1))
 

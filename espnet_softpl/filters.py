@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.ranges import at_least
 from espnet_softpl.registry import build_from_conf
 
 
@@ -24,11 +25,7 @@ class TokenCountFilter:
     """
 
     def __init__(self, min_tokens: int = 1) -> None:
-        if isinstance(min_tokens, bool) or not isinstance(min_tokens, int):
-            raise ValueError(f"min_tokens must be an integer >= 0, got {min_tokens!r}")
-        if min_tokens < 0:
-            raise ValueError(f"min_tokens must be an integer >= 0, got {min_tokens}")
-        self.min_tokens = min_tokens
+        self.min_tokens = at_least("min_tokens", min_tokens, 0)
 
     def __call__(self, label: PseudoLabel) -> torch.Tensor:
         """Weigh a batch of labels.

@@ -30,7 +30,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import pad, threshold_
 
 from espnet_softpl.confusion import ConfusionNetwork
-from espnet_softpl.ctc import BLANK, PADDING, frame_mask
+from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
 
 FLOOR = -1e30
 NEGLIGIBLE = 80.0  # Nats below the largest part of a sum.
@@ -102,8 +102,7 @@ def graph_ctc(
         (B,), in nats. 0 without gradient where no path fits the frames, or where
         frames or weights of probability 0 rule out every path.
     """
-    if log_probs.dtype != torch.float64:
-        log_probs = log_probs.float()
+    log_probs = in_float32(log_probs)
     graph = _build_graph(network, log_probs.dtype)
     return _GraphCTC.apply(log_probs, lengths, graph)
 

@@ -15,15 +15,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from espnet_softpl.ranges import at_least, is_finite
 from espnet_softpl.registry import build_from_conf, did_you_mean
 
 ACTIONS = ("warn", "stop", "back_off")
 HISTORY = 2000  # Observations kept for the plot.
-
-
-def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Limits:
         }
         for name, (what, is_legal) in legal.items():
             value = getattr(self, name)
-            if value is not None and not (_is_finite(value) and is_legal(value)):
+            if value is not None and not (is_finite(value) and is_legal(value)):
                 raise ValueError(f"{name} must be {what}, or null, got {value!r}")
         if None not in (self.below, self.above) and not self.below < self.above:
             raise ValueError(
@@ -256,17 +252,17 @@ class Guard:
                 f"unknown action {action!r}.{did_you_mean(action, ACTIONS)} "
                 f"Legal: {', '.join(ACTIONS)}."
             )
-        if not (_is_finite(lower_weight) and 0.0 <= lower_weight <= 1.0):
+        if not (is_finite(lower_weight) and 0.0 <= lower_weight <= 1.0):
             raise ValueError(f"lower_weight must be in [0, 1], got {lower_weight!r}")
         self.action = action
-        self.reference_steps = _positive("reference_steps", reference_steps)
-        self.window = _positive("window", window)
-        if not (_is_finite(deviations) and deviations >= 0.0):
+        self.reference_steps = at_least("reference_steps", reference_steps, 1)
+        self.window = at_least("window", window, 1)
+        if not (is_finite(deviations) and deviations >= 0.0):
             raise ValueError(f"deviations must be at least 0, got {deviations!r}")
         self.deviations = float(deviations)
-        self.patience = _positive("patience", patience)
+        self.patience = at_least("patience", patience, 1)
         self.lower_weight = float(lower_weight)
-        self.max_back_offs = _positive("max_back_offs", max_back_offs)
+        self.max_back_offs = at_least("max_back_offs", max_back_offs, 1)
         self.limits = _merge_limits(limits)
         self.alarms = 0
         self.back_offs = 0
@@ -430,12 +426,6 @@ def build(name: str | None, **conf: Any) -> Guard | None:
             f"Legal: {', '.join(legal)}."
         )
     return build_from_conf(functools.partial(Guard, name), conf, "pl_guard_conf")
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-    return value
 
 
 def _merge_limits(given: Any) -> dict[str, Limits]:

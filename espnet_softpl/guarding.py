@@ -17,7 +17,12 @@ import torch
 from espnet_softpl.checks import CollapseError
 from espnet_softpl.guard import MONITORS, Alarm
 from espnet_softpl.guard_report import explain, write_report
-from espnet_softpl.state import load_state, rank_and_world, save_atomically
+from espnet_softpl.state import (
+    STATE_DIR,
+    load_state,
+    rank_and_world,
+    save_atomically,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +133,7 @@ class Watch:
 def healthy_path(output_dir: Path, epoch: int) -> Path:
     """Name this process's snapshot of a healthy epoch's end."""
     rank, _ = rank_and_world()
-    return output_dir / "pl_state" / f"{epoch}epoch.healthy.rank{rank}.pth"
+    return output_dir / STATE_DIR / f"{epoch}epoch.healthy.rank{rank}.pth"
 
 
 def save_healthy(

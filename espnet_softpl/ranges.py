@@ -7,34 +7,36 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def is_finite(value: Any) -> bool:
+    """Tell whether a value is a finite number; a bool is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def positive(name: str, value: Any) -> float:
     """Return a finite number greater than 0, or raise ValueError."""
-    if not (_is_number(value) and math.isfinite(value) and value > 0):
+    if not (is_finite(value) and value > 0):
         raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
     return float(value)
 
 
 def not_negative(name: str, value: Any) -> float:
     """Return a finite number of at least 0, or raise ValueError."""
-    if not (_is_number(value) and math.isfinite(value) and value >= 0):
+    if not (is_finite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
     return float(value)
 
 
 def finite(name: str, value: Any) -> float:
     """Return a finite number, or raise ValueError."""
-    if not (_is_number(value) and math.isfinite(value)):
+    if not is_finite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     return float(value)
 
 
 def fraction(name: str, value: Any) -> float:
     """Return a number in [0, 1], or raise ValueError."""
-    if not (_is_number(value) and 0.0 <= value <= 1.0):
+    if not (is_finite(value) and 0.0 <= value <= 1.0):
         raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
     return float(value)
 

@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from espnet_softpl.ranges import at_least, is_finite
+
 T = TypeVar("T")
 RAMP_KEYS = {"from", "to", "steps", "start"}
 
@@ -49,9 +51,7 @@ class Schedule:
     def __post_init__(self) -> None:
         least = dict(start_step=0, labeled_steps=0, unlabeled_steps=1, ramp_steps=0)
         for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
+            at_least(name, getattr(self, name), low)
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"weight must be a finite number >= 0: {self.weight!r}")
 
@@ -129,15 +129,12 @@ def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
             f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
             f"start, got {dict(ramp)}"
         )
-    start, ends = ramp.get("start", 0), (ramp["from"], ramp["to"])
-    for name, value, low in (("steps", ramp["steps"], 1), ("start", start, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
+    steps = at_least("steps", ramp["steps"], 1)
+    start, ends = at_least("start", ramp.get("start", 0), 0), (ramp["from"], ramp["to"])
     for value in ends:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (is_number and math.isfinite(value)):
+        if not is_finite(value):
             raise ValueError(f"from and to must be finite numbers, got {value!r}")
-    done = min(max(step - start, 0) / ramp["steps"], 1.0)
+    done = min(max(step - start, 0) / steps, 1.0)
     value = ends[0] + done * (ends[1] - ends[0])
     return round(value) if all(isinstance(end, int) for end in ends) else value
 

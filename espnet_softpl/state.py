@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+STATE_DIR = "pl_state"  # In the experiment directory, beside ESPnet's checkpoint.
+
 
 def save_atomically(state: Any, path: Path) -> None:
     """Save with torch under a temporary name, then rename.

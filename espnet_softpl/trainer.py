@@ -14,11 +14,10 @@ from espnet2.train.trainer import Trainer
 from espnet_softpl import state as files
 from espnet_softpl.checks import UserError
 from espnet_softpl.guarding import Watch, WatchedIterator, save_healthy
-from espnet_softpl.state import rank_and_world, save_atomically
+from espnet_softpl.state import STATE_DIR, rank_and_world, save_atomically
 
 logger = logging.getLogger(__name__)
 
-STATE_DIR = "pl_state"
 STATE_VERSION = 2
 
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
-from espnet_softpl.criteria.transcripts import check_list, transcripts
+from espnet_softpl.criteria.base import PseudoLabel, register
+from espnet_softpl.criteria.transcripts import TranscriptsCriterion
 from espnet_softpl.ctc import weigh
 from espnet_softpl.ctc_loss import ctc_nll
-from espnet_softpl.ranges import positive
 
 
 @register("nbest_ctc")
-class NBestCTC(PLCriterion):
+class NBestCTC(TranscriptsCriterion):
     """Transcript-level cross-entropy on an N-best list.
 
     L = -sum_n w_n log P_S(y_n), w_n = P_T(y_n) / sum_m P_T(y_m): the transcript-level
@@ -40,14 +39,6 @@ class NBestCTC(PLCriterion):
     """
 
     trains_decoder = True
-    weighs_frames = True
-
-    def __init__(
-        self, nbest: int = 4, beam_size: int | None = None, temperature: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.nbest, self.beam_size = check_list(nbest, beam_size)
-        self.temperature = positive("temperature", temperature)
 
     def forward(
         self,
@@ -56,9 +47,7 @@ class NBestCTC(PLCriterion):
         pseudo_label: PseudoLabel,
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
-        tokens, token_lengths, weights = transcripts(
-            pseudo_label, self.nbest, self.beam_size, self.temperature
-        )
+        tokens, token_lengths, weights = self.transcripts(pseudo_label)
         log_probs = weigh(log_probs, pseudo_label.frame_weight)
         losses = ctc_nll(log_probs, lengths, tokens, token_lengths)
         return (losses * weights.to(losses.dtype)).sum(1)

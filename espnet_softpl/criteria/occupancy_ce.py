@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
-from espnet_softpl.criteria.transcripts import check_list, transcripts
+from espnet_softpl.criteria.base import PseudoLabel, register
+from espnet_softpl.criteria.transcripts import TranscriptsCriterion
 from espnet_softpl.ctc import in_float32, sharpen
 from espnet_softpl.ctc_loss import occupancies
 from espnet_softpl.frame_ce import frame_weights, probability_ce
-from espnet_softpl.ranges import positive
 
 
 @register("occupancy_ce")
-class OccupancyCE(PLCriterion):
+class OccupancyCE(TranscriptsCriterion):
     """Cross-entropy to P_T(token at frame t | transcript).
 
     L = -sum_t sum_v g_T(v | t) log p_S(v | t), g_T = sum_n w_n gamma_T(v | t; y_n): the
@@ -42,14 +41,11 @@ class OccupancyCE(PLCriterion):
     """
 
     frame_level = True
-    weighs_frames = True
 
     def __init__(
         self, nbest: int = 1, beam_size: int | None = None, temperature: float = 1.0
     ) -> None:
-        super().__init__()
-        self.nbest, self.beam_size = check_list(nbest, beam_size)
-        self.temperature = positive("temperature", temperature)
+        super().__init__(nbest, beam_size, temperature)
 
     def forward(
         self,
@@ -59,7 +55,7 @@ class OccupancyCE(PLCriterion):
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
-        found = transcripts(pseudo_label, self.nbest, self.beam_size, self.temperature)
+        found = self.transcripts(pseudo_label)
         teacher = sharpen(in_float32(pseudo_label.log_probs), self.temperature)
         target = occupancies(teacher.detach(), lengths, *found)
         weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)

@@ -8,15 +8,14 @@ from __future__ import annotations
 import torch
 
 from espnet_softpl.confusion import confusion_network
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
-from espnet_softpl.criteria.transcripts import check_list, transcripts
+from espnet_softpl.criteria.base import PseudoLabel, register
+from espnet_softpl.criteria.transcripts import TranscriptsCriterion
 from espnet_softpl.ctc import in_float32, weigh
 from espnet_softpl.graph_ctc import graph_ctc
-from espnet_softpl.ranges import positive
 
 
 @register("soft_ctc")
-class SoftCTC(PLCriterion):
+class SoftCTC(TranscriptsCriterion):
     """Minus the log of the student's likelihood, summed over a confusion network.
 
     L = -log sum_y W(y) P_S(y), y over all transcripts of the network that aligns the
@@ -44,14 +43,6 @@ class SoftCTC(PLCriterion):
     """
 
     trains_decoder = True
-    weighs_frames = True
-
-    def __init__(
-        self, nbest: int = 4, beam_size: int | None = None, temperature: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.nbest, self.beam_size = check_list(nbest, beam_size)
-        self.temperature = positive("temperature", temperature)
 
     def forward(
         self,
@@ -60,8 +51,6 @@ class SoftCTC(PLCriterion):
         pseudo_label: PseudoLabel,
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
-        network = confusion_network(
-            *transcripts(pseudo_label, self.nbest, self.beam_size, self.temperature)
-        )
+        network = confusion_network(*self.transcripts(pseudo_label))
         log_probs = weigh(in_float32(log_probs), pseudo_label.frame_weight)
         return graph_ctc(log_probs, lengths, network)

@@ -5,33 +5,12 @@ B utterances, N transcripts, T frames after subsampling, V tokens with blank, U 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from espnet_softpl.beam_search import prefix_beam_search
-from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
 from espnet_softpl.ctc import in_float32, sharpen
-from espnet_softpl.ranges import at_least
-
-
-def check_list(nbest: Any, beam_size: Any) -> tuple[int, int]:
-    """Check the settings of an N-best list.
-
-    Args:
-        nbest: N, at least 1.
-        beam_size: At least N, or None for 2 N.
-
-    Returns:
-        nbest and beam_size.
-
-    Raises:
-        ValueError: A value out of its range.
-    """
-    nbest = at_least("nbest", nbest, 1)
-    return nbest, 2 * nbest if beam_size is None else at_least(
-        "beam_size", beam_size, nbest
-    )
+from espnet_softpl.ranges import at_least, positive
 
 
 @torch.no_grad()
@@ -52,7 +31,7 @@ def transcripts(
         which sum to 1 (0 where there are fewer than N transcripts).
     """
     if nbest == 1:
-        weights = torch.ones_like(label.tokens[:, :1].sum(1, keepdim=True)).float()
+        weights = torch.ones(len(label.tokens), 1, device=label.tokens.device)
         return label.tokens.unsqueeze(1), label.token_lengths.unsqueeze(1), weights
     frames = sharpen(in_float32(label.log_probs.detach()), temperature)
     found = prefix_beam_search(frames, label.lengths, nbest, beam_size)
@@ -61,3 +40,33 @@ def transcripts(
     first = torch.eye(1, nbest).to(weights).expand_as(weights)
     weights = torch.where(weights.isnan(), first, weights)
     return found.tokens, found.token_lengths, weights
+
+
+class TranscriptsCriterion(PLCriterion):
+    """What the criteria on the teacher's transcripts share: the list's settings.
+
+    Args:
+        nbest: N, at least 1.
+        beam_size: Of the prefix beam search for N > 1, at least N; None takes 2 N.
+        temperature: Of the teacher's frames before the search, greater than 0.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    weighs_frames = True
+
+    def __init__(
+        self, nbest: int = 4, beam_size: int | None = None, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.nbest = at_least("nbest", nbest, 1)
+        beam_size = 2 * nbest if beam_size is None else beam_size
+        self.beam_size = at_least("beam_size", beam_size, nbest)
+        self.temperature = positive("temperature", temperature)
+
+    def transcripts(
+        self, label: PseudoLabel
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """List the teacher's transcripts; see the function of this name."""
+        return transcripts(label, self.nbest, self.beam_size, self.temperature)

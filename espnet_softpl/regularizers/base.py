@@ -10,6 +10,7 @@ import torch
 from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
 from espnet_softpl.ctc import frame_mask
 from espnet_softpl.prior import mean_posterior
+from espnet_softpl.ranges import not_negative
 from espnet_softpl.registry import Registry
 
 REGISTRY: Registry[PLCriterion] = Registry("pl_regularizer", PLCriterion)
@@ -41,3 +42,18 @@ def kept_mean(
     mask = frame_mask(lengths, log_probs.size(1)) & kept.unsqueeze(1)
     mean = mean_posterior(log_probs, mask)
     return mean, (lengths * kept).to(mean.dtype)
+
+
+class MeanRegularizer(PLCriterion):
+    """A term of the student's mean posterior, times a weight.
+
+    Args:
+        weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
+
+    Raises:
+        ValueError: weight is out of its range.
+    """
+
+    def __init__(self, weight: float = 0.1) -> None:
+        super().__init__()
+        self.weight = not_negative("weight", weight)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
-from espnet_softpl.ranges import not_negative
-from espnet_softpl.regularizers.base import kept_mean, register
+from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 
 
 def negative_entropy(mean: torch.Tensor) -> torch.Tensor:
@@ -26,7 +25,7 @@ def negative_entropy(mean: torch.Tensor) -> torch.Tensor:
 
 
 @register("mean_entropy")
-class MeanEntropy(PLCriterion):
+class MeanEntropy(MeanRegularizer):
     """Minus the entropy of the mean posterior, for every frame.
 
     L_b = -weight * T_b * H(m), m the mean of p_S over all frames of the batch's kept
@@ -46,10 +45,6 @@ class MeanEntropy(PLCriterion):
     Raises:
         ValueError: weight is out of its range.
     """
-
-    def __init__(self, weight: float = 0.1) -> None:
-        super().__init__()
-        self.weight = not_negative("weight", weight)
 
     def forward(
         self,

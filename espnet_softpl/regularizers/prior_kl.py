@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
+from espnet_softpl.criteria.base import PseudoLabel
 from espnet_softpl.prior import with_floor
-from espnet_softpl.ranges import not_negative
-from espnet_softpl.regularizers.base import kept_mean, register
+from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 from espnet_softpl.regularizers.mean_entropy import negative_entropy
 
 
@@ -30,7 +29,7 @@ def kl_to_prior(mean: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
 
 
 @register("prior_kl")
-class PriorKL(PLCriterion):
+class PriorKL(MeanRegularizer):
     """KL divergence of the mean posterior from the prior, for every frame.
 
     L_b = weight * T_b * KL(m || q), m the mean of p_S over all frames of the batch's
@@ -54,10 +53,6 @@ class PriorKL(PLCriterion):
     """
 
     needs_prior = True
-
-    def __init__(self, weight: float = 0.1) -> None:
-        super().__init__()
-        self.weight = not_negative("weight", weight)
 
     def forward(
         self,
