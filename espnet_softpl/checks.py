@@ -192,10 +192,11 @@ def scan_audio(entries: Mapping[str, str]) -> AudioScan:
         except (OSError, soundfile.SoundFileError) as error:
             bad[key] = f"{file}: {error}"
             continue
-        if frames > 0:
+        # The header of a FLAC stream of unknown length says 2^63 - 1.
+        if 0 < frames < 2**31:
             samples[key] = frames
         else:
-            bad[key] = f"{file}: no samples"
+            bad[key] = f"{file}: {frames or 'no'} samples by its header"
     return AudioScan(samples, bad)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from espnet_softpl.criteria.base import PseudoLabel
 from espnet_softpl.ctc import greedy
+from espnet_softpl.dropout import dropouts
 from espnet_softpl.teacher import Teacher, evaluating
 
 
@@ -28,6 +29,7 @@ class PseudoLabelGenerator:
         student: torch.nn.Module,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
+        dropout: bool = False,
     ) -> PseudoLabel:
         """Label a mini-batch.
 
@@ -37,11 +39,15 @@ class PseudoLabelGenerator:
                 (B, T, V) and lengths (B,), and augments in train mode only.
             speech: Waveforms, (B, N).
             speech_lengths: Samples per utterance, (B,).
+            dropout: Label with the teacher's dropout on, and all else in eval mode.
 
         Returns:
             The labels, without gradient, with full trust.
         """
         with evaluating(self.teacher.module(student)) as module:
+            if dropout:
+                for part in dropouts(module):
+                    part.train()
             log_probs, lengths = module.ctc_log_probs(speech, speech_lengths)
         tokens, token_lengths = greedy(log_probs, lengths)
         weight = torch.ones_like(log_probs[:, 0, 0])

@@ -17,12 +17,8 @@ import torch
 from espnet_softpl.checks import CollapseError
 from espnet_softpl.guard import MONITORS, Alarm
 from espnet_softpl.guard_report import explain, write_report
-from espnet_softpl.state import (
-    STATE_DIR,
-    load_state,
-    rank_and_world,
-    save_atomically,
-)
+from espnet_softpl.processes import rank_and_world
+from espnet_softpl.state import STATE_DIR, load_state, save_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +150,8 @@ def save_healthy(
     state = {
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "engine": model.pl.state_dict(model),
+        # A back-off throws the labels in the cache away.
+        "engine": {**model.pl.state_dict(model), "cache": None},
     }
     path = healthy_path(output_dir, epoch)
     save_atomically(state, path)
@@ -182,4 +179,4 @@ def restore_healthy(
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    model.pl.load_state_dict(state["engine"], model, guard=False)
+    model.pl.load_state_dict(state["engine"], model, back_off=True)

@@ -88,19 +88,19 @@ def vocabulary_use(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.T
 
 
 def disagreement(
-    log_probs: torch.Tensor, other: torch.Tensor, lengths: torch.Tensor
+    log_probs: torch.Tensor, path: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """Compute the share of frames in which the best tokens of two models differ.
+    """Compute the share of frames in which a model's best token is another.
 
     Args:
         log_probs: Frame log-posteriors, (B, T, V).
-        other: Those of the other model, (B, T, V).
+        path: The best tokens of another model, (B, T).
         lengths: Frames per utterance, (B,).
 
     Returns:
         A scalar in [0, 1].
     """
-    differ = log_probs.argmax(-1) != other.argmax(-1)
+    differ = log_probs.argmax(-1) != path
     return differ[frame_mask(lengths, log_probs.size(1))].float().mean()
 
 

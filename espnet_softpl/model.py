@@ -5,6 +5,7 @@ B utterances, N samples, T frames after subsampling, V tokens with blank, U labe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_softpl import unlabeled_head
 from espnet_softpl.criteria import PseudoLabel
+from espnet_softpl.labels import Labels
 from espnet_softpl.loss import weighted_mean
-from espnet_softpl.metrics import disagreement, label_statistics
-from espnet_softpl.pseudo_labeling import PseudoLabeling
+from espnet_softpl.metrics import disagreement
+from espnet_softpl.pseudo_labeling import PseudoLabeling, UnlabeledBatch
 
 PL_STATISTICS = (
     "pl_wer",
@@ -30,8 +32,14 @@ PL_STATISTICS = (
     "pl_vocabulary",
     "pl_disagreement",
     "pl_kept",
+    "pl_kept_audio",
+    "pl_kept_hours",
+    "pl_unusable",
+    "pl_age",
     "pl_weight",
 )
+CACHE_STATISTICS = ("pl_uses", "pl_turnover", "pl_label_change")
+ORACLE_STATISTICS = ("pl_wer_kept", "pl_wer_dropped")
 
 
 class SoftPLModel(ESPnetASRModel):
@@ -58,6 +66,8 @@ class SoftPLModel(ESPnetASRModel):
         text_lengths: torch.Tensor | None = None,
         unlabeled_weight: torch.Tensor | None = None,
         pl_step: torch.Tensor | None = None,
+        unlabeled: dict[str, Any] | None = None,
+        insertions: Sequence[dict[str, Any]] = (),
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Compute the loss of a labeled or an unlabeled batch.
@@ -70,6 +80,10 @@ class SoftPLModel(ESPnetASRModel):
             unlabeled_weight: Factor on the unlabeled loss, (B,), the same for all; its
                 presence is what marks an unlabeled batch.
             pl_step: Number of the mini-batch, (B,), the same for all; None is 0.
+            unlabeled: `usable`, `slot` and `draw` of an unlabeled batch, as
+                `UnlabeledBatch` describes them.
+            insertions: Unlabeled mini-batches, each the fields of an `UnlabeledBatch`,
+                that are to be labeled for the cache before anything is learned.
             **kwargs: What the stock model takes; `utt_id` is needed to score labels.
 
         Returns:
@@ -82,10 +96,17 @@ class SoftPLModel(ESPnetASRModel):
         if (text is None) != (unlabeled_weight is not None):
             raise ValueError("a batch has either text or unlabeled_weight")
         step = 0 if pl_step is None else int(pl_step[0])
+        if self.pl is not None and self.training and self.pl.dropout is not None:
+            self.pl.dropout.set(step >= self.pl.start_step)
+        waiting = [UnlabeledBatch(**insertion) for insertion in insertions]
+        if waiting or unlabeled_weight is not None:
+            self.pl.begin(self, self.ctc.ctc_lo)
         if unlabeled_weight is not None:
-            return self._forward_unlabeled(
-                speech, speech_lengths, unlabeled_weight, step, kwargs.get("utt_id", [])
-            )
+            ids = kwargs.get("utt_id", [])
+            batch = UnlabeledBatch(ids, speech, speech_lengths, **(unlabeled or {}))
+            return self._forward_unlabeled(batch, unlabeled_weight, step, waiting)
+        if waiting:
+            self.pl.insert(self, waiting, step)
         if self.pl is None or not self.training:
             return super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
         batch = (speech, speech_lengths, text, text_lengths)
@@ -104,11 +125,12 @@ class SoftPLModel(ESPnetASRModel):
             batch = tuple(torch.cat([tensor, tensor]) for tensor in batch)
         self._labeled_encoding = None
         loss, stats, _ = super().forward(*batch, **kwargs)
-        if two_views or self.pl.prior is not None:
+        if two_views or self.pl.observes_labeled:
             encoder_out, lengths = self._labeled_encoding
             log_probs = self._frame_log_probs(encoder_out, self.ctc.ctc_lo)
             if self.pl.prior is not None:
                 self.pl.prior.update(log_probs, lengths)
+            self.pl.observe_labeled(log_probs.detach(), lengths, *batch[2:])
             if two_views:
                 views = log_probs.chunk(2)
                 losses = criterion.on_labeled(views[0], lengths.chunk(2)[0], views[1])
@@ -128,21 +150,26 @@ class SoftPLModel(ESPnetASRModel):
 
     def _forward_unlabeled(
         self,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
+        batch: UnlabeledBatch,
         unlabeled_weight: torch.Tensor,
         step: int,
-        utterance_ids: list[str],
+        waiting: Sequence[UnlabeledBatch],
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        """Label the batch with the teacher, and compute the student's loss."""
-        self.pl.begin(self, self.ctc.ctc_lo)
-        made = self.pl.generator(self, speech, speech_lengths)
-        label = self.pl.prepare(made)
+        """Get the batch's labels, and compute the student's loss."""
+        labels, change = self.pl.labels_of(self, batch, waiting, step)
+        label = labels.label
+        usable = torch.ones_like(label.weight, dtype=torch.bool)
+        if batch.usable is not None:
+            usable = batch.usable
+        label = label._replace(weight=label.weight * usable)
         criterion = self.pl.criterion.at(step)
         log_probs, label, encoder_out, lengths = self._student(
-            speech, speech_lengths, label, criterion.views
+            batch.speech, batch.speech_lengths, label, criterion.views
         )
         losses = self.pl.losses(log_probs, lengths, label, step)
+        # An utterance without a finite loss teaches nothing, and is counted.
+        finite = torch.isfinite(losses.detach())
+        label = label._replace(weight=label.weight * finite)
         loss_pl = weighted_mean(losses, label.weight)
         if self.ctc_weight != 1.0:
             loss_pl = self.ctc_weight * loss_pl
@@ -151,23 +178,46 @@ class SoftPLModel(ESPnetASRModel):
                 loss_pl = loss_pl + (1.0 - self.ctc_weight) * loss_att
         weight = self.pl.weight_factor * unlabeled_weight[0]
         loss = weight * loss_pl
-        stats = label_statistics(
-            made, speech_lengths, self.pl.labeled_tokens_per_sample
-        )
-        stats["pl_disagreement"] = disagreement(log_probs, made.log_probs, lengths)
-        stats["pl_weight"] = weight
-        stats["pl_kept"] = (label.weight > 0).float().mean()
-        if self.pl.oracle is not None:
-            stats["pl_wer"], stats["pl_cer"] = self.pl.oracle.score(
-                utterance_ids, label.tokens, label.token_lengths
-            )
-        stats["loss"] = loss.detach().clone()
-        stats["loss_pl"] = loss_pl.detach().clone()
+        self.pl.count_kept(batch, label)
+        stats = {
+            **labels.statistics,
+            **self._use_statistics(batch, labels, label, step),
+            "pl_disagreement": disagreement(log_probs, labels.path, lengths),
+            "pl_unusable": 1.0 - (finite & usable).float().mean(),
+            "pl_label_change": change,
+            "pl_weight": weight,
+            "loss": loss.detach().clone(),
+            "loss_pl": loss_pl.detach().clone(),
+        }
         if self.pl.guard is not None:
-            self.pl.last_batch = (list(utterance_ids), made)
+            self.pl.last_batch = (list(batch.utt_id), labels.label)
         return force_gatherable(
-            (loss, self._statistics(stats), speech.size(0)), loss.device
+            (loss, self._statistics(stats), batch.speech.size(0)), loss.device
         )
+
+    def _use_statistics(
+        self, batch: UnlabeledBatch, labels: Labels, label: PseudoLabel, step: int
+    ) -> dict[str, Any]:
+        """Describe which labels are used, how old they are, and how wrong."""
+        kept = label.weight > 0
+        samples = batch.speech_lengths.float()
+        stats: dict[str, Any] = {
+            "pl_kept": kept.float().mean(),
+            "pl_kept_audio": (samples * kept).sum() / samples.sum(),
+            "pl_kept_hours": self.pl.kept_hours,
+            "pl_age": float(step - labels.step),
+        }
+        for index, (name, _) in enumerate(self.pl.filters):
+            stats[f"pl_dropped_{name}"] = (labels.reason == index).float().mean()
+        if self.pl.cache is not None:
+            stats["pl_uses"] = float(labels.uses)
+            stats["pl_turnover"] = self.pl.cache.turnover
+        if self.pl.oracle is not None:
+            scored = (batch.utt_id, label.tokens, label.token_lengths)
+            stats["pl_wer"], stats["pl_cer"] = self.pl.oracle.score(*scored)
+            for which, chosen in (("kept", kept), ("dropped", ~kept)):
+                stats[f"pl_wer_{which}"], _ = self.pl.oracle.score(*scored, chosen)
+        return stats
 
     def _student(
         self,
@@ -263,7 +313,12 @@ class SoftPLModel(ESPnetASRModel):
             keys.append("loss_transducer")
         elif self.ctc_weight != 1.0:
             keys += ["loss_att", "acc"]
-        return (*keys, *PL_STATISTICS)
+        keys += PL_STATISTICS
+        if self.pl is not None:
+            keys += [f"pl_dropped_{name}" for name, _ in self.pl.filters]
+            keys += CACHE_STATISTICS if self.pl.cache is not None else ()
+            keys += ORACLE_STATISTICS if self.pl.oracle is not None else ()
+        return tuple(keys)
 
     def collect_feats(
         self,

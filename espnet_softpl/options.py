@@ -6,6 +6,7 @@ import argparse
 import functools
 import logging
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +14,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str2triple_str, str_or_none
 
 from espnet_softpl import (
+    cache,
     checks,
     criteria,
     filters,
@@ -51,22 +53,25 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"Who labels. Legal: {', '.join(teacher.available())}",
     )
     group.add_argument(
-        "--pl_filter",
+        "--pl_cache",
         type=str,
-        default="tokens",
-        help="Which pseudo-labels are used. Legal: tokens (default: drop empty ones)",
+        default="none",
+        help="Keep labels and train on them again. Legal: "
+        f"{', '.join(cache.available())}, none",
     )
     for name, legal, what in (
+        ("filter", filters.available(), "Which labels are used, judged in order"),
         ("regularizer", regularizers.available(), "Terms added to the criterion"),
         ("shaping", shaping.available(), "Changes to the teacher's label, in order"),
     ):
+        default = ("tokens",) if name == "filter" else ()
         group.add_argument(
             f"--pl_{name}",
             type=str,
             nargs="*",
-            default=[],
+            default=list(default),
             help=f"{what}; one or several of: {', '.join(legal)}, or your own as "
-            f"'module:Class' (default: none)",
+            f"'module:Class' (default: {', '.join(default) or 'none'})",
         )
     group.add_argument(
         "--pl_guard",
@@ -92,11 +97,13 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         ("shaping", "the shaping, e.g. temperature=0.5; of several, by name"),
         ("guard", "the guard, e.g. reference_steps=50"),
         ("teacher", "the teacher, e.g. decay=0.999 or half_life_steps=500 for ema"),
-        ("filter", "the filter, e.g. min_tokens=1"),
+        ("cache", "the cache, e.g. size=100 (mini-batches) and probability=0.1"),
+        ("filter", "the filter, e.g. min_tokens=1; of several, by name"),
         (
             "schedule",
             "the schedule: start_step (mini-batches), labeled_steps, "
-            "unlabeled_steps, weight, ramp_steps (mini-batches)",
+            "unlabeled_steps, weight, ramp_steps (mini-batches), dropout, layer_drop "
+            "(rates from start_step on, in [0, 1])",
         ),
     ):
         group.add_argument(
@@ -175,10 +182,53 @@ def build_regularizers(args: argparse.Namespace) -> list[Scheduled[PLCriterion]]
     ]
 
 
-def build_shaping(args: argparse.Namespace) -> list[shaping.Shaping]:
-    """Build the shaping of the teacher's labels, in order."""
+def build_shaping(args: argparse.Namespace) -> list[Scheduled[shaping.Shaping]]:
+    """Build the shaping of the teacher's labels, in order; it may be scheduled."""
     confs = named_confs("pl_shaping", args.pl_shaping, args.pl_shaping_conf)
-    return [shaping.build(name, **conf) for name, conf in confs.items()]
+    return [
+        Scheduled(functools.partial(shaping.build, name), conf)
+        for name, conf in confs.items()
+    ]
+
+
+def build_filters(args: argparse.Namespace) -> list[tuple[str, filters.Filter]]:
+    """Build the filters by name, in order; of a user's own, the class is the name."""
+    confs = named_confs("pl_filter", args.pl_filter, args.pl_filter_conf)
+    return [
+        (name.rpartition(":")[2], filters.build(name, **conf))
+        for name, conf in confs.items()
+    ]
+
+
+def build_teacher(args: argparse.Namespace) -> teacher.Teacher:
+    """Build the teacher; steps per epoch are those of the run where they are wanted."""
+    conf = conf_of("teacher", args)
+    if "retention" in conf and "steps_per_epoch" not in conf:
+        if not args.num_iters_per_epoch:
+            raise ValueError(
+                "pl_teacher_conf.retention: is a share per epoch, and the length of "
+                "an epoch is not known; set num_iters_per_epoch, or "
+                "pl_teacher_conf.steps_per_epoch (optimizer steps)"
+            )
+        steps = args.num_iters_per_epoch // args.accum_grad
+        conf["steps_per_epoch"] = max(steps, 1)
+    return teacher.build(args.pl_teacher, **conf)
+
+
+def build_cache(args: argparse.Namespace) -> cache.CacheSettings | None:
+    """Build the settings of the label cache, or None."""
+    return cache.build_settings(args.pl_cache, **conf_of("cache", args))
+
+
+def build_schedule(args: argparse.Namespace) -> Schedule:
+    """Build the schedule."""
+    return build_from_conf(Schedule, conf_of("schedule", args), "pl_schedule_conf")
+
+
+def needs_posteriors(args: argparse.Namespace) -> bool:
+    """Tell whether criterion or regularizers look at the posteriors of labels."""
+    parts = (build_criterion(args), *build_regularizers(args))
+    return any(part.at(0).needs_posteriors for part in parts)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -191,15 +241,46 @@ def check_options(args: argparse.Namespace) -> None:
         ValueError: With the key, the value and what is legal.
     """
     criterion = build_criterion(args).at(0)
-    teacher.build(args.pl_teacher, **conf_of("teacher", args))
-    filters.build(args.pl_filter, **conf_of("filter", args))
-    build_from_conf(Schedule, conf_of("schedule", args), "pl_schedule_conf")
+    _check_teacher(args)
+    build_schedule(args)
     guard.build(args.pl_guard, **conf_of("guard", args))
+    settings = build_cache(args)
+    ahead = 2 * args.num_workers  # DataLoader's default for each worker.
+    if isinstance(settings, cache.LabelChange) and settings.lag <= ahead:
+        raise ValueError(
+            f"pl_cache_conf.lag: must be at least {ahead + 1} with num_workers: "
+            f"{args.num_workers}, got {settings.lag}: the loader reads that far ahead"
+        )
     if next(criterion.parameters(), None) is not None:
         raise ValueError("pl_criterion: a criterion must not have parameters to train")
     frame_level = _check_label(args, criterion)
     if not 0.0 <= args.pl_max_bad_share <= 1.0:
         raise ValueError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
+    _check_model(args, frame_level)
+    _check_loop_options(args)
+
+
+def _check_teacher(args: argparse.Namespace) -> None:
+    """Refuse a teacher of the best epochs whose files would not be kept."""
+    built = build_teacher(args)
+    if not isinstance(built, teacher.TopNTeacher):
+        return
+    if list(built.criterion) not in [list(c) for c in args.best_model_criterion]:
+        raise ValueError(
+            f"pl_teacher_conf.criterion: {list(built.criterion)} must be among "
+            f"best_model_criterion, {[list(c) for c in args.best_model_criterion]}"
+        )
+    kept = args.keep_nbest_models
+    kept = max(kept) if isinstance(kept, (list, tuple)) else kept
+    if kept < built.keep:
+        raise ValueError(
+            f"keep_nbest_models: {kept} epochs are kept, the teacher averages "
+            f"{built.keep} (pl_teacher_conf.n); keep as many at least"
+        )
+
+
+def _check_model(args: argparse.Namespace, frame_level: str | None) -> None:
+    """Refuse a model that cannot be taught so."""
     if args.model != "espnet":
         raise ValueError(
             f"model: {args.model!r} cannot learn from pseudo-labels; use 'espnet'"
@@ -222,20 +303,20 @@ def check_options(args: argparse.Namespace) -> None:
             "encoder_conf.ctc_trim: drops frames as the model sees fit, "
             "so teacher and student would disagree; set it to false"
         )
-    _check_loop_options(args)
 
 
 def _check_label(args: argparse.Namespace, criterion: PLCriterion) -> str | None:
     """Refuse parts that do not fit; name what makes the target one per frame."""
-    shapers = build_shaping(args)
-    priors = [part.at(0).needs_prior for part in build_regularizers(args)]
-    priors += [criterion.needs_prior, *(shaper.needs_prior for shaper in shapers)]
-    schedule = Schedule(**conf_of("schedule", args))
-    if any(priors) and schedule.labeled_steps == 0 and schedule.start_step == 0:
+    shapers = [shaper.at(0) for shaper in build_shaping(args)]
+    wishes = [part.at(0).needs_prior for part in build_regularizers(args)]
+    wishes += [criterion.needs_prior, *(shaper.needs_prior for shaper in shapers)]
+    wishes += [part.needs_labeled for _, part in build_filters(args)]
+    schedule = build_schedule(args)
+    if any(wishes) and schedule.labeled_steps == 0 and schedule.start_step == 0:
         raise ValueError(
             "pl_schedule_conf: labeled_steps and start_step are 0, but what "
-            "pl_regularizer, pl_shaping or pl_criterion asks for is counted on labeled "
-            "batches; set one of the two"
+            "pl_regularizer, pl_shaping, pl_filter or pl_criterion asks for is counted "
+            "on labeled batches; set one of the two"
         )
     if any(shaper.sets_frame_weight for shaper in shapers):
         if not criterion.weighs_frames:
@@ -274,7 +355,7 @@ def check_names(args: argparse.Namespace) -> None:
             )
 
 
-def refuse(error: Exception, status: int = 2) -> NoReturn:
+def refuse(error: Exception | str, status: int = 2) -> NoReturn:
     """End the process with a message, as argparse does, and its status 2 or another."""
     sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
     sys.exit(status)
@@ -351,6 +432,26 @@ def check_data(args: argparse.Namespace) -> None:
         raise ValueError(
             f"unlabeled_oracle_text: {args.unlabeled_oracle_text} does not exist"
         )
+    check_writable(args.output_dir)
+
+
+def check_writable(output_dir: str | Path) -> None:
+    """Refuse a directory that nothing can be written to.
+
+    Args:
+        output_dir: The experiment directory; it is made.
+
+    Raises:
+        ValueError: It cannot be made, or takes no file.
+    """
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise ValueError(
+            f"output_dir: {output_dir} cannot be written to: {error}"
+        ) from error
 
 
 def read_token_list(args: argparse.Namespace) -> list[str]:

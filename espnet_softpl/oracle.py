@@ -58,6 +58,7 @@ class Oracle:
         utterance_ids: Sequence[str],
         tokens: torch.Tensor,
         token_lengths: torch.Tensor,
+        chosen: torch.Tensor | None = None,
     ) -> tuple[float, float]:
         """Compute the error rates of a batch of pseudo-labels.
 
@@ -65,11 +66,18 @@ class Oracle:
             utterance_ids: B ids; those without a transcript are left out.
             tokens: Pseudo-labels, (B, U), padded with -1.
             token_lengths: Tokens per utterance, (B,).
+            chosen: Those to score, (B,), bool; None for all.
 
         Returns:
             (WER, CER) as fractions; NaN where no utterance has a transcript.
         """
-        rows = zip(utterance_ids, tokens.tolist(), token_lengths.tolist())
-        known = [(self._texts[u], row[:n]) for u, row, n in rows if u in self._texts]
+        if chosen is None:
+            chosen = torch.ones_like(token_lengths, dtype=torch.bool)
+        rows = zip(
+            utterance_ids, tokens.tolist(), token_lengths.tolist(), chosen.tolist()
+        )
+        known = [
+            (self._texts[u], row[:n]) for u, row, n, c in rows if c and u in self._texts
+        ]
         hypotheses = [self._to_text(row) for _, row in known]
         return error_rates([reference for reference, _ in known], hypotheses)

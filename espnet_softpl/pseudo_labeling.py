@@ -1,4 +1,4 @@
-"""The pseudo-labeling engine: label, shape, trust, criterion, regularizers, guard.
+"""The pseudo-labeling engine: label, shape, filter, cache, criterion, guard.
 
 B utterances, N samples, T frames after subsampling, V tokens with blank.
 """
@@ -6,19 +6,46 @@ B utterances, N samples, T frames after subsampling, V tokens with blank.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from espnet_softpl import unlabeled_head
+from espnet_softpl import filters, unlabeled_head
+from espnet_softpl.cache import LabelCache, label_change
 from espnet_softpl.criteria import PLCriterion, PseudoLabel
+from espnet_softpl.dropout import DropoutSwitch
+from espnet_softpl.filters import Candidate, Filter
 from espnet_softpl.generator import PseudoLabelGenerator
 from espnet_softpl.guard import Guard
+from espnet_softpl.labels import Labels, best_path
+from espnet_softpl.metrics import label_statistics
 from espnet_softpl.oracle import Oracle
 from espnet_softpl.prior import RunningMean
 from espnet_softpl.schedule import Scheduled
 from espnet_softpl.shaping import Shaping
+
+
+@dataclasses.dataclass(frozen=True)
+class UnlabeledBatch:
+    """A mini-batch without transcripts.
+
+    Attributes:
+        utt_id: B utterance ids.
+        speech: Waveforms, (B, N).
+        speech_lengths: Samples per utterance, (B,).
+        usable: False where the audio could not be read and is silence instead, (B,);
+            None where all of it could.
+        slot: The slot of the cache that the mini-batch belongs to, if there is one.
+        draw: Unlabeled turns of the schedule before this one.
+    """
+
+    utt_id: list[str]
+    speech: torch.Tensor
+    speech_lengths: torch.Tensor
+    usable: torch.Tensor | None = None
+    slot: int | None = None
+    draw: int = 0
 
 
 @dataclasses.dataclass
@@ -32,11 +59,16 @@ class PseudoLabeling:
         criterion: The loss against a pseudo-label, by step.
         generator: Makes the pseudo-labels.
         regularizers: Terms added to the criterion, by step.
-        shaping: Changes to the teacher's label before the criterion, in order.
-        trust: Weighs the labels, `PseudoLabel -> (B,)`; None trusts all of them.
+        shaping: Changes to the teacher's label before the criterion, in order, by step.
+        filters: Which labels to trust, by name, in order.
+        cache: Keeps the labels; None makes them anew for every mini-batch.
+        dropout: The model's dropout rates, before pseudo-labeling and in it; or None.
+        start_step: The first mini-batch at which there may be unlabeled ones.
         oracle: Scores them where true transcripts exist, else None.
         guard: Watches for collapse, or None.
         labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
+        sample_rate: In Hz, to count hours.
+        kept_hours: Hours of audio that this process has learned from with a label.
         prior: The mean frame posterior on labeled batches; None where nobody asks.
         begun: Whether the first unlabeled batch has been seen.
         healthy_epoch: The epoch whose end the guard's back-off returns to, or None.
@@ -46,11 +78,16 @@ class PseudoLabeling:
     criterion: Scheduled[PLCriterion]
     generator: PseudoLabelGenerator
     regularizers: Sequence[Scheduled[PLCriterion]] = ()
-    shaping: Sequence[Shaping] = ()
-    trust: Callable[[PseudoLabel], torch.Tensor] | None = None
+    shaping: Sequence[Scheduled[Shaping]] = ()
+    filters: Sequence[tuple[str, Filter]] = ()
+    cache: LabelCache | None = None
+    dropout: DropoutSwitch | None = None
+    start_step: int = 0
     oracle: Oracle | None = None
     guard: Guard | None = None
     labeled_tokens_per_sample: float = float("nan")
+    sample_rate: int = 16000
+    kept_hours: float = dataclasses.field(init=False, default=0.0)
     prior: RunningMean | None = dataclasses.field(init=False)
     begun: bool = dataclasses.field(init=False, default=False)
     healthy_epoch: int | None = dataclasses.field(init=False, default=None)
@@ -59,9 +96,8 @@ class PseudoLabeling:
     )
 
     def __post_init__(self) -> None:
-        parts = (self.criterion, *self.regularizers)
+        parts = (self.criterion, *self.regularizers, *self.shaping)
         asked = any(part.at(0).needs_prior for part in parts)
-        asked = asked or any(shaping.needs_prior for shaping in self.shaping)
         self.prior = RunningMean() if asked else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
@@ -80,20 +116,114 @@ class PseudoLabeling:
             own.load_state_dict(head.state_dict())
         self.begun = True
 
-    def prepare(self, label: PseudoLabel) -> PseudoLabel:
-        """Shape a teacher's label, and weigh it.
+    def make(
+        self, student: torch.nn.Module, batch: UnlabeledBatch, step: int
+    ) -> Labels:
+        """Label a mini-batch with the teacher, shape the labels and filter them.
 
         Args:
-            label: The label as the teacher made it.
+            student: The model in training.
+            batch: The mini-batch.
+            step: The mini-batch of training.
 
         Returns:
-            The label that the criterion sees.
+            The labels, without gradient.
         """
+        speech = (batch.speech, batch.speech_lengths)
+        made = self.generator(student, *speech)
+        label = made
+        if batch.usable is not None:
+            label = label._replace(weight=label.weight * batch.usable)
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
         for shaping in self.shaping:
-            label = shaping(label)
-        return label if self.trust is None else label._replace(weight=self.trust(label))
+            label = shaping.at(step)(label)
+        candidate = Candidate(
+            label=label,
+            speech_lengths=batch.speech_lengths,
+            labeled_tokens_per_sample=self.labeled_tokens_per_sample,
+            relabel=lambda: self.generator(student, *speech, dropout=True),
+        )
+        weight, reason = filters.apply(self.filters, candidate)
+        return Labels(
+            utterance_ids=list(batch.utt_id),
+            label=label._replace(weight=weight),
+            path=best_path(made.log_probs, made.lengths),
+            reason=reason,
+            statistics=label_statistics(
+                made, batch.speech_lengths, self.labeled_tokens_per_sample
+            ),
+            step=step,
+        )
+
+    def labels_of(
+        self,
+        student: torch.nn.Module,
+        batch: UnlabeledBatch,
+        insertions: Sequence[UnlabeledBatch],
+        step: int,
+    ) -> tuple[Labels, float]:
+        """Return the labels to train on: new ones, or those in the cache.
+
+        Args:
+            student: The model in training.
+            batch: The mini-batch that is trained on.
+            insertions: Mini-batches whose labels the cache is to get at this step; the
+                labels that they replace are trained on once more.
+            step: The mini-batch of training.
+
+        Returns:
+            The labels, and how far they have changed since they were made where that
+            is known, else NaN.
+        """
+        if self.cache is None:
+            return self.make(student, batch, step), float("nan")
+        found = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
+        labels = found
+        if labels is None:
+            labels = self.make(student, batch, step)
+            self.cache.insert(batch.slot, labels, batch.draw)
+        inserted = self.insert(student, insertions, step)
+        change = float("nan")
+        if found is not None:
+            change = self._change(student, batch, found, inserted, step)
+        if self.cache.decides:
+            self.cache.decide(batch.draw, change)
+        return labels, change
+
+    def insert(
+        self,
+        student: torch.nn.Module,
+        insertions: Sequence[UnlabeledBatch],
+        step: int,
+    ) -> dict[int, Labels]:
+        """Label mini-batches and store the labels; return them by slot."""
+        made = {batch.slot: self.make(student, batch, step) for batch in insertions}
+        for batch in insertions:
+            self.cache.insert(batch.slot, made[batch.slot], batch.draw)
+        return made
+
+    def _change(
+        self,
+        student: torch.nn.Module,
+        batch: UnlabeledBatch,
+        old: Labels,
+        inserted: dict[int, Labels],
+        step: int,
+    ) -> float:
+        """Measure how far labels have changed, where the cache wants to know."""
+        new = inserted.get(batch.slot)
+        if self.cache.decides:
+            new = self.make(student, batch, step)
+            if self.cache.refreshes and batch.slot not in inserted:
+                self.cache.insert(batch.slot, new, batch.draw)
+        elif new is None:
+            return float("nan")
+        elif new.utterance_ids != old.utterance_ids:
+            if not self.cache.measures_change:
+                return float("nan")
+            new = self.make(student, batch, step)
+        return label_change(old, new)
 
     def losses(
         self,
@@ -107,12 +237,14 @@ class PseudoLabeling:
         Args:
             log_probs: The student's normalized frame log-posteriors, (B, T, V).
             lengths: Frames per utterance, (B,).
-            label: What `prepare` returned; with `second_view` for two views.
+            label: The label of `labels_of`; with `second_view` for two views.
             step: The mini-batch of training.
 
         Returns:
             (B,), in nats per utterance.
         """
+        if self.prior is not None:
+            label = label._replace(prior=self.prior.value)
         parts = [part.at(step) for part in (self.criterion, *self.regularizers)]
         device = log_probs.device  # A user's criterion may hold buffers.
         return sum(part.to(device)(log_probs, lengths, label) for part in parts)
@@ -121,6 +253,28 @@ class PseudoLabeling:
     def weight_factor(self) -> float:
         """What is left of the unlabeled loss after the guard's back-offs, in (0, 1]."""
         return 1.0 if self.guard is None else self.guard.weight_factor
+
+    def count_kept(self, batch: UnlabeledBatch, label: PseudoLabel) -> None:
+        """Add a mini-batch to the hours of audio that were learned from."""
+        samples = batch.speech_lengths[label.weight > 0].sum()
+        self.kept_hours += float(samples) / self.sample_rate / 3600.0
+
+    def observe_labeled(self, *batch: torch.Tensor) -> None:
+        """Let the filters that calibrate themselves see a labeled mini-batch.
+
+        Args:
+            *batch: log_probs (B, T, V), lengths (B,), tokens (B, U), token_lengths
+                (B,).
+        """
+        for _, part in self.filters:
+            if part.needs_labeled:
+                part.observe(*batch)
+
+    @property
+    def observes_labeled(self) -> bool:
+        """Whether anything looks at the posteriors of labeled batches."""
+        wanted = any(part.needs_labeled for _, part in self.filters)
+        return wanted or self.prior is not None
 
     def state_dict(self, student: torch.nn.Module) -> dict[str, Any]:
         """Return what a resumed run needs, tensors and plain values only.
@@ -134,31 +288,50 @@ class PseudoLabeling:
             "healthy_epoch": self.healthy_epoch,
             "head": None if head is None else head.state_dict(),
             "teacher": self.generator.teacher.state_dict(),
-            "shaping": [shaping.state_dict() for shaping in self.shaping],
+            "shaping": [part.state_dict() for part in self.shaping],
+            "filters": [part.state_dict() for _, part in self.filters],
+            "cache": None if self.cache is None else self.cache.state_dict(),
+            "kept_hours": self.kept_hours,
             "prior": None if self.prior is None else self.prior.state_dict(),
             "guard": None if self.guard is None else self.guard.state_dict(),
         }
 
     def load_state_dict(
-        self, state: dict[str, Any], student: torch.nn.Module, guard: bool = True
+        self, state: dict[str, Any], student: torch.nn.Module, back_off: bool = False
     ) -> None:
         """Restore a state.
 
         Args:
             state: What `state_dict` returned, with the same settings.
             student: The model in training, for its structure and device.
-            guard: False leaves the guard as it is, which remembers what it undid.
+            back_off: The state is an earlier one of this same training. The guard then
+                stays as it is, for it remembers what it undid; and the labels in the
+                cache are thrown away, for the schedule does not go back with them.
+
+        Raises:
+            ValueError: The state is that of other settings.
         """
         self.begun = state["begun"]
         head = unlabeled_head.of(student)
         if head is not None:
             head.load_state_dict(state["head"])
         self.generator.teacher.load_state_dict(state["teacher"], student)
-        for shaping, saved in zip(self.shaping, state["shaping"], strict=True):
-            shaping.load_state_dict(saved)
+        for part, saved in zip(self.shaping, state["shaping"], strict=True):
+            part.load_state_dict(saved)
+        for (_, part), saved in zip(self.filters, state["filters"], strict=True):
+            part.load_state_dict(saved)
         if self.prior is not None:
             self.prior.load_state_dict(state["prior"])
-        if guard:
-            self.healthy_epoch = state["healthy_epoch"]
-            if self.guard is not None and state["guard"] is not None:
-                self.guard.load_state_dict(state["guard"])
+        if back_off:
+            if self.cache is not None:
+                self.cache.clear()
+            return
+        self.healthy_epoch = state["healthy_epoch"]
+        self.kept_hours = state["kept_hours"]
+        if (self.cache is None) != (state["cache"] is None):
+            has = "no cache" if state["cache"] is None else "a cache"
+            raise ValueError(f"pl_cache: the saved state has {has}, this run differs")
+        if self.cache is not None:
+            self.cache.load_state_dict(state["cache"])
+        if self.guard is not None and state["guard"] is not None:
+            self.guard.load_state_dict(state["guard"])

@@ -1,21 +1,24 @@
 """Which mini-batch is labeled, and what an unlabeled one weighs, step by step.
 
 A step is one mini-batch of training, counted from 0 over all epochs (with
-`accum_grad: 1`, one optimizer update). Nothing here keeps state: the answer for a
-step depends on the seed and the step alone, so that a resumed run, a prefetching
-loader and every process of a distributed run see the same schedule.
+`accum_grad: 1`, one optimizer update). A turn is one entry of the schedule: the same
+as a step, but that the first unlabeled turns only fill the label cache, where there is
+one, and train on nothing. Nothing here keeps state: the answer for a step depends on
+the seed and the step alone, so that a resumed run, a prefetching loader and every
+process of a distributed run see the same schedule.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 
-from espnet_softpl.ranges import at_least, is_finite
+from espnet_softpl.ranges import at_least, fraction, is_finite, not_negative
 
 T = TypeVar("T")
 RAMP_KEYS = {"from", "to", "steps", "start"}
@@ -34,9 +37,13 @@ class Schedule:
             starts at once, as one does from a seed model.
         labeled_steps: Labeled mini-batches per block, at least 0.
         unlabeled_steps: Unlabeled mini-batches per block, at least 1.
-        weight: Factor on the unlabeled loss (lambda), at least 0.
+        weight: Factor on the unlabeled loss (lambda), at least 0; a number or a ramp.
         ramp_steps: Steps over which the factor rises linearly from 0 to `weight`,
             counted from `start_step`; 0 for none.
+        dropout: Dropout rate from `start_step` on, in [0, 1], of all layers that drop
+            something before; None leaves the rates as they are. slimIPL lowers both
+            this and the next when pseudo-labeling starts.
+        layer_drop: The same for the rate at which whole layers are dropped.
 
     Raises:
         ValueError: A value out of its range.
@@ -45,15 +52,20 @@ class Schedule:
     start_step: int = 0
     labeled_steps: int = 1
     unlabeled_steps: int = 1
-    weight: float = 1.0
+    weight: float | Mapping[str, Any] = 1.0
     ramp_steps: int = 0
+    dropout: float | None = None
+    layer_drop: float | None = None
 
     def __post_init__(self) -> None:
         least = dict(start_step=0, labeled_steps=0, unlabeled_steps=1, ramp_steps=0)
         for name, low in least.items():
             at_least(name, getattr(self, name), low)
-        if not (math.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"weight must be a finite number >= 0: {self.weight!r}")
+        for step in (0, last_step(self.weight)):
+            not_negative("weight", resolve(self.weight, step))
+        for name in ("dropout", "layer_drop"):
+            if getattr(self, name) is not None:
+                fraction(name, getattr(self, name))
 
     @property
     def block_steps(self) -> int:
@@ -65,42 +77,62 @@ class Schedule:
         kinds = np.arange(self.block_steps) >= self.labeled_steps
         return np.random.default_rng([seed, block]).permutation(kinds)
 
-    def is_unlabeled(self, seed: int, first_step: int, num_steps: int) -> list[bool]:
-        """Tell the kind of consecutive steps.
+    def is_unlabeled(self, seed: int, first_turn: int, num_turns: int) -> list[bool]:
+        """Tell the kind of consecutive turns.
 
         Args:
             seed: The run's seed.
-            first_step: The first step asked for.
-            num_steps: How many.
+            first_turn: The first turn asked for.
+            num_turns: How many.
 
         Returns:
-            One bool per step, True where the mini-batch is unlabeled.
+            One bool per turn, True where it is unlabeled.
         """
         kinds: list[bool] = []
         block, order = -1, np.empty(0, dtype=bool)
-        for step in range(first_step, first_step + num_steps):
-            if step < self.start_step:
+        for turn in range(first_turn, first_turn + num_turns):
+            if turn < self.start_step:
                 kinds.append(False)
                 continue
-            wanted, position = divmod(step - self.start_step, self.block_steps)
+            wanted, position = divmod(turn - self.start_step, self.block_steps)
             if wanted != block:
                 block, order = wanted, self._block_order(seed, wanted)
             kinds.append(bool(order[position]))
         return kinds
 
-    def unlabeled_before(self, seed: int, step: int) -> int:
-        """Count the unlabeled mini-batches among the steps 0 .. step - 1."""
-        blocks, rest = divmod(max(step - self.start_step, 0), self.block_steps)
+    def unlabeled_before(self, seed: int, turn: int) -> int:
+        """Count the unlabeled turns among the turns 0 .. turn - 1."""
+        blocks, rest = divmod(max(turn - self.start_step, 0), self.block_steps)
         begun = int(self._block_order(seed, blocks)[:rest].sum()) if rest else 0
         return blocks * self.unlabeled_steps + begun
+
+    def turn_of(self, seed: int, step: int, filling: int) -> int:
+        """Find the first turn that belongs to a step.
+
+        Args:
+            seed: The run's seed.
+            step: The step.
+            filling: Unlabeled turns that only fill the cache, the first ones.
+
+        Returns:
+            The turn after that of step - 1; the filling turns between the two belong
+            to the step.
+        """
+
+        def steps_before(turn: int) -> int:
+            return turn - min(filling, self.unlabeled_before(seed, turn))
+
+        turns = range(step, step + filling + 1)
+        return turns[bisect.bisect_left(turns, step, key=steps_before)]
 
     def unlabeled_weight(self, step: int) -> float:
         """Return the factor on the unlabeled loss at a step (lambda)."""
         if step < self.start_step:
             return 0.0
+        weight = float(resolve(self.weight, step))
         if self.ramp_steps == 0:
-            return self.weight
-        return self.weight * min(1.0, (step - self.start_step + 1) / self.ramp_steps)
+            return weight
+        return weight * min(1.0, (step - self.start_step + 1) / self.ramp_steps)
 
 
 def is_ramp(value: Any) -> bool:
@@ -189,5 +221,21 @@ class Scheduled(Generic[T]):
         if self._last:
             settings = resolve(self._conf, step)
             if settings != self._settings:
+                state = self.state_dict()
                 self._settings, self._object = settings, self._build(**settings)
+                self.load_state_dict(state)
         return self._object
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the object, empty where it has none.
+
+        A criterion (a torch module) has none: what it holds follows from its settings.
+        """
+        stateful = hasattr(self._object, "state_dict")
+        stateful = stateful and not isinstance(self._object, torch.nn.Module)
+        return self._object.state_dict() if stateful else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if state:
+            self._object.load_state_dict(state)

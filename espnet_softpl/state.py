@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from espnet_softpl.checks import UserError
 
 STATE_DIR = "pl_state"  # In the experiment directory, beside ESPnet's checkpoint.
 
@@ -14,14 +17,36 @@ STATE_DIR = "pl_state"  # In the experiment directory, beside ESPnet's checkpoin
 def save_atomically(state: Any, path: Path) -> None:
     """Save with torch under a temporary name, then rename.
 
+    After a kill or a power cut the file is the old one or the new one, whole. Where
+    writing fails (a full disk), the part that was written is removed.
+
     Args:
         state: What to save.
         path: Where; its directory is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    try:
+        torch.save(state, temporary)
+        sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk.
+
+    Args:
+        path: The file or directory.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_state(path: Path) -> Any:
@@ -32,12 +57,14 @@ def load_state(path: Path) -> Any:
 
     Returns:
         The state, on the CPU: what takes it moves it to its own device.
+
+    Raises:
+        UserError: The file is torn, or holds something else.
     """
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """Return this process's rank and the number of processes."""
-    if not torch.distributed.is_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path} cannot be read, it is torn or no state: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import humanfriendly
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.asr import ASRTask, model_choices
@@ -16,14 +18,24 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet2.train.distributed_utils import DistributedOption
 
-from espnet_softpl import checks, filters, guard, options, teacher
+from espnet_softpl import checks, faults, guard, options, teacher
+from espnet_softpl.cache import CACHE_DIR, LabelCache
+from espnet_softpl.dropout import DropoutSwitch, dropouts, drops_layers
+from espnet_softpl.filters import Filter
 from espnet_softpl.generator import PseudoLabelGenerator
+from espnet_softpl.interruption import LastingFactory, terminating_children
 from espnet_softpl.iterator import MixedIterFactory
 from espnet_softpl.model import SoftPLModel, frames_of
 from espnet_softpl.oracle import Oracle, read_text
+from espnet_softpl.processes import rank_and_world
 from espnet_softpl.pseudo_labeling import PseudoLabeling
-from espnet_softpl.schedule import Schedule
 from espnet_softpl.trainer import SoftPLTrainer
+from espnet_softpl.usable_audio import (
+    StrictAudio,
+    UsableAudio,
+    UsableShare,
+    smallest_input,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -109,49 +121,113 @@ def build_to_text(args: argparse.Namespace) -> Callable[[list[int]], str]:
 
 
 def build_pseudo_labeling(
-    args: argparse.Namespace, labeled_tokens_per_sample: float
+    args: argparse.Namespace, model: SoftPLModel, labeled_tokens_per_sample: float
 ) -> PseudoLabeling:
     """Build the engine that the model learns from unlabeled batches with.
 
     Args:
         args: The parsed options, checked.
+        model: The model, as it was built.
         labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
 
     Returns:
         The engine; its teacher is born at the first unlabeled batch.
+
+    Raises:
+        UserError: The model or the labeled data lack what a part needs.
     """
     oracle = None
     if args.unlabeled_oracle_text:
         oracle = Oracle(read_text(args.unlabeled_oracle_text), build_to_text(args))
+    trusted = options.build_filters(args)
+    check_filters(args, trusted, model, labeled_tokens_per_sample)
+    schedule = options.build_schedule(args)
+    try:
+        switch = DropoutSwitch(model, schedule.dropout, schedule.layer_drop)
+    except ValueError as error:
+        raise checks.UserError(str(error)) from error
+    settings, cache = options.build_cache(args), None
+    if settings is not None:
+        rank, _ = rank_and_world()
+        cache = LabelCache(
+            settings,
+            options.needs_posteriors(args),
+            Path(args.output_dir) / CACHE_DIR / f"rank{rank}",
+        )
     return PseudoLabeling(
         criterion=options.build_criterion(args),
-        generator=PseudoLabelGenerator(
-            teacher.build(args.pl_teacher, **options.conf_of("teacher", args))
-        ),
+        generator=PseudoLabelGenerator(options.build_teacher(args)),
         regularizers=options.build_regularizers(args),
         shaping=options.build_shaping(args),
-        trust=filters.build(args.pl_filter, **options.conf_of("filter", args)),
+        filters=trusted,
+        cache=cache,
+        dropout=switch,
+        start_step=schedule.start_step,
         oracle=oracle,
         guard=guard.build(args.pl_guard, **options.conf_of("guard", args)),
         labeled_tokens_per_sample=labeled_tokens_per_sample,
+        sample_rate=sample_rate(args),
     )
 
 
-def unlabeled_shape_files(args: argparse.Namespace) -> list[str]:
-    """Return the unlabeled shape files, made from the audio's headers if not given.
+def check_filters(
+    args: argparse.Namespace,
+    trusted: list[tuple[str, Filter]],
+    model: SoftPLModel,
+    labeled_tokens_per_sample: float,
+) -> None:
+    """Refuse filters that would find nothing to judge by.
+
+    Args:
+        args: The parsed options.
+        trusted: The filters.
+        model: The model, as it was built.
+        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
+
+    Raises:
+        UserError: Which filter lacks what.
+    """
+    for name, part in trusted:
+        if part.needs_rate and math.isnan(labeled_tokens_per_sample):
+            raise checks.UserError(
+                f"pl_filter: {name} compares with the speech rate of the labeled data; "
+                f"give train_shape_file speech_shape and text_shape"
+            )
+        if part.needs_dropout and not any(
+            getattr(part, "p", getattr(part, "dropout", 0.0)) > 0.0
+            for part in dropouts(model)
+        ):
+            raise checks.UserError(
+                f"pl_filter: {name} compares transcripts under dropout, and the model "
+                f"has none; set encoder_conf.dropout_rate"
+            )
+
+
+def sample_rate(args: argparse.Namespace) -> int:
+    """Return the sample rate of the audio in Hz, as the front end has it."""
+    rate = (args.frontend_conf or {}).get("fs", 16000)
+    # ESPnet takes "16k" as well.
+    return humanfriendly.parse_size(rate) if isinstance(rate, str) else int(rate)
+
+
+def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
+    """Return the lengths of the unlabeled utterances, from their headers if not given.
 
     Args:
         args: The parsed options, checked.
 
     Returns:
-        Paths of shape files.
+        Samples by utterance id.
 
     Raises:
         UserError: More than `pl_max_bad_share` of the files cannot be read. Fewer
             are named in the log, counted and left out.
     """
     if args.unlabeled_shape_file:
-        return list(args.unlabeled_shape_file)
+        lengths: dict[str, int] = {}
+        for path in args.unlabeled_shape_file:
+            lengths.update(checks.read_lengths(path))
+        return lengths
     entries, _ = checks.speech_scp(
         getattr(args, options.UNLABELED_DATA), options.UNLABELED_DATA
     )
@@ -165,14 +241,51 @@ def unlabeled_shape_files(args: argparse.Namespace) -> list[str]:
             len(scan.bad),
             checks.name_some(scan.bad.values(), most=len(scan.bad)),
         )
-    path = Path(args.output_dir) / "unlabeled_shape"
+    return scan.samples
+
+
+def write_lengths(lengths: dict[str, int], path: Path) -> None:
+    """Write an ESPnet shape file, of which every process writes the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Every process writes the same bytes, under a name of its own until it is whole.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    lines = [f"{key} {length}\n" for key, length in scan.samples.items()]
+    lines = [f"{key} {length}\n" for key, length in lengths.items()]
     temporary.write_text("".join(lines), encoding="utf-8")
     os.replace(temporary, path)
-    return [str(path)]
+
+
+def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
+    """Write the lengths of the unlabeled utterances that the model can take.
+
+    Args:
+        args: The parsed options, checked.
+        model: The model, on the CPU.
+
+    Raises:
+        UserError: More than `pl_max_bad_share` of them are too short for a frame.
+            Fewer are named in the log and left out.
+    """
+    lengths = unlabeled_lengths(args)
+    if args.input_size is None:
+        with teacher.evaluating(model):
+            # Batch norm fails where a mini-batch is one utterance of one frame.
+            fewest = smallest_input(lambda n: frames_of(model, n), 64000, frames=2)
+        short = {k: f"{k}: {n}" for k, n in lengths.items() if n < fewest}
+        what = f"have fewer than the {fewest} samples that make two frames"
+        checks.check_bad_share(short, len(lengths), args.pl_max_bad_share, what)
+        if short:
+            logger.warning(
+                "%d unlabeled utterances %s, and are left out: %s",
+                len(short),
+                what,
+                checks.name_some(short.values()),
+            )
+        lengths = {key: n for key, n in lengths.items() if key not in short}
+    write_lengths(lengths, usable_shape_file(args))
+
+
+def usable_shape_file(args: argparse.Namespace) -> Path:
+    """Name the file that `write_usable` writes."""
+    return Path(args.output_dir) / "unlabeled_shape"
 
 
 class SoftPLTask(ASRTask):
@@ -220,14 +333,32 @@ class SoftPLTask(ASRTask):
             options.refuse(error)
 
     @classmethod
+    def main(
+        cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None
+    ) -> None:
+        """Train as the options say; a signal to end goes to all processes."""
+        with terminating_children():
+            super().main(args=args, cmd=cmd)
+
+    @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """Train in this process; a user's mistake ends it without a traceback."""
+        """Train in this process.
+
+        A user's mistake ends it with status 2, the guard with 3, and a fault of the
+        machine with 4, each with a message instead of a traceback.
+        """
         try:
             super().main_worker(args)
         except checks.UserError as error:
             options.refuse(error)
         except checks.CollapseError as error:
             options.refuse(error, status=3)
+        except (OSError, RuntimeError) as error:
+            reason = args.pl_criterion and faults.explain(error, Path(args.output_dir))
+            if not reason:
+                raise
+            logger.error("Where it happened:", exc_info=True)
+            options.refuse(reason, status=4)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
@@ -257,12 +388,15 @@ class SoftPLTask(ASRTask):
             labeled_rate = sum(tokens.values()) / sum(samples.values())
             if args.input_size is None:
                 check_targets_fit(model, tokens, samples, args.pl_max_bad_share)
-        model.pl = build_pseudo_labeling(args, labeled_rate)
+        model.pl = build_pseudo_labeling(args, model, labeled_rate)
+        if getattr(args, options.UNLABELED_DATA):
+            write_usable(args, model)
         if args.pl_separate_head:
             model.add_unlabeled_head()
+        # A batch may leave the decoder, one of two heads or a dropped layer without
+        # gradient.
         partly = model.decoder is not None or args.pl_separate_head
-        if partly and not args.unused_parameters:
-            # A batch may leave the decoder, or one of two heads, without gradient.
+        if (partly or drops_layers(model)) and not args.unused_parameters:
             logger.info("Setting unused_parameters: true for distributed training")
             args.unused_parameters = True
         if model.specaug is None:
@@ -289,26 +423,45 @@ class SoftPLTask(ASRTask):
             A factory of each epoch's mini-batches.
         """
         labeled = super().build_iter_factory(args, distributed_option, mode, kwargs)
-        if mode != "train" or args.pl_criterion is None:
+        if args.pl_criterion is None:
             return labeled
+        if mode != "train":
+            return LastingFactory(labeled)
+        rate = sample_rate(args)
+        labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
         ours = copy.copy(args)
         # The stock sampler wants one fold length per shape file.
         ours.fold_length = args.fold_length[:1]
+        shape_file = str(usable_shape_file(args))
         unlabeled = super().build_iter_factory(
             ours,
             distributed_option,
             mode,
             dict(
                 data_path_and_name_and_type=getattr(args, options.UNLABELED_DATA),
-                shape_files=unlabeled_shape_files(args),
+                shape_files=[shape_file],
                 batch_bins=args.unlabeled_batch_bins or args.batch_bins,
                 batch_size=args.unlabeled_batch_size or args.batch_size,
             ),
         )
-        return MixedIterFactory(
-            labeled=labeled,
-            unlabeled=unlabeled,
-            schedule=Schedule(**args.pl_schedule_conf),
-            seed=args.seed,
-            num_iters_per_epoch=args.num_iters_per_epoch,
+        lengths = checks.read_lengths(shape_file)
+        unlabeled.dataset = UsableAudio(
+            unlabeled.dataset,
+            lengths,
+            min_samples=min(lengths.values()),
+            sample_shape=() if args.input_size is None else (args.input_size,),
+            sample_rate=rate,
+        )
+        settings = options.build_cache(args)
+        return LastingFactory(
+            MixedIterFactory(
+                labeled=labeled,
+                unlabeled=unlabeled,
+                schedule=options.build_schedule(args),
+                seed=args.seed,
+                num_iters_per_epoch=args.num_iters_per_epoch,
+                make_plan=settings
+                and (lambda batches: settings.plan(batches, args.seed)),
+                usable_share=UsableShare(args.pl_max_bad_share),
+            )
         )

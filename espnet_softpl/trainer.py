@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,23 @@ from typing import Any
 import torch
 from espnet2.train.trainer import Trainer
 
+from espnet_softpl import checkpoints, interruption
 from espnet_softpl import state as files
+from espnet_softpl.cache import CACHE_DIR
 from espnet_softpl.checks import UserError
 from espnet_softpl.guarding import Watch, WatchedIterator, save_healthy
-from espnet_softpl.state import STATE_DIR, rank_and_world, save_atomically
+from espnet_softpl.interruption import Interrupted, StoppableIterator, Training
+from espnet_softpl.processes import (
+    any_process,
+    on_first_process,
+    rank_and_world,
+    wait_for_all,
+)
+from espnet_softpl.state import STATE_DIR, save_atomically
 
 logger = logging.getLogger(__name__)
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def state_path(output_dir: Path, epoch: int, rank: int) -> Path:
@@ -54,6 +65,13 @@ def save_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
         **model.pl.state_dict(model),
     }
     save_atomically(state, state_path(output_dir, epoch, rank))
+    before = state_path(output_dir, epoch - 1, rank)
+    if model.pl.cache is not None:
+        resumable = [state["cache"]]
+        if before.exists():
+            resumable.append(files.load_state(before)["cache"])
+        model.pl.cache.forget_files(resumable)
+    interruption.forget_interruptions(output_dir, epoch)
     for path in (output_dir / STATE_DIR).glob(f"*epoch.rank{rank}.pth"):
         saved = re.fullmatch(r"(\d+)epoch\.rank\d+\.pth", path.name)
         if saved and int(saved[1]) < epoch - 1:
@@ -88,7 +106,42 @@ def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
                 f"cannot resume: {path} has {key} {state.get(key)!r}, this run needs "
                 f"{value!r}. {advice}"
             )
-    model.pl.load_state_dict(state, model)
+    try:
+        model.pl.load_state_dict(state, model)
+    except ValueError as error:
+        raise UserError(f"cannot resume from {path}: {error}. {advice}") from error
+
+
+def begin_directory(output_dir: Path, options: Any) -> None:
+    """Make an experiment directory fit for a run; the first process does it for all.
+
+    Args:
+        output_dir: The experiment directory.
+        options: ESPnet's options. With `resume`, what a kill may have cut off is
+            repaired. Without, what an earlier run could be resumed from is put into
+            `previous_run/`, for this one is going to write its own.
+
+    Raises:
+        UserError: What is there cannot be resumed from.
+    """
+    if options.resume:
+        checkpoints.repair(
+            output_dir,
+            options.best_model_criterion,
+            options.keep_nbest_models,
+            options.nbest_averaging_interval,
+        )
+        return
+    names = (STATE_DIR, CACHE_DIR, checkpoints.CHECKPOINT)
+    found = [output_dir / name for name in names if (output_dir / name).exists()]
+    if not found:
+        return
+    previous = output_dir / "previous_run"
+    logger.warning("An earlier run is not resumed; its state is now in %s", previous)
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for path in found:
+        os.replace(path, previous / path.name)
 
 
 class SoftPLTrainer(Trainer):
@@ -97,7 +150,12 @@ class SoftPLTrainer(Trainer):
     The training loop is ESPnet's own: the teacher follows the optimizer through a
     hook that fires only on real updates (not on skipped ones under mixed precision,
     non-finite gradients or gradient accumulation).
+
+    Attributes:
+        told_to_stop: Set when the process has got SIGTERM.
     """
+
+    told_to_stop = interruption.Flag()
 
     @classmethod
     def run(
@@ -116,18 +174,44 @@ class SoftPLTrainer(Trainer):
             **kwargs: The stock trainer's other arguments.
         """
         engine = getattr(model, "pl", None)
-        if engine is not None:
-            optimizers[0].register_step_post_hook(
-                lambda *_: engine.generator.teacher.update(model)
+        if engine is None:
+            super().run(
+                model=model,
+                optimizers=optimizers,
+                trainer_options=trainer_options,
+                **kwargs,
             )
-        super().run(
-            model=model,
-            optimizers=optimizers,
-            trainer_options=trainer_options,
-            **kwargs,
+            return
+        if trainer_options.use_amp and trainer_options.ngpu == 0:
+            # ESPnet leaves it to the scaler to skip an update that is not finite; on
+            # a CPU the scaler is disabled, and lets it through.
+            logger.warning("use_amp is for GPUs: training goes on in float32")
+            trainer_options.use_amp = False
+        output_dir = Path(trainer_options.output_dir)
+        on_first_process(lambda: begin_directory(output_dir, trainer_options))
+        if trainer_options.resume and checkpoints.stopped_early(
+            output_dir,
+            trainer_options.patience,
+            trainer_options.early_stopping_criterion,
+        ):
+            # Killed after its last epoch: there is nothing left to train.
+            trainer_options.max_epoch = checkpoints.epoch_of(output_dir)
+        optimizers[0].register_step_post_hook(
+            lambda *_: engine.generator.teacher.update(model)
         )
-        if engine is not None and rank_and_world()[0] == 0:
-            cls.export_teacher(model, Path(trainer_options.output_dir))
+        if engine.cache is not None:
+            factory = kwargs["train_iter_factory"].factory
+            engine.cache.follow(factory.plan)
+            factory.left = engine.cache.left
+        with cls.told_to_stop.listening():
+            super().run(
+                model=model,
+                optimizers=optimizers,
+                trainer_options=trainer_options,
+                **kwargs,
+            )
+        if rank_and_world()[0] == 0:
+            cls.export_teacher(model, output_dir)
 
     @staticmethod
     def export_teacher(model: torch.nn.Module, output_dir: Path) -> None:
@@ -147,40 +231,112 @@ class SoftPLTrainer(Trainer):
         cls,
         model: torch.nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
+        schedulers: Sequence[Any],
         iterator: Any,
         reporter: Any,
+        scaler: Any,
         options: Any,
         **kwargs: Any,
     ) -> bool:
-        """Train one epoch, under the guard's eyes if there is one.
+        """Train one epoch, or the rest of it, under the guard's eyes if there is one.
 
         Args:
             model: The model, possibly wrapped for distribution.
             optimizers: One optimizer.
+            schedulers: Its scheduler.
             iterator: The epoch's mini-batches.
             reporter: ESPnet's reporter of this epoch.
+            scaler: Of mixed precision, or None.
             options: ESPnet's options.
             **kwargs: The stock trainer's other arguments.
 
         Returns:
             Whether no step could be made.
+
+        Raises:
+            Interrupted: The process was told to stop; everything is saved.
         """
         bare = getattr(model, "module", model)
-        engine = getattr(bare, "pl", None)
-        if engine is not None and engine.guard is not None:
-            output_dir = Path(options.output_dir)
-            healthy = engine.guard.healthy or engine.healthy_epoch is None
-            if engine.guard.action == "back_off" and healthy:
-                save_healthy(bare, optimizers, output_dir, reporter.get_epoch() - 1)
+        parts = dict(optimizers=optimizers, schedulers=schedulers, scaler=scaler)
+
+        def train(batches: Any) -> bool:
+            return super(SoftPLTrainer, cls).train_one_epoch(
+                model=model,
+                iterator=batches,
+                reporter=reporter,
+                options=options,
+                **parts,
+                **kwargs,
+            )
+
+        if getattr(bare, "pl", None) is None:
+            return train(iterator)
+        for optimizer in optimizers:
+            # Mini-batches that were left over for accumulation would go into the next
+            # epoch's first step, unless the run was resumed in between.
+            optimizer.zero_grad()
+        epoch, output_dir = reporter.get_epoch(), Path(options.output_dir)
+        training = Training(bare, reporter=reporter, **parts)
+        batches, valid = cls._batches(training, iterator, options)
+        watched: Any = batches
+        if bare.pl.guard is not None:
             watch = Watch(bare, optimizers, reporter, output_dir)
-            iterator = WatchedIterator(iterator, watch.after_step)
-        return super().train_one_epoch(
-            model=model,
-            optimizers=optimizers,
-            iterator=iterator,
-            reporter=reporter,
-            options=options,
-            **kwargs,
+            watched = WatchedIterator(batches, watch.after_step)
+        valid = not train(watched) or valid
+        if any_process(cls.told_to_stop.is_set and not batches.complete):
+            if batches.done > 0:
+                interruption.save_interruption(
+                    training, output_dir, epoch, batches.done, valid
+                )
+            raise Interrupted
+        return not valid
+
+    @classmethod
+    def _batches(
+        cls, training: Training, iterator: Any, options: Any
+    ) -> tuple[StoppableIterator, bool]:
+        """Begin an epoch, or go on in it where a run was told to stop.
+
+        Returns:
+            The mini-batches, and whether some that were trained on before changed the
+            model.
+        """
+        output_dir = Path(options.output_dir)
+        epoch, engine = training.reporter.get_epoch(), training.model.pl
+        done = interruption.find_interruption(output_dir, epoch)
+        if done is None:
+            teacher = engine.generator.teacher
+            if teacher.keep:
+                cls._show_finished(training, output_dir)
+            guard = engine.guard
+            if guard is not None and guard.action == "back_off":
+                if guard.healthy or engine.healthy_epoch is None:
+                    save_healthy(
+                        training.model, training.optimizers, output_dir, epoch - 1
+                    )
+            return StoppableIterator(
+                iterator, cls.told_to_stop, options.accum_grad
+            ), False
+        state = interruption.load_interruption(training, output_dir, epoch, done)
+        batches = StoppableIterator(
+            iterator,
+            cls.told_to_stop,
+            options.accum_grad,
+            skip=done,
+            begin=lambda: interruption.set_random_state(state["random"]),
+        )
+        return batches, state["valid"]
+
+    @staticmethod
+    def _show_finished(training: Training, output_dir: Path) -> None:
+        """Let a teacher that averages epochs see those that are finished."""
+        wait_for_all()  # The first process may still be writing the last epoch's file.
+        teacher = training.model.pl.generator.teacher
+        finished = checkpoints.finished_epochs(output_dir, teacher.criterion)
+        teacher.begin_epoch(
+            training.model,
+            finished,
+            lambda epoch: files.load_state(output_dir / f"{epoch}epoch.pth"),
         )
 
     @classmethod
@@ -200,7 +356,11 @@ class SoftPLTrainer(Trainer):
         )
         bare = getattr(model, "module", model)
         if getattr(bare, "pl", None) is not None:
-            save_state(bare, Path(options.output_dir), reporter.get_epoch())
+            output_dir = Path(options.output_dir)
+            save_state(bare, output_dir, reporter.get_epoch())
+            wait_for_all()  # Or a checkpoint could be newer than another's side state.
+            if rank_and_world()[0] == 0:
+                checkpoints.set_aside(output_dir)
 
     @staticmethod
     def resume(

@@ -46,13 +46,16 @@ class Data:
         return options
 
 
-def write_part(root: Path, part: str, count: int, rng: np.random.Generator) -> None:
+def write_part(
+    root: Path, part: str, count: int, rng: np.random.Generator, length: int | None
+) -> None:
     """Write one part of the corpus: tones for letters, silence for spaces."""
     directory = root / part
     directory.mkdir(parents=True)
     files = {name: [] for name in ("wav.scp", "text", "speech_shape", "text_shape")}
     for index in range(count):
-        letters = "".join(rng.choice(list("ABC "), size=int(rng.integers(4, 8))))
+        size = int(rng.integers(4, 8)) if length is None else length
+        letters = "".join(rng.choice(list("ABC " if length is None else "ABC"), size))
         text = letters.replace(" ", "A", 1).strip() or "A"
         seconds = np.arange(int(0.12 * RATE)) / RATE
         tones = {"A": 300.0, "B": 900.0, "C": 2200.0, " ": 0.0}
@@ -71,11 +74,16 @@ def write_part(root: Path, part: str, count: int, rng: np.random.Generator) -> N
         (directory / name).write_text("\n".join(lines) + "\n")
 
 
-def make_data(root: Path) -> Data:
-    """Write the corpus: 12 labeled, 20 unlabeled and 4 dev utterances."""
+def make_data(root: Path, length: int | None = None) -> Data:
+    """Write the corpus: 12 labeled, 20 unlabeled and 4 dev utterances.
+
+    Args:
+        root: Where.
+        length: Letters in every utterance; None for 4 to 7 with spaces.
+    """
     rng = np.random.default_rng(7)
     for part, count in (("labeled", 12), ("unlabeled", 20), ("dev", 4)):
-        write_part(root, part, count, rng)
+        write_part(root, part, count, rng, length)
     (root / "tokens.txt").write_text("\n".join(TOKENS) + "\n")
     return Data(root)
 

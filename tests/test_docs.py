@@ -20,7 +20,15 @@ from conftest import (
     reference_collapse,
 )
 
-from espnet_softpl import criteria, filters, guard, regularizers, shaping, teacher
+from espnet_softpl import (
+    cache,
+    criteria,
+    filters,
+    guard,
+    regularizers,
+    shaping,
+    teacher,
+)
 from espnet_softpl.criteria import PseudoLabel
 from espnet_softpl.guard_report import FORMS, SIGNS
 from espnet_softpl.registry import build_from_conf, named_confs
@@ -83,7 +91,9 @@ def build_block(conf: Mapping[str, Any]) -> None:
     for name, settings in parts(conf, "shaping").items():
         shaping.build(name, **settings)
     teacher.build(conf.get("pl_teacher", "ema"), **conf.get("pl_teacher_conf", {}))
-    filters.build(conf.get("pl_filter", "tokens"), **conf.get("pl_filter_conf", {}))
+    for name, settings in parts({"pl_filter": ["tokens"], **conf}, "filter").items():
+        filters.build(name, **settings)
+    cache.build_settings(conf.get("pl_cache", "none"), **conf.get("pl_cache_conf", {}))
     guard.build(conf.get("pl_guard", "warn"), **conf.get("pl_guard_conf", {}))
     build_from_conf(Schedule, conf.get("pl_schedule_conf", {}), "pl_schedule_conf")
 

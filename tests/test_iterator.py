@@ -7,7 +7,8 @@ import itertools
 import torch
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 
-from espnet_softpl.iterator import MixedIterFactory, take_batches
+from espnet_softpl.cache_plan import CachePlan
+from espnet_softpl.iterator import EndlessBatches, MixedIterFactory
 from espnet_softpl.schedule import Schedule
 
 
@@ -20,7 +21,8 @@ class Names(torch.utils.data.Dataset):
 
 
 def collate(keys: list[str]) -> tuple[list[str], dict[str, torch.Tensor]]:
-    return keys, {"speech": torch.zeros(len(keys), 4)}
+    speech = torch.zeros(len(keys), 4)
+    return keys, {"speech": speech, "speech_lengths": torch.full((len(keys),), 4)}
 
 
 def factory(prefix: str, num_batches: int, num_workers: int = 0) -> SequenceIterFactory:
@@ -40,13 +42,16 @@ def names(iterator) -> list[str]:
     return [ids[0] for ids, _ in iterator]
 
 
-def test_take_batches_goes_round_and_reshuffles() -> None:
-    taken = take_batches(list("abcde"), seed=3, first=0, count=15)
+def test_endless_batches_go_round_and_are_reshuffled() -> None:
+    batches = EndlessBatches(list("abcde"), seed=3)
+    taken = [batches[number] for number in range(15)]
     turns = [taken[i : i + 5] for i in (0, 5, 10)]
     assert all(sorted(turn) == list("abcde") for turn in turns)
     assert len({tuple(turn) for turn in turns}) == 3
-    assert take_batches(list("abcde"), 3, 4, 7) == taken[4:11]
-    assert take_batches(list("abcde"), 3, 4, 0) == []
+    assert [EndlessBatches(list("abcde"), 3)[n] for n in (14, 4)] == [
+        taken[14],
+        taken[4],
+    ]
 
 
 def test_epochs_follow_the_schedule_and_use_every_batch() -> None:
@@ -97,3 +102,79 @@ def test_default_epoch_is_one_pass_over_the_labeled_data() -> None:
     assert mixed(Schedule(labeled_steps=2, unlabeled_steps=1)).num_iters_per_epoch == 8
     only = Schedule(labeled_steps=0, unlabeled_steps=1)
     assert mixed(only).num_iters_per_epoch == 7
+
+
+CACHED = Schedule(start_step=2, labeled_steps=1, unlabeled_steps=2)
+
+
+def cached(workers: int = 0, plan: CachePlan | None = None) -> MixedIterFactory:
+    plan = plan or CachePlan(size=4, seed=1, probability=0.3)
+    return mixed(
+        CACHED, workers=workers, num_iters_per_epoch=9, make_plan=lambda _: plan
+    )
+
+
+def story(iterator) -> list[tuple]:
+    """Tell what an epoch trains on, and what it inserts before it."""
+    return [
+        (
+            ids[0],
+            batch.get("unlabeled", {}).get("slot"),
+            [(part["utt_id"][0], part["slot"]) for part in batch.get("insertions", ())],
+        )
+        for ids, batch in iterator
+    ]
+
+
+def test_filling_the_cache_takes_no_step() -> None:
+    epochs = cached()
+    told = [step for epoch in (1, 2, 3) for step in story(epochs.build_iter(epoch))]
+    assert len(told) == 27  # As many steps as without a cache.
+    kinds = CACHED.is_unlabeled(1, 0, 27 + 4)
+    filled = 0
+    expected = []  # The schedule's turns, but for the first four unlabeled ones.
+    for kind in kinds:
+        if kind and filled < 4:
+            filled += 1
+        else:
+            expected.append(kind)
+    assert [name.startswith("u") for name, _, _ in told] == expected
+    inserted = [slot for _, _, found in told for _, slot in found]
+    assert inserted[:4] == [0, 1, 2, 3] and len(inserted) > 4
+
+
+def test_what_is_trained_on_was_inserted_before() -> None:
+    epochs = cached()
+    slots: dict[int, str] = {}
+    for epoch in range(1, 8):
+        for name, slot, inserted in story(epochs.build_iter(epoch)):
+            waiting = dict((s, n) for n, s in inserted)
+            if slot is not None:
+                # At its own visit a slot is trained on before it is replaced, but in
+                # the filling, which comes before the first visit.
+                assert name == slots.get(slot, waiting.get(slot))
+            slots.update(waiting)
+
+
+def test_a_cached_epoch_does_not_depend_on_those_before_it_nor_on_loaders() -> None:
+    epochs = cached()
+    whole = [story(epochs.build_iter(epoch)) for epoch in range(1, 6)]
+    assert story(cached().build_iter(5)) == whole[4]
+    assert story(cached(workers=1).build_iter(5)) == whole[4]
+
+
+def test_decisions_reach_the_loader_with_a_lag() -> None:
+    plan = CachePlan(size=3, seed=1, probability=None, lag=3)
+    asked = []
+
+    def left(draw: int) -> bool:
+        asked.append(draw)
+        return draw % 2 == 0
+
+    epochs = cached(workers=1, plan=plan)
+    epochs.left = left
+    first = story(epochs.build_iter(4))
+    again = cached(plan=plan)
+    again.left = left
+    assert story(again.build_iter(4)) == first
+    assert any(found for _, _, found in first)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from conftest import make_label, make_log_probs
 
-from espnet_softpl import filters
 from espnet_softpl.metrics import (
     disagreement,
     error_rates,
@@ -65,20 +64,10 @@ def test_vocabulary_use_is_a_perplexity() -> None:
 def test_disagreement_counts_frames() -> None:
     one = F.one_hot(torch.tensor([[1, 2, 0], [1, 1, 2]]), 3).float()
     other = F.one_hot(torch.tensor([[1, 0, 0], [2, 1, 1]]), 3).float()
-    assert float(disagreement(one, other, torch.tensor([3, 2]))) == pytest.approx(0.4)
-    assert float(disagreement(one, one, torch.tensor([3, 2]))) == 0.0
-
-
-def test_filter_by_tokens() -> None:
-    label = make_label(make_log_probs(3, 5, 4), torch.tensor([5, 5, 5]))
-    label = label._replace(token_lengths=torch.tensor([0, 1, 2]))
-    assert filters.build("tokens", min_tokens=2)(label).tolist() == [0, 0, 1]
-    assert filters.build("tokens", min_tokens=0)(label).tolist() == [1, 1, 1]
-    for bad in (-1, 1.5, True):
-        with pytest.raises(ValueError, match="min_tokens"):
-            filters.build("tokens", min_tokens=bad)
-    with pytest.raises(ValueError, match="unknown filter"):
-        filters.build("all")
+    lengths = torch.tensor([3, 2])
+    path = other.argmax(-1)
+    assert float(disagreement(one, path, lengths)) == pytest.approx(0.4)
+    assert float(disagreement(one, one.argmax(-1), lengths)) == 0.0
 
 
 def test_error_rates_by_hand() -> None:

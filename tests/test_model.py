@@ -14,7 +14,7 @@ from espnet_softpl import criteria, filters, shaping, teacher, unlabeled_head
 from espnet_softpl.generator import PseudoLabelGenerator
 from espnet_softpl.loss import weighted_mean
 from espnet_softpl.model import PL_STATISTICS, SoftPLModel, frames_of
-from espnet_softpl.pseudo_labeling import PseudoLabeling
+from espnet_softpl.pseudo_labeling import PseudoLabeling, UnlabeledBatch
 from espnet_softpl.schedule import Scheduled
 from espnet_softpl.task import SoftPLTask
 
@@ -206,7 +206,7 @@ def test_engine_without_oracle_or_filter() -> None:
     )
     _, stats, _ = model(**unlabeled_batch())
     assert math.isnan(float(stats["pl_wer"])) and float(stats["pl_kept"]) == 1.0
-    model.pl.trust = filters.build("tokens", min_tokens=10_000)
+    model.pl.filters = [("tokens", filters.build("tokens", min_tokens=10_000))]
     assert float(model(**unlabeled_batch())[1]["pl_kept"]) == 0.0
 
 
@@ -292,12 +292,9 @@ def test_regularizers_are_added_to_the_criterion() -> None:
 def test_the_prior_comes_from_labeled_batches() -> None:
     conf = dict(pl_regularizer=["prior_kl"], pl_regularizer_conf={"weight": 1.0})
     model = make_model("hard_ctc", **conf)
-    assert (
-        model.pl.prepare(
-            model.pl.generator(model, *list(unlabeled_batch().values())[:2])
-        ).prior
-        is None
-    )
+    batch = unlabeled_batch()
+    waiting = UnlabeledBatch(batch["utt_id"], batch["speech"], batch["speech_lengths"])
+    assert model.pl.make(model, waiting, step=0).label.prior is None
     model(**labeled_batch())
     prior = model.pl.prior.value
     assert prior.shape == (len(TOKENS),)

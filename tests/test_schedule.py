@@ -9,7 +9,7 @@ from espnet_softpl.schedule import Schedule, Scheduled, ramp_value, resolve
 
 def test_blocks_hold_the_ratio_in_random_order() -> None:
     schedule = Schedule(start_step=5, labeled_steps=2, unlabeled_steps=3)
-    kinds = schedule.is_unlabeled(seed=1, first_step=0, num_steps=5 + 5 * 200)
+    kinds = schedule.is_unlabeled(seed=1, first_turn=0, num_turns=5 + 5 * 200)
     assert not any(kinds[:5])
     blocks = [tuple(kinds[i : i + 5]) for i in range(5, len(kinds), 5)]
     assert {sum(block) for block in blocks} == {3}
@@ -27,6 +27,35 @@ def test_any_window_is_a_cut_of_the_whole() -> None:
 def test_the_seed_matters() -> None:
     schedule = Schedule(labeled_steps=1, unlabeled_steps=1)
     assert schedule.is_unlabeled(1, 0, 100) != schedule.is_unlabeled(2, 0, 100)
+
+
+@pytest.mark.parametrize("filling", [0, 1, 5, 12])
+def test_turns_of_steps_leave_out_the_filling(filling) -> None:
+    schedule = Schedule(start_step=4, labeled_steps=1, unlabeled_steps=3)
+    kinds = schedule.is_unlabeled(2, 0, 80)
+    filled, trained = 0, []
+    for turn, kind in enumerate(kinds):
+        if kind and filled < filling:
+            filled += 1
+        else:
+            trained.append(turn)
+    assert schedule.turn_of(2, 0, filling) == 0
+    for step in range(1, 60):
+        assert schedule.turn_of(2, step, filling) == trained[step - 1] + 1
+
+
+def test_lambda_may_be_any_ramp() -> None:
+    ramp = {"from": 0.0, "to": 2.0, "steps": 4, "start": 10}
+    schedule = Schedule(start_step=3, weight=ramp)
+    assert [schedule.unlabeled_weight(step) for step in (2, 3, 11, 12, 99)] == [
+        0.0,
+        0.0,
+        0.5,
+        1.0,
+        2.0,
+    ]
+    with pytest.raises(ValueError, match="weight must be a finite number >= 0"):
+        Schedule(weight={"from": 1.0, "to": -1.0, "steps": 3})
 
 
 def test_only_unlabeled_steps() -> None:
@@ -52,6 +81,8 @@ def test_weight_ramps_up_from_the_start() -> None:
         {"ramp_steps": -2},
         {"weight": -1.0},
         {"weight": float("nan")},
+        {"dropout": 1.5},
+        {"layer_drop": -0.1},
     ],
 )
 def test_bad_values_are_refused(conf) -> None:

@@ -124,15 +124,52 @@ def test_stock_espnet_decodes_it_without_this_package(hard_run, data, tmp_path) 
     assert len(hypotheses.splitlines()) == 4
 
 
+SLIMIPL = dict(pl_cache="slimipl", pl_cache_conf={"size": 2, "probability": 0.5})
+RETENTION = dict(retention=0.5, every_steps=2, warmup=True, buffers="average")
+
+
+def compare_runs(one: Path, other: Path, epochs: int) -> None:
+    """Assert that two runs left the same behind, but for what measures time."""
+    mine, theirs = (load(exp / "checkpoint.pth") for exp in (one, other))
+    assert same_tensors(mine["model"], theirs["model"])
+    for epoch in range(1, epochs + 1):
+        for phase in ("train", "valid"):
+            stats = [s["reporter"]["stats"][epoch][phase] for s in (mine, theirs)]
+            assert stats[0].keys() == stats[1].keys()
+            for key in stats[0]:
+                if "time" not in key:
+                    np.testing.assert_array_equal(*(s[key] for s in stats), err_msg=key)
+    states = [load(exp / f"pl_state/{epochs}epoch.rank0.pth") for exp in (one, other)]
+    assert repr(states[0]) == repr(states[1])
+    teachers = [exp / "teacher.pth" for exp in (one, other)]
+    assert teachers[0].exists() == teachers[1].exists()
+    if teachers[0].exists():
+        assert same_tensors(*map(load, teachers))
+
+
 @pytest.mark.parametrize(
-    "teacher, conf",
+    "teacher, conf, more",
     [
-        ("ema", {"decay": 0.9}),
-        ("frozen", {}),
-        ("student", {}),
+        ("ema", {"decay": 0.9}, {}),
+        ("ema", RETENTION, {"accum_grad": 2, "num_iters_per_epoch": 5}),
+        ("frozen", {}, {}),
+        ("student", {}, SLIMIPL),
+        ("delayed", {"steps": 4}, {}),
+        ("topn", {"n": 2}, {}),
+        (
+            "student",
+            {},
+            dict(
+                pl_cache="label_change",
+                pl_cache_conf={"size": 2, "lag": 3},
+                num_workers=1,
+                pl_shaping=["sample"],
+            ),
+        ),
     ],
+    ids=["ema", "retention", "frozen", "slimipl", "delayed", "topn", "label_change"],
 )
-def test_resume_is_exact(data, tmp_path, teacher, conf) -> None:
+def test_resume_is_exact(data, seed_model, tmp_path, teacher, conf, more) -> None:
     pl = dict(
         PL,
         pl_teacher=teacher,
@@ -141,21 +178,14 @@ def test_resume_is_exact(data, tmp_path, teacher, conf) -> None:
             labeled_steps=2, unlabeled_steps=1, start_step=3, ramp_steps=6
         ),
     )
-    options = config(**data.options(), **pl, max_epoch=4)
+    options = config(
+        **data.options(), **{**pl, **more}, max_epoch=4, init_param=[best(seed_model)]
+    )
     whole = train(SoftPLTask, options, tmp_path / "whole")
     parts = train(SoftPLTask, options, tmp_path / "parts", "--max_epoch", "1")
     train(SoftPLTask, options, parts, "--max_epoch", "3", "--resume", "true")
     train(SoftPLTask, options, parts, "--resume", "true")
-    one, other = (load(exp / "checkpoint.pth") for exp in (whole, parts))
-    assert same_tensors(one["model"], other["model"])
-    for epoch in range(1, 5):
-        for phase in ("train", "valid"):
-            mine, theirs = (s["reporter"]["stats"][epoch][phase] for s in (one, other))
-            for key in mine:
-                if "time" not in key:
-                    np.testing.assert_array_equal(mine[key], theirs[key], err_msg=key)
-    if teacher != "student":
-        assert same_tensors(load(whole / "teacher.pth"), load(parts / "teacher.pth"))
+    compare_runs(whole, parts, epochs=4)
 
 
 def test_resume_without_the_side_state_is_refused(data, tmp_path, capsys) -> None:
@@ -310,6 +340,35 @@ BAD_LABELS: dict[str, tuple[dict, str]] = {
 }
 
 
+BAD_TEACHERS = {
+    "no epoch length": (
+        {"pl_teacher_conf": {"retention": 0.5}, "num_iters_per_epoch": None},
+        "pl_teacher_conf.retention: is a share per epoch",
+    ),
+    "epochs not kept": (
+        {"pl_teacher": "topn", "pl_teacher_conf": {"n": 11}},
+        "keep_nbest_models: 10 epochs are kept, the teacher averages 11",
+    ),
+    "other criterion": (
+        {"pl_teacher": "topn", "pl_teacher_conf": {"criterion": ["valid", "x", "min"]}},
+        "must be among best_model_criterion",
+    ),
+    "cache": ({"pl_cache": "slimipl", "pl_cache_conf": {"p": 1}}, "unknown key 'p'"),
+    "lag": (
+        {
+            "pl_cache": "label_change",
+            "pl_cache_conf": {"lag": 4},
+            "num_workers": 2,
+        },
+        "pl_cache_conf.lag: must be at least 5 with num_workers: 2",
+    ),
+    "filters": (
+        {"pl_filter": ["tokens", "speed"]},
+        "pl_filter: unknown filter 'speed'",
+    ),
+}
+
+
 def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
     """List bad configurations, and what the refusal must say."""
     (tmp_path / "empty").write_text("")
@@ -324,7 +383,8 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
         "criterion": ({"pl_criterion": "hard"}, "unknown criterion 'hard'"),
         "setting": ({"pl_criterion_conf": {"tau": 1}}, "pl_criterion_conf: unknown"),
         "decay": ({"pl_teacher_conf": {"decay": 2.0}}, "pl_teacher_conf: decay"),
-        "teacher": ({"pl_teacher": "mean"}, "Legal: ema, frozen, student"),
+        "teacher": ({"pl_teacher": "mean"}, "Legal: delayed, ema, frozen, student"),
+        **BAD_TEACHERS,
         "schedule": ({"pl_schedule_conf": {"unlabeled_steps": 0}}, "unlabeled_steps"),
         "ratio": ({"pl_schedule_conf": {"ratio": 3}}, "unknown key 'ratio'"),
         "share": ({"pl_max_bad_share": 2.0}, "pl_max_bad_share"),

@@ -57,6 +57,8 @@ class PLCriterion(torch.nn.Module, abc.ABC):
             meaning there (two views without a teacher), else 0.
         needs_prior: True where `PseudoLabel.prior` is used.
         weighs_frames: True where `PseudoLabel.frame_weight` is used.
+        needs_posteriors: True where `PseudoLabel.log_probs` is used, so that a label
+            cache must keep them; where False, they may be uniform.
     """
 
     frame_level: bool = False
@@ -65,6 +67,7 @@ class PLCriterion(torch.nn.Module, abc.ABC):
     labeled_weight: float = 0.0
     needs_prior: bool = False
     weighs_frames: bool = False
+    needs_posteriors: bool = True
 
     def __init__(self) -> None:
         # Stated, for torch's own takes any argument: settings can then be checked.

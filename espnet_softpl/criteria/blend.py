@@ -70,6 +70,7 @@ class Blend(PLCriterion):
         self.trains_decoder = any(part.trains_decoder for part in self.parts)
         self.needs_prior = any(part.needs_prior for part in self.parts)
         self.weighs_frames = all(part.weighs_frames for part in self.parts)
+        self.needs_posteriors = any(part.needs_posteriors for part in self.parts)
         self.views = max(part.views for part in self.parts)
         self.labeled_weight = sum(w * part.labeled_weight for part, w in self._used())
 

@@ -58,6 +58,7 @@ class Consistency(PLCriterion):
 
     frame_level = True
     weighs_frames = True
+    needs_posteriors = False
     views = 2
 
     def __init__(self, labeled_weight: float = 0.0) -> None:

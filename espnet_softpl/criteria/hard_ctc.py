@@ -55,6 +55,7 @@ class HardCTC(PLCriterion):
 
     trains_decoder = True
     weighs_frames = True
+    needs_posteriors = False
 
     def forward(
         self,

@@ -61,6 +61,7 @@ class TranscriptsCriterion(PLCriterion):
     ) -> None:
         super().__init__()
         self.nbest = at_least("nbest", nbest, 1)
+        self.needs_posteriors = nbest > 1
         beam_size = 2 * nbest if beam_size is None else beam_size
         self.beam_size = at_least("beam_size", beam_size, nbest)
         self.temperature = positive("temperature", temperature)

@@ -54,6 +54,8 @@ class MeanRegularizer(PLCriterion):
         ValueError: weight is out of its range.
     """
 
+    needs_posteriors = False
+
     def __init__(self, weight: float = 0.1) -> None:
         super().__init__()
         self.weight = not_negative("weight", weight)

@@ -8,11 +8,13 @@ from espnet_softpl.shaping.confidence import (
     TokenConfidence,
     UtteranceConfidence,
 )
+from espnet_softpl.shaping.sample import Sample
 from espnet_softpl.shaping.sharpen import Sharpen
 
 __all__ = [
     "Align",
     "FrameConfidence",
+    "Sample",
     "Sharpen",
     "Shaping",
     "ShiftBlank",

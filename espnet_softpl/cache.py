@@ -1,0 +1,379 @@
+"""The label cache: labels are made once, and trained on until they are replaced.
+
+With C slots of one mini-batch each and a probability p of replacing a slot's labels
+when it is visited, labels are used 1/p times on average and replaced after C/p
+unlabeled updates: the model learns from labels of many earlier states of itself,
+which takes the place of a teacher (slimIPL, https://arxiv.org/abs/2010.11524). Which
+slot is visited when is the business of `cache_plan`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_softpl.cache_plan import CachePlan
+from espnet_softpl.compression import Compression
+from espnet_softpl.edit_distance import distance
+from espnet_softpl.label_store import LabelStore
+from espnet_softpl.labels import Labels, pack, unpack
+from espnet_softpl.ranges import at_least, fraction, not_negative
+from espnet_softpl.registry import build_from_conf, did_you_mean
+
+CACHE_DIR = "pl_cache"  # In the experiment directory; one directory per process in it.
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSettings:
+    """What every cache has (`pl_cache_conf`).
+
+    Attributes:
+        size: C, slots of one unlabeled mini-batch each, at least 1, or `all` for as
+            many as one pass over the unlabeled data has.
+        top_k: Tokens whose posteriors are kept per frame, at least 1; None for all.
+            Only criteria, regularizers and shaping that look at posteriors keep any.
+        precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
+        memory_limit_mb: Megabytes of labels that stay in memory, at least 0; what is
+            above goes to files in the experiment directory. None: all in memory.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    size: int | str = 100
+    top_k: int | None = 32
+    precision: str = "uint8"
+    memory_limit_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size != "all":
+            if isinstance(self.size, str):
+                raise ValueError(f"size must be an integer or 'all': {self.size!r}")
+            at_least("size", self.size, 1)
+        if self.memory_limit_mb is not None:
+            not_negative("memory_limit_mb", self.memory_limit_mb)
+        self.compression()
+
+    def compression(self) -> Compression:
+        """Return how posteriors are kept."""
+        return Compression(self.top_k, self.precision)
+
+    def plan(self, num_batches: int, seed: int) -> CachePlan:
+        """Return which slot is visited when.
+
+        Args:
+            num_batches: Unlabeled mini-batches of one pass, for a size of `all`.
+            seed: The run's seed.
+        """
+        raise NotImplementedError
+
+    def slots(self, num_batches: int) -> int:
+        """Return the number of slots."""
+        return num_batches if self.size == "all" else int(self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class SlimIPL(CacheSettings):
+    """Replace labels with a constant probability (`pl_cache: slimipl`).
+
+    Attributes:
+        probability: p, in [0, 1]; 0 keeps the labels of the filling for ever.
+        in_place: Replace the labels of a slot by new ones of the same mini-batch, not
+            by those of the next one. With a size of `all` this labels a share p of the
+            unlabeled data anew in each pass, as TopIPL does
+            (https://arxiv.org/abs/2506.07659).
+        measure_change: Label a mini-batch once more when its labels are replaced, for
+            the statistic `pl_label_change`; costs a teacher forward each time, and
+            nothing with `in_place`.
+    """
+
+    probability: float = 0.1
+    in_place: bool = False
+    measure_change: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("probability", self.probability)
+
+    def plan(self, num_batches: int, seed: int) -> CachePlan:
+        """See `CacheSettings.plan`."""
+        return CachePlan(self.slots(num_batches), seed, self.probability, self.in_place)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelChange(CacheSettings):
+    """Replace labels as they change (`pl_cache: label_change`).
+
+    At each visit the mini-batch is labeled again. Its slot gets another mini-batch with
+    a probability of the token edit distance between its old and new transcripts, per
+    token of the old ones, at most 1. That changes in the labels control membership of
+    the cache is from "Continuous Pseudo-Labeling from the Start"
+    (https://arxiv.org/abs/2210.08711); the formula is our reading of its abstract.
+
+    Attributes:
+        refresh: Where a mini-batch stays, it takes the new labels.
+        lag: Unlabeled updates between the decision and the replacement, at least
+            2 * num_workers + 1: what the loader may have read ahead.
+    """
+
+    refresh: bool = True
+    lag: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("lag", self.lag, 1)
+
+    def plan(self, num_batches: int, seed: int) -> CachePlan:
+        """See `CacheSettings.plan`."""
+        return CachePlan(self.slots(num_batches), seed, None, lag=self.lag)
+
+
+_CACHES: dict[str, type[CacheSettings]] = {
+    "label_change": LabelChange,
+    "slimipl": SlimIPL,
+}
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the caches, sorted."""
+    return tuple(sorted(_CACHES))
+
+
+def build_settings(name: str, **conf: Any) -> CacheSettings | None:
+    """Build a cache's settings from `pl_cache` and `pl_cache_conf`.
+
+    Args:
+        name: One of `available()`, or `none`.
+        **conf: The cache's settings.
+
+    Returns:
+        The settings, or None for `none`.
+
+    Raises:
+        ValueError: Unknown name or setting, or a value out of its range.
+    """
+    if name == "none":
+        if conf:
+            raise ValueError(f"pl_cache_conf: {conf} without a pl_cache")
+        return None
+    if name not in _CACHES:
+        raise ValueError(
+            f"pl_cache: unknown cache {name!r}.{did_you_mean(name, _CACHES)} Legal: "
+            f"{', '.join(available())}, none."
+        )
+    return build_from_conf(_CACHES[name], conf, "pl_cache_conf")
+
+
+@dataclasses.dataclass
+class Counts:
+    """What has happened in a cache, of one process.
+
+    Attributes:
+        made: Labels of mini-batches made, the filling included.
+        replaced: Those that have been replaced since.
+        uses: Training steps on those that have been replaced.
+        updates: Unlabeled updates between their making and their replacement.
+        missed: Visits that found no labels, because a back-off had cleared them.
+    """
+
+    made: int = 0
+    replaced: int = 0
+    uses: int = 0
+    updates: int = 0
+    missed: int = 0
+
+
+class LabelCache:
+    """The labels in the slots, and the decisions about them.
+
+    Args:
+        settings: What `build_settings` returned.
+        keep_posteriors: Whether anything looks at the labels' posteriors.
+        directory: Where labels go that exceed the limit on memory; each process has
+            its own. May be None where there is no limit.
+    """
+
+    def __init__(
+        self, settings: CacheSettings, keep_posteriors: bool, directory: Path | None
+    ) -> None:
+        self.settings = settings
+        self.counts = Counts()
+        self._compression = settings.compression() if keep_posteriors else None
+        self._store = LabelStore(directory, settings.memory_limit_mb)
+        self._uses: dict[int, int] = {}
+        self._born: dict[int, int] = {}
+        self._decisions: list[bool] = []  # Of the visits, in order.
+        self._plan: CachePlan | None = None
+
+    def follow(self, plan: CachePlan) -> None:
+        """Take the plan that the data loader follows."""
+        self._plan = plan
+
+    def take(self, slot: int, utterance_ids: list[str], device: Any) -> Labels | None:
+        """Return a slot's labels to train on them, and count the use.
+
+        Args:
+            slot: The slot.
+            utterance_ids: The mini-batch that the loader brought for it.
+            device: Where the labels go.
+
+        Returns:
+            The labels, or None where there are none.
+
+        Raises:
+            RuntimeError: The slot has labels of another mini-batch: cache and loader
+                do not belong together.
+        """
+        if slot not in self._store:
+            self.counts.missed += 1
+            return None
+        labels = unpack(self._store.get(slot), self._compression, device)
+        if labels.utterance_ids != list(utterance_ids):
+            raise RuntimeError(
+                f"slot {slot} of the label cache has labels of "
+                f"{labels.utterance_ids[:3]}, the loader brought {utterance_ids[:3]}"
+            )
+        self._uses[slot] += 1
+        return dataclasses.replace(labels, uses=self._uses[slot])
+
+    def insert(self, slot: int, labels: Labels, draw: int) -> None:
+        """Store labels in a slot, in the place of those that are there.
+
+        Args:
+            slot: The slot.
+            labels: The labels of one mini-batch.
+            draw: Unlabeled updates of the plan so far, the filling included.
+        """
+        if slot in self._store:
+            self.counts.replaced += 1
+            self.counts.uses += self._uses[slot]
+            self.counts.updates += draw - self._born[slot]
+        self.counts.made += 1
+        self._uses[slot] = 0
+        self._born[slot] = draw
+        self._store.put(slot, pack(labels, self._compression))
+
+    @property
+    def turnover(self) -> float:
+        """How often the labels of a slot have been made on average so far."""
+        return self.counts.made / self._plan.size
+
+    @property
+    def decides(self) -> bool:
+        """Whether labels are made at every visit, to decide about the slot."""
+        return isinstance(self.settings, LabelChange)
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether a mini-batch that stays takes the labels made at a visit."""
+        return self.decides and self.settings.refresh
+
+    @property
+    def measures_change(self) -> bool:
+        """Whether labels are made once more when they are replaced."""
+        return not self.decides and self.settings.measure_change
+
+    def decide(self, draw: int, change: float) -> None:
+        """Decide whether the slot visited at a draw gets another mini-batch.
+
+        Args:
+            draw: The draw; all visits before it have been decided on.
+            change: How much its labels have changed, the probability.
+
+        Raises:
+            RuntimeError: Visits were left out, or came twice.
+        """
+        if draw != self._plan.size + len(self._decisions):
+            raise RuntimeError(
+                f"label cache: draw {draw} was trained on after "
+                f"{len(self._decisions)} visits of {self._plan.size} slots"
+            )
+        self._decisions.append(self._plan.chance(draw) < change)
+
+    def left(self, draw: int) -> bool:
+        """Tell what was decided about the visit at a draw.
+
+        Raises:
+            RuntimeError: Nothing was: the loader reads further ahead than `lag`.
+        """
+        visit = draw - self._plan.size
+        if visit >= len(self._decisions):
+            raise RuntimeError(
+                f"pl_cache_conf.lag: {self.settings} is too short: the loader asked "
+                f"for the decision at draw {draw} before it was taken"
+            )
+        return self._decisions[visit]
+
+    def clear(self) -> None:
+        """Forget all labels; the slots get new ones when they are visited next."""
+        self._store.clear()
+        self._uses.clear()
+        self._born.clear()
+
+    def forget_files(self, states: list[dict[str, Any]]) -> None:
+        """Delete files of labels that are neither in use nor in a saved state.
+
+        Args:
+            states: What `state_dict` returned for each state that may be resumed.
+        """
+        self._store.forget([state["store"] for state in states])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, tensors and plain values only."""
+        return {
+            "settings": self._identity(),
+            "counts": dataclasses.asdict(self.counts),
+            "store": self._store.state_dict(),
+            "uses": dict(self._uses),
+            "born": dict(self._born),
+            "decisions": torch.tensor(self._decisions, dtype=torch.bool),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ValueError: The state is that of a cache with other settings.
+        """
+        saved, given = state["settings"], self._identity()
+        differ = [k for k in {**saved, **given} if saved.get(k) != given.get(k)]
+        if differ:
+            words = "; ".join(
+                f"{k}: {saved.get(k)!r}, {given.get(k)!r}" for k in differ
+            )
+            raise ValueError(
+                f"pl_cache, pl_cache_conf: the saved labels belong to other settings "
+                f"(saved, given): {words}"
+            )
+        self.counts = Counts(**state["counts"])
+        self._store.load_state_dict(state["store"])
+        self._uses = dict(state["uses"])
+        self._born = dict(state["born"])
+        self._decisions = state["decisions"].tolist()
+
+    def _identity(self) -> dict[str, Any]:
+        """Return the settings that saved labels depend on."""
+        settings = dataclasses.asdict(self.settings)
+        del settings["memory_limit_mb"]
+        return {"pl_cache": type(self.settings).__name__, **settings}
+
+
+def label_change(old: Labels, new: Labels) -> float:
+    """Measure how far the transcripts of a mini-batch have changed.
+
+    Args:
+        old: Earlier labels.
+        new: Later labels of the same utterances.
+
+    Returns:
+        Token edit distance between the greedy transcripts, per token of the old ones
+        (mean over utterances, each at most 1).
+    """
+    changes = distance(*old.transcripts(), *new.transcripts())
+    return float(changes.clamp(max=1.0).mean())

@@ -1,0 +1,117 @@
+"""Which unlabeled mini-batch the label cache reads, labels and trains on, and when.
+
+A *draw* is an unlabeled turn of the schedule, counted from 0. The first C draws fill
+the cache; each one after them visits a slot, in passes over all slots in an order drawn
+anew for each pass, as slimIPL's published code does (https://arxiv.org/abs/2010.11524,
+wav2letter recipes/slimIPL). Nothing here holds labels: a plan is a function of the seed
+and the draw, and where a rule looks at labels, of the decisions that were taken. Data
+loading can therefore run ahead of training, and a resumed run goes on alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+# Another stream than the schedule's, which is drawn from [seed, block].
+STREAM = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """One unlabeled mini-batch to read.
+
+    Attributes:
+        number: Its place in the endless sequence of unlabeled mini-batches.
+        slot: The slot of the cache that it belongs to.
+        insert: True where it is to be labeled and stored, False where it is trained on.
+    """
+
+    number: int
+    slot: int
+    insert: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class CachePlan:
+    """The visits of a cache with C slots, each of them one mini-batch.
+
+    Attributes:
+        size: C, at least 1.
+        seed: The run's seed.
+        probability: p in [0, 1]: at each visit the slot gets, with this probability,
+            another mini-batch, which is first trained on at the next visit. None: as
+            `left` says, `lag` draws after the visit.
+        in_place: Label the same mini-batch again instead of taking another.
+        lag: Draws between a decision about a visit and its effect, at least 1: more
+            than the loader reads ahead. Used without a probability.
+    """
+
+    size: int
+    seed: int
+    probability: float | None = 0.1
+    in_place: bool = False
+    lag: int = 1
+
+    def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the order of the slots in a pass, and a number in [0, 1) for each."""
+        rng = np.random.default_rng([self.seed, STREAM, number])
+        return rng.permutation(self.size), rng.random(self.size)
+
+    def chance(self, draw: int) -> float:
+        """Return the random number in [0, 1) of a visit.
+
+        Args:
+            draw: The draw of the visit, at least `size`.
+
+        Returns:
+            The number that decides whether the slot is left: where it is less than
+            the probability.
+        """
+        turn, position = divmod(draw - self.size, self.size)
+        return float(self._pass(turn)[1][position])
+
+    def draws(
+        self, first: int, left: Callable[[int], bool] | None = None
+    ) -> Iterator[list[Load]]:
+        """Yield what each draw reads, from one draw on, without end.
+
+        Args:
+            first: The first draw asked for.
+            left: Tells whether the visit at a draw was decided to leave its slot; it
+                is asked about the draws before the current one by `lag` or more.
+                Needed without a probability.
+
+        Yields:
+            The loads of a draw: at most one to insert, before the one to train on;
+            draws of the filling only insert.
+        """
+        for draw in range(first, self.size):
+            yield [Load(draw, draw, insert=True)]
+        slots = list(range(self.size))  # The mini-batch in each.
+        fresh = self.size
+        visits: list[tuple[int, int]] = []  # Those not yet decided: slot, mini-batch.
+        for draw in itertools.count(self.size):
+            turn, position = divmod(draw - self.size, self.size)
+            if position == 0:
+                order, chances = self._pass(turn)
+            slot = int(order[position])
+            loads = [Load(slots[slot], slot, insert=False)]
+            if self.probability is not None:
+                leaving, goes = slot, chances[position] < self.probability
+            else:
+                visits.append((slot, slots[slot]))
+                leaving, goes = slot, False
+                if len(visits) > self.lag:
+                    leaving, number = visits.pop(0)
+                    # The slot may have got another mini-batch since.
+                    goes = slots[leaving] == number and left(draw - self.lag)
+            if goes:
+                slots[leaving] = slots[leaving] if self.in_place else fresh
+                fresh += not self.in_place
+                loads.insert(0, Load(slots[leaving], leaving, insert=True))
+            if draw >= first:
+                yield loads

@@ -1,0 +1,69 @@
+"""Edit distances between two transcripts of each utterance, in tokens.
+
+B utterances, U labels.
+"""
+
+from __future__ import annotations
+
+import editdistance
+import torch
+
+
+def edits(
+    tokens: torch.Tensor,
+    token_lengths: torch.Tensor,
+    other: torch.Tensor,
+    other_lengths: torch.Tensor,
+) -> torch.Tensor:
+    """Count the insertions, deletions and substitutions between transcripts.
+
+    Args:
+        tokens: Transcripts, (B, U), padded with any value.
+        token_lengths: Tokens per utterance, (B,).
+        other: Other transcripts of the same utterances, (B, U'), padded with any value.
+        other_lengths: Tokens per utterance, (B,).
+
+    Returns:
+        (B,), int64, on the device of `token_lengths`: the fewest edits that turn one
+        into the other.
+
+    Raises:
+        ValueError: The two batches differ in size.
+    """
+    pairs = zip(
+        _lists(tokens, token_lengths), _lists(other, other_lengths), strict=True
+    )
+    counts = [editdistance.eval(one, two) for one, two in pairs]
+    return torch.tensor(counts, dtype=torch.int64, device=token_lengths.device)
+
+
+def distance(
+    tokens: torch.Tensor,
+    token_lengths: torch.Tensor,
+    other: torch.Tensor,
+    other_lengths: torch.Tensor,
+) -> torch.Tensor:
+    """Compute the edits per token of the first transcript.
+
+    Args:
+        tokens: Transcripts that the others are measured by, (B, U), padded with any
+            value.
+        token_lengths: Tokens per utterance, (B,).
+        other: Other transcripts of the same utterances, (B, U'), padded with any value.
+        other_lengths: Tokens per utterance, (B,).
+
+    Returns:
+        (B,), float32, at least 0, on the device of `token_lengths`: edits divided by
+        max(1, token_lengths). It passes 1 where the other transcript is much longer.
+
+    Raises:
+        ValueError: The two batches differ in size.
+    """
+    counts = edits(tokens, token_lengths, other, other_lengths)
+    return counts.float() / token_lengths.clamp(min=1).float()
+
+
+def _lists(tokens: torch.Tensor, token_lengths: torch.Tensor) -> list[list[int]]:
+    """Return the transcripts without their padding."""
+    rows = zip(tokens.tolist(), token_lengths.tolist(), strict=True)
+    return [row[:length] for row, length in rows]

@@ -1,0 +1,31 @@
+"""Filters: which pseudo-labels to trust, as a factor per utterance."""
+
+from espnet_softpl.filters.base import (
+    Candidate,
+    Filter,
+    apply,
+    available,
+    build,
+    register,
+)
+from espnet_softpl.filters.beam_agreement import BeamAgreement
+from espnet_softpl.filters.confidence import Confidence
+from espnet_softpl.filters.dropout_agreement import DropoutAgreement
+from espnet_softpl.filters.feasible import Feasible
+from espnet_softpl.filters.rate import Rate
+from espnet_softpl.filters.tokens import TokenCount
+
+__all__ = [
+    "BeamAgreement",
+    "Candidate",
+    "Confidence",
+    "DropoutAgreement",
+    "Feasible",
+    "Filter",
+    "Rate",
+    "TokenCount",
+    "apply",
+    "available",
+    "build",
+    "register",
+]

@@ -1,0 +1,140 @@
+"""What a filter of pseudo-labels is, and how several are applied in order.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.registry import Registry
+
+KEPT = -1
+
+
+class Candidate(NamedTuple):
+    """What a filter may look at: a batch of labels before the criterion sees them.
+
+    Attributes:
+        label: The labels of B utterances, after shaping.
+        speech_lengths: Length of the audio, (B,), in samples.
+        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
+        relabel: Labels the same audio again by the teacher with dropout on, without
+            gradient; a fresh draw at each call.
+    """
+
+    label: PseudoLabel
+    speech_lengths: torch.Tensor
+    labeled_tokens_per_sample: float
+    relabel: Callable[[], PseudoLabel]
+
+
+class Filter(abc.ABC):
+    """A rule that says how far each label of a batch is to be trusted.
+
+    Subclasses implement `__call__` and take their settings as keyword arguments. They
+    leave the candidate as it is, and what they compute has no gradient.
+
+    Attributes:
+        needs_rate: True where `Candidate.labeled_tokens_per_sample` is used.
+        needs_labeled: True where `observe` is to be called.
+        needs_dropout: True where `Candidate.relabel` is used.
+    """
+
+    needs_rate: bool = False
+    needs_labeled: bool = False
+    needs_dropout: bool = False
+
+    @abc.abstractmethod
+    def __call__(self, candidate: Candidate) -> torch.Tensor:
+        """Judge a batch of labels.
+
+        Args:
+            candidate: The labels of B utterances, and what they were made of.
+
+        Returns:
+            (B,), in [0, 1] (or bool): the factor on the trust in each utterance; 0
+            drops it.
+        """
+
+    def observe(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        token_lengths: torch.Tensor,
+    ) -> None:
+        """Look at a labeled batch; there is nothing to do unless a subclass says so.
+
+        Args:
+            log_probs: The model's frame log-posteriors, (B, T, V), without gradient.
+            lengths: Frames per utterance, (B,).
+            tokens: The true transcripts, (B, U), padded with -1.
+            token_lengths: Tokens per utterance, (B,).
+        """
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, tensors and plain values only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state; there is nothing to restore unless a subclass says so.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        return None
+
+
+REGISTRY: Registry[Filter] = Registry("pl_filter", Filter)
+
+register = REGISTRY.register
+available = REGISTRY.available
+build = REGISTRY.build
+
+
+@torch.no_grad()
+def apply(
+    filters: Sequence[tuple[str, Filter]], candidate: Candidate
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weigh a batch of labels by several filters, in order.
+
+    Once nothing is left of a batch, the filters that remain are not called: the later
+    ones are the expensive ones if the user orders them so.
+
+    Args:
+        filters: Names and filters.
+        candidate: The labels of B utterances, and what they were made of.
+
+    Returns:
+        weight (B,), the label's own times all factors; and reason (B,), int64: the
+        index of the first filter that left nothing of an utterance, -1 where it is
+        kept, and the number of filters where the label's own weight was 0 before.
+
+    Raises:
+        ValueError: A filter's result has another shape than (B,).
+    """
+    weight = candidate.label.weight
+    reason = torch.full_like(weight, KEPT, dtype=torch.int64)
+    reason = reason.masked_fill(weight == 0, len(filters))
+    for index, (name, judge) in enumerate(filters):
+        kept = reason == KEPT
+        if not bool(kept.any()):
+            break
+        factor = judge(candidate)
+        if factor.shape != weight.shape:
+            raise ValueError(
+                f"pl_filter: {name!r} returned a factor of shape "
+                f"{tuple(factor.shape)} for a batch of {len(weight)}; want one value "
+                f"per utterance"
+            )
+        # What is dropped stays dropped, even by a factor that is not a number.
+        weight = torch.where(kept, weight * factor.to(weight), weight)
+        reason = torch.where(kept & (weight == 0), index, reason)
+    return weight, reason

@@ -1,0 +1,54 @@
+"""Leave out utterances whose transcript depends on how it is searched for.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.beam_search import prefix_beam_search
+from espnet_softpl.ctc import greedy
+from espnet_softpl.edit_distance import distance
+from espnet_softpl.filters.base import Candidate, Filter, register
+from espnet_softpl.ranges import at_least, not_negative
+
+
+@register("beam_agreement")
+class BeamAgreement(Filter):
+    """Keep utterances on which two decodings of the same posteriors agree.
+
+    Kept are utterances with ED(b, g) / max(1, |g|) <= max_distance: g the greedy
+    transcript (the best alignment, collapsed), b the best transcript of a prefix beam
+    search (which sums alignments), ED the edit distance in tokens.
+
+    Source: ours, in the spirit of a noisy-student recipe of WeNet
+    (https://arxiv.org/abs/2211.04717), which keeps utterances whose hypotheses with
+    and without a language model agree; here is no language model.
+
+    Known failure: a teacher that is sure of its errors passes, for a sharp posterior
+    has the same best transcript either way. Costs a search over every unlabeled batch.
+
+    Args:
+        beam_size: Prefixes kept at each frame, at least 1.
+        max_distance: Largest distance, in edits per token of the greedy transcript, at
+            least 0; it may pass 1.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    def __init__(self, beam_size: int = 8, max_distance: float = 0.1) -> None:
+        self.beam_size = at_least("beam_size", beam_size, 1)
+        self.max_distance = not_negative("max_distance", max_distance)
+
+    def __call__(self, candidate: Candidate) -> torch.Tensor:
+        """See `Filter.__call__`; 1 or 0."""
+        label = candidate.label
+        best = prefix_beam_search(label.log_probs, label.lengths, 1, self.beam_size)
+        apart = distance(
+            *greedy(label.log_probs, label.lengths),
+            best.tokens[:, 0],
+            best.token_lengths[:, 0],
+        )
+        return (apart <= self.max_distance).to(label.weight.dtype)

@@ -1,0 +1,155 @@
+"""Leave out utterances of which the teacher is not sure enough.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from espnet_softpl.ctc import greedy
+from espnet_softpl.edit_distance import edits
+from espnet_softpl.filters.base import Candidate, Filter, register
+from espnet_softpl.ranges import at_least, fraction, is_finite
+from espnet_softpl.shaping.confidence import utterance_confidence
+
+# With fewer labeled utterances an error rate over the surest of them is mostly chance.
+ENOUGH = 50
+
+
+def calibrate(
+    confidence: torch.Tensor,
+    errors: torch.Tensor,
+    tokens: torch.Tensor,
+    max_error: float,
+) -> float:
+    """Find the lowest confidence down to which labels are good enough.
+
+    Args:
+        confidence: Of N utterances with known transcripts, (N,).
+        errors: Edits between hypothesis and transcript, (N,).
+        tokens: Tokens of the transcript, (N,).
+        max_error: Highest error rate, at least 0.
+
+    Returns:
+        The lowest c among `confidence` such that the utterances with confidence >= c
+        have, together, at most `max_error` errors per token; infinity if there is none.
+    """
+    confidence, order = confidence.sort(descending=True)
+    errors = errors[order].cumsum(0)
+    # Divided, not multiplied: 29 errors in 100 tokens are then exactly 0.29.
+    rate = torch.where(errors == 0, 0.0, errors / tokens[order].cumsum(0))
+    good = rate <= max_error
+    # Equal confidences cannot be told apart: their rate is that behind the last one.
+    good[:-1] &= confidence[1:] != confidence[:-1]
+    found = confidence[good]
+    return float(found[-1]) if found.numel() else math.inf
+
+
+@register("confidence")
+class Confidence(Filter):
+    """Keep utterances of a confidence that is given, or learned from labeled data.
+
+    Kept are utterances with c >= threshold, c the geometric mean of the best posterior
+    over the frames whose best token is not blank (over all where there are none).
+
+    With `max_error` the threshold is calibrated at every labeled batch: among the last
+    `window` labeled utterances it is the lowest confidence c such that those with a
+    confidence of c or more have, taken together, at most `max_error` token errors per
+    true token in the greedy transcript. Where no c satisfies it, nothing is kept. It
+    never goes below the lowest confidence seen: what is less sure than any labeled
+    utterance has no measured errors. Until min(window, 50) labeled utterances were
+    seen everything is kept, as without the filter: a threshold from a handful would be
+    chance, and to keep nothing would stop learning for good in a run that sees no
+    labeled batches. Each process calibrates on its own batches.
+
+    Source: ours by utterance; APL (Zhu et al. 2023, https://arxiv.org/abs/2308.06547)
+    finds wrong tokens by their confidence, with an automatic threshold from labeled
+    data as a proxy.
+
+    Known failure: the labeled speech is what the model is trained on, so that it errs
+    less there than on what is kept; against that, it sees it augmented and with
+    dropout, and a teacher sees clean audio. Shaping that changes posteriors (`sharpen`,
+    `align`, `blank`) changes the confidence of labels but not that of labeled
+    utterances. An empty transcript has the confidence of its blanks: combine with
+    `tokens`.
+
+    Args:
+        threshold: Lowest confidence, in [0, 1].
+        max_error: Highest token error rate of what is kept, in (0, 1]. Exactly one of
+            the two must be given.
+        window: Labeled utterances that are remembered for `max_error`, at least 1.
+
+    Attributes:
+        threshold: The lowest confidence that is kept now; infinity keeps nothing.
+
+    Raises:
+        ValueError: A value is out of its range, or both or none of `threshold` and
+            `max_error` are given.
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = None,
+        max_error: float | None = None,
+        window: int = 500,
+    ) -> None:
+        if (threshold is None) == (max_error is None):
+            raise ValueError(
+                f"exactly one of threshold and max_error must be given, got "
+                f"threshold={threshold!r}, max_error={max_error!r}"
+            )
+        self.window = at_least("window", window, 1)
+        self.max_error = max_error
+        self.needs_labeled = max_error is not None
+        # Rows of confidence, errors and true tokens, the oldest first.
+        self._observed = torch.zeros(0, 3, dtype=torch.float64)
+        if max_error is None:
+            self.threshold = fraction("threshold", threshold)
+        elif not (is_finite(max_error) and 0.0 < max_error <= 1.0):
+            raise ValueError(f"max_error must be a number in (0, 1], got {max_error!r}")
+        else:
+            self._remember(self._observed)
+
+    def __call__(self, candidate: Candidate) -> torch.Tensor:
+        """See `Filter.__call__`; 1 or 0."""
+        label = candidate.label
+        confidence = utterance_confidence(label.log_probs, label.lengths)
+        return (confidence >= self.threshold).to(label.weight.dtype)
+
+    @torch.no_grad()
+    def observe(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        token_lengths: torch.Tensor,
+    ) -> None:
+        """See `Filter.observe`; utterances with NaN for posteriors are passed over."""
+        if not self.needs_labeled:
+            return
+        confidence = utterance_confidence(log_probs, lengths)
+        errors = edits(*greedy(log_probs, lengths), tokens, token_lengths)
+        rows = [column.double().cpu() for column in (confidence, errors, token_lengths)]
+        new = torch.stack(rows, dim=1)
+        self._remember(torch.cat([self._observed, new[~new[:, 0].isnan()]]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Filter.state_dict`: the window, where there is one."""
+        return {"observed": self._observed.clone()} if self.needs_labeled else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Filter.load_state_dict`."""
+        if self.needs_labeled:
+            self._remember(state["observed"].to(self._observed))
+
+    def _remember(self, observed: torch.Tensor) -> None:
+        """Keep the last rows, and set the threshold by them."""
+        self._observed = observed[-self.window :].clone()
+        if len(self._observed) < min(self.window, ENOUGH):
+            self.threshold = 0.0
+        else:
+            self.threshold = calibrate(*self._observed.unbind(1), self.max_error)

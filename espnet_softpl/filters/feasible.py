@@ -1,0 +1,42 @@
+"""Leave out transcripts that the frames cannot hold.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.ctc import min_frames
+from espnet_softpl.filters.base import Candidate, Filter, register
+from espnet_softpl.ranges import at_least
+
+
+@register("feasible")
+class Feasible(Filter):
+    """Keep transcripts that have a CTC alignment in the utterance's frames.
+
+    Kept are utterances with min_frames(y) + slack <= T, min_frames the tokens and one
+    blank between two equal neighbors. The greedy transcript of a label's own frames
+    always has an alignment; one from elsewhere (own shaping, another model, another
+    frame rate) may not, and with few frames to spare it is learned under strain.
+
+    Source: CTC itself, whose probability of such a transcript is 0; the slack is ours.
+
+    Known failure: says nothing about a transcript that fits and is wrong.
+
+    Args:
+        slack: Frames that must be left over, at least 0.
+
+    Raises:
+        ValueError: slack is negative or not an integer.
+    """
+
+    def __init__(self, slack: int = 0) -> None:
+        self.slack = at_least("slack", slack, 0)
+
+    def __call__(self, candidate: Candidate) -> torch.Tensor:
+        """See `Filter.__call__`; 1 or 0."""
+        label = candidate.label
+        needed = min_frames(label.tokens, label.token_lengths) + self.slack
+        return (needed <= label.lengths).to(label.weight.dtype)

@@ -1,0 +1,47 @@
+"""Leave out transcripts that are too short or too long.
+
+B utterances.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.filters.base import Candidate, Filter, register
+from espnet_softpl.ranges import at_least
+
+
+@register("tokens")
+class TokenCount(Filter):
+    """Leave out transcripts with too few or too many tokens.
+
+    An empty transcript teaches CTC to say blank at every frame, which makes more
+    transcripts empty: by default they are left out, whatever the criterion.
+
+    Source: ours.
+
+    Known failure: what is short is not wrong; a high `min_tokens` leaves out short
+    answers, which are then learned from labeled data only.
+
+    Args:
+        min_tokens: Fewest tokens that are kept, at least 0; 0 sets no lower limit.
+        max_tokens: Most tokens that are kept, at least `min_tokens`; None sets no upper
+            limit.
+
+    Raises:
+        ValueError: A value is out of its range or not an integer.
+    """
+
+    def __init__(self, min_tokens: int = 1, max_tokens: int | None = None) -> None:
+        self.min_tokens = at_least("min_tokens", min_tokens, 0)
+        if max_tokens is not None:
+            at_least("max_tokens", max_tokens, min_tokens)
+        self.max_tokens = max_tokens
+
+    def __call__(self, candidate: Candidate) -> torch.Tensor:
+        """See `Filter.__call__`; 1 or 0."""
+        count = candidate.label.token_lengths
+        keep = count >= self.min_tokens
+        if self.max_tokens is not None:
+            keep = keep & (count <= self.max_tokens)
+        return keep.to(candidate.label.weight.dtype)

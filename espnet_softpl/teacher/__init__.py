@@ -1,0 +1,39 @@
+"""Teachers: who labels.
+
+A teacher that keeps weights of its own is born at the first unlabeled mini-batch, as
+a copy of the student at that moment: of the seed model where pseudo-labeling starts at
+once, of the warmed-up model where it starts later. It is in float32 and in eval mode,
+and lives outside the student's `parameters()` and `state_dict()`. What a teacher does
+depends on the student's weights alone: processes that hold the same student hold the
+same teacher, without a further exchange.
+"""
+
+from espnet_softpl.teacher.base import (
+    REGISTRY,
+    Teacher,
+    available,
+    build,
+    evaluating,
+    frozen_copy,
+    register,
+)
+from espnet_softpl.teacher.delayed import DelayedTeacher
+from espnet_softpl.teacher.ema import EMATeacher
+from espnet_softpl.teacher.following import FollowingTeacher
+from espnet_softpl.teacher.frozen import FrozenTeacher
+from espnet_softpl.teacher.topn import TopNTeacher
+
+__all__ = [
+    "REGISTRY",
+    "DelayedTeacher",
+    "EMATeacher",
+    "FollowingTeacher",
+    "FrozenTeacher",
+    "Teacher",
+    "TopNTeacher",
+    "available",
+    "build",
+    "evaluating",
+    "frozen_copy",
+    "register",
+]

@@ -1,0 +1,120 @@
+"""An exponential moving average of the student."""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.ranges import at_least, choice, fraction, is_finite, positive
+from espnet_softpl.teacher.base import register
+from espnet_softpl.teacher.following import FollowingTeacher, follow
+
+DEFAULT_DECAY = 0.999
+
+
+def resolve_decay(
+    decay: float | None = None,
+    half_life_steps: float | None = None,
+    retention: float | None = None,
+    steps_per_epoch: int | None = None,
+    every_steps: int = 1,
+) -> float:
+    """Turn the ways to give a decay into the decay of one update.
+
+    Args:
+        decay: That of one update itself, in [0, 1].
+        half_life_steps: Optimizer steps that halve a weight, greater than 0.
+        retention: What an epoch leaves of a weight, in (0, 1].
+        steps_per_epoch: Optimizer steps of an epoch, at least 1; with retention only.
+        every_steps: Optimizer steps from one update to the next, at least 1.
+
+    Returns:
+        The decay, in [0, 1]; 0.999 where none of the three is given.
+
+    Raises:
+        ValueError: A value out of its range, several of the three, or retention
+            without steps_per_epoch or the other way around.
+    """
+    ways = dict(decay=decay, half_life_steps=half_life_steps, retention=retention)
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"give one of {', '.join(given)}, not both or all of them")
+    if (retention is None) != (steps_per_epoch is None):
+        raise ValueError("give retention and steps_per_epoch together, or neither")
+    if half_life_steps is not None:
+        return 0.5 ** (every_steps / positive("half_life_steps", half_life_steps))
+    if retention is not None:
+        if not (is_finite(retention) and 0.0 < retention <= 1.0):
+            raise ValueError(f"retention must be a number in (0, 1], got {retention!r}")
+        epoch = at_least("steps_per_epoch", steps_per_epoch, 1)
+        return retention ** (every_steps / epoch)
+    return fraction("decay", DEFAULT_DECAY if decay is None else decay)
+
+
+@register("ema")
+class EMATeacher(FollowingTeacher):
+    """An exponential moving average of the student (`pl_teacher: ema`).
+
+    At an update: teacher <- decay * teacher + (1 - decay) * student, accumulated in
+    float32 whatever the student's precision (Kaizen, Manohar et al. 2021,
+    https://arxiv.org/abs/2106.07759, found that critical: at a decay near 1 the
+    increments are smaller than what half precision resolves). A buffer's value that
+    is not finite is not taken over; see `following.follow`.
+
+    The decay is given in one of three ways, or is 0.999. Half-life and retention are
+    in optimizer steps, whatever `every_steps` is.
+
+    Args:
+        decay: Of one update, in [0, 1]; 0 is the student of the last update, 1 never
+            moves.
+        half_life_steps: Optimizer steps after which the weight of a past student has
+            halved, greater than 0: decay = 0.5 ** (every_steps / half_life_steps).
+        retention: Share of the old teacher that is left after an epoch, in (0, 1]:
+            decay = retention ** (every_steps / steps_per_epoch). It is the weight by
+            which MPL (Higuchi et al. 2021, https://arxiv.org/abs/2106.08922) sets its
+            decay; that it is by epoch is our reading.
+        steps_per_epoch: Optimizer steps of an epoch, at least 1; with `retention`, and
+            only then.
+        every_steps: An update is done at every so many optimizer steps only, counted
+            from the teacher's birth, at least 1. Ours, to save time.
+        warmup: True bounds the decay of the n-th update, n from 1, by
+            (1 + n) / (10 + n), so that a young teacher follows quickly; the rule of
+            https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
+        buffers: `copy` takes the student's buffers (batch-norm statistics) as they
+            are, `average` averages the floating-point ones with the same decay.
+            Integer ones (counters) are copied either way.
+
+    Raises:
+        ValueError: A value out of its range, or settings that exclude each other.
+    """
+
+    kind = "ema"
+
+    def __init__(
+        self,
+        decay: float | None = None,
+        half_life_steps: float | None = None,
+        retention: float | None = None,
+        steps_per_epoch: int | None = None,
+        every_steps: int = 1,
+        warmup: bool = False,
+        buffers: str = "copy",
+    ) -> None:
+        super().__init__(every_steps)
+        self.decay = resolve_decay(
+            decay, half_life_steps, retention, steps_per_epoch, every_steps
+        )
+        if not isinstance(warmup, bool):
+            raise ValueError(f"warmup must be true or false, got {warmup!r}")
+        self.warmup = warmup
+        self.buffers = choice("buffers", buffers, ("copy", "average"))
+
+    def decay_at(self, update: int) -> float:
+        """Return the decay of an update, counted from 1."""
+        if not self.warmup:
+            return self.decay
+        return min(self.decay, (1 + update) / (10 + update))
+
+    def move(self, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
+        """See `FollowingTeacher.move`: average the student in."""
+        decay = self.decay_at(self.updates)
+        follow(teacher, student, decay, self.buffers == "average")

@@ -1,0 +1,48 @@
+"""A teacher with weights of its own, which stay as they were at its birth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from espnet_softpl.teacher.base import Teacher, check_structure, frozen_copy, register
+
+
+@register("frozen")
+class FrozenTeacher(Teacher):
+    """The student as it was when pseudo-labeling started (`pl_teacher: frozen`)."""
+
+    kind = "frozen"
+
+    def __init__(self) -> None:
+        self._copy: torch.nn.Module | None = None
+
+    @property
+    def born(self) -> bool:
+        """Whether the first unlabeled mini-batch has been seen."""
+        return self._copy is not None
+
+    def module(self, student: torch.nn.Module) -> torch.nn.Module:
+        """See `Teacher.module`; the first call copies the student."""
+        if self._copy is None:
+            self._copy = frozen_copy(student)
+        return self._copy
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Teacher.state_dict`: the copy's weights, or None before its birth."""
+        weights = None if self._copy is None else self._copy.state_dict()
+        return {**super().state_dict(), "model": weights}
+
+    def load_state_dict(self, state: dict[str, Any], student: torch.nn.Module) -> None:
+        """See `Teacher.load_state_dict`."""
+        super().load_state_dict(state, student)
+        if state["model"] is None:
+            self._copy = None
+            return
+        check_structure(
+            state["model"], student.state_dict(), "pl_teacher: the saved weights"
+        )
+        # First forgotten, so that two copies never need memory at once.
+        self._copy = None
+        self.module(student).load_state_dict(state["model"])

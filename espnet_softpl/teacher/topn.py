@@ -1,0 +1,172 @@
+"""The average of the best epochs' models."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from espnet_softpl.ranges import at_least, choice
+from espnet_softpl.teacher.base import check_structure, register
+from espnet_softpl.teacher.frozen import FrozenTeacher
+
+logger = logging.getLogger(__name__)
+
+
+def best_epochs(finished: Sequence[tuple[int, float]], n: int, mode: str) -> list[int]:
+    """Pick the best epochs.
+
+    Args:
+        finished: Number and value of every finished epoch. A value that is not finite
+            leaves its epoch out.
+        n: How many, at least 1; fewer where there are fewer.
+        mode: `min` where small values are good, `max` where great ones are.
+
+    Returns:
+        Numbers of epochs, the best first; of equal values the earlier epoch.
+    """
+    sign = 1.0 if mode == "min" else -1.0
+    usable = [
+        (sign * value, epoch) for epoch, value in finished if math.isfinite(value)
+    ]
+    return [epoch for _, epoch in sorted(usable)[:n]]
+
+
+def average(states: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Average the weights of several models.
+
+    Floating-point tensors are summed in float64, each model with the same weight, and
+    returned in the first model's precision, but at least in float32. A tensor with a
+    value that is not finite (batch-norm statistics after one bad batch) is left out of
+    its average; where all are such, it is the first model's. All other tensors, such
+    as batch norm's counters, are the first model's: a sum of counters would count
+    batches that no model has seen.
+
+    Args:
+        states: `state_dict()`s of the same structure, the best model's first; read one
+            after the other, so that a generator needs the memory of one.
+
+    Returns:
+        A state with new tensors.
+
+    Raises:
+        ValueError: There is no state.
+        UserError: The states differ in structure.
+    """
+    first: Mapping[str, torch.Tensor] | None = None
+    totals: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
+    for state in states:
+        first = state if first is None else first
+        check_structure(state, first, "the weights of models to average")
+        for name, value in state.items():
+            if not (value.is_floating_point() and value.isfinite().all()):
+                continue
+            if name in totals:
+                totals[name] += value
+            else:
+                totals[name] = value.to(torch.float64, copy=True)
+            counts[name] = counts.get(name, 0) + 1
+    if first is None:
+        raise ValueError("there is no model to average")
+    averages = {}
+    for name, value in first.items():
+        mean = totals[name] / counts[name] if name in totals else value.clone()
+        if value.is_floating_point():
+            mean = mean.to(torch.promote_types(value.dtype, torch.float32))
+        averages[name] = mean
+    return averages
+
+
+@register("topn")
+class TopNTeacher(FrozenTeacher):
+    """The uniform average of the n best epochs' models (`pl_teacher: topn`).
+
+    It is born at the first unlabeled mini-batch as a copy of the student, and stays
+    that until the epoch ends; at the start of each later epoch it becomes the average
+    of the best of all epochs that are finished by then, those before its birth
+    included. Where no epoch has a finite value yet, it stays as it is.
+
+    Source: the teacher of TopIPL (https://arxiv.org/abs/2506.07659), whose code
+    averages the saved top-N checkpoints uniformly.
+
+    Known failure: it moves once per epoch only, and not at all while no epoch gets
+    better; with long epochs its labels are old.
+
+    Args:
+        n: How many epochs, at least 1; all of them while there are fewer.
+        criterion: What they are the best by, three words as in ESPnet's
+            `best_model_criterion`: phase (`train` or `valid`), statistic, and `min` or
+            `max`.
+
+    Raises:
+        ValueError: A value out of its range.
+
+    Attributes:
+        epochs: The epochs that it is the average of, the best first; empty while it is
+            a copy of the student.
+    """
+
+    kind = "topn"
+
+    def __init__(
+        self, n: int = 5, criterion: Sequence[str] = ("valid", "cer_ctc", "min")
+    ) -> None:
+        super().__init__()
+        self.n = at_least("n", n, 1)
+        words = list(criterion) if isinstance(criterion, (list, tuple)) else []
+        if len(words) != 3 or not all(isinstance(w, str) and w for w in words):
+            raise ValueError(
+                f"criterion must be three words, phase, statistic and min or max, "
+                f"got {criterion!r}"
+            )
+        choice("criterion[0]", words[0], ("train", "valid"))
+        choice("criterion[2]", words[2], ("min", "max"))
+        self.criterion = tuple(words)
+        self.epochs: list[int] = []
+
+    @property
+    def keep(self) -> int:
+        """See `Teacher.keep`."""
+        return self.n
+
+    def begin_epoch(
+        self,
+        student: torch.nn.Module,
+        finished: Sequence[tuple[int, float]],
+        read: Callable[[int], Mapping[str, torch.Tensor]],
+    ) -> None:
+        """See `Teacher.begin_epoch`; does nothing before the first unlabeled batch.
+
+        Raises:
+            UserError: The model of an epoch does not fit the student. The teacher
+                stays as it is.
+        """
+        phase, statistic, mode = self.criterion
+        epochs = best_epochs(finished, self.n, mode)
+        # The same epochs have the same average: nothing to read.
+        if self._copy is None or not epochs or epochs == self.epochs:
+            return
+        weights = average(read(epoch) for epoch in epochs)
+        what = f"pl_teacher: the weights of the epochs {epochs}"
+        check_structure(weights, self._copy.state_dict(), what)
+        self._copy.load_state_dict(weights)
+        self.epochs = epochs
+        logger.info(
+            "The teacher is the average of the epochs %s, the best by %s %s",
+            ", ".join(map(str, epochs)),
+            phase,
+            statistic,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Teacher.state_dict`: the weights, and the epochs they come from."""
+        return {**super().state_dict(), "epochs": list(self.epochs)}
+
+    def load_state_dict(self, state: dict[str, Any], student: torch.nn.Module) -> None:
+        """See `Teacher.load_state_dict`."""
+        super().load_state_dict(state, student)
+        self.epochs = list(state["epochs"])
