@@ -27,7 +27,14 @@ from espnet2.train.reporter import to_reported_value
 
 from espnet_softpl.checks import UserError
 from espnet_softpl.processes import rank_and_world
-from espnet_softpl.state import STATE_DIR, load_state, save_atomically
+from espnet_softpl.state import (
+    ADVICE,
+    STATE_DIR,
+    STATE_VERSION,
+    check_state,
+    load_state,
+    save_atomically,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -273,6 +280,8 @@ def save_interruption(
         for key, values in reporter.stats.items()
     }
     state = {
+        "version": STATE_VERSION,
+        "epoch": epoch,
         "world_size": world,
         "valid": valid,
         "model": training.model.state_dict(),
@@ -311,15 +320,12 @@ def load_interruption(
         handed out, and whose `valid` says whether the model was changed.
 
     Raises:
-        UserError: It was saved by another number of processes.
+        UserError: It belongs to another number of processes or other settings.
     """
     rank, world = rank_and_world()
-    state = load_state(interruption_path(output_dir, epoch, done, rank))
-    if state["world_size"] != world:
-        raise UserError(
-            f"cannot resume: epoch {epoch} was interrupted with {state['world_size']} "
-            f"processes, this run has {world}"
-        )
+    path = interruption_path(output_dir, epoch, done, rank)
+    state = load_state(path)
+    check_state(state, path, epoch=epoch, world_size=world)
     training.model.load_state_dict(state["model"])
     for optimizer, saved in zip(training.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -328,7 +334,10 @@ def load_interruption(
             scheduler.load_state_dict(saved)
     if training.scaler is not None:
         training.scaler.load_state_dict(state["scaler"])
-    training.model.pl.load_state_dict(state["engine"], training.model)
+    try:
+        training.model.pl.load_state_dict(state["engine"], training.model)
+    except ValueError as error:
+        raise UserError(f"cannot resume from {path}: {error}. {ADVICE}") from error
     reporter = training.reporter
     for key, values in state["stats"].items():
         reporter.stats[key] = [to_reported_value(*value) for value in values]

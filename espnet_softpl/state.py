@@ -12,6 +12,11 @@ import torch
 from espnet_softpl.checks import UserError
 
 STATE_DIR = "pl_state"  # In the experiment directory, beside ESPnet's checkpoint.
+STATE_VERSION = 3  # Of what is in it; states of another version are refused.
+ADVICE = (
+    "Start again in a new --output_dir (--init_param takes the models that are there), "
+    "or put the options and the number of processes back as they were."
+)
 
 
 def save_atomically(state: Any, path: Path) -> None:
@@ -49,11 +54,12 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def load_state(path: Path) -> Any:
+def load_state(path: Path, mmap: bool = False) -> Any:
     """Load tensors and plain values, nothing that could run code.
 
     Args:
         path: What `save_atomically` wrote.
+        mmap: Leave the tensors in the file until they are used; for a quick look.
 
     Returns:
         The state, on the CPU: what takes it moves it to its own device.
@@ -62,9 +68,30 @@ def load_state(path: Path) -> Any:
         UserError: The file is torn, or holds something else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(
             f"{path} cannot be read, it is torn or no state: "
             f"{str(error).partition(chr(10))[0]}"
         ) from error
+
+
+def check_state(state: Any, path: Path, **wanted: Any) -> None:
+    """Refuse a state that belongs elsewhere.
+
+    Args:
+        state: What `load_state` returned.
+        path: The file.
+        **wanted: What it must say of itself, such as its epoch.
+
+    Raises:
+        UserError: It says something else, or is of another version.
+    """
+    wanted["version"] = STATE_VERSION
+    known = state if isinstance(state, dict) else {}
+    for key, value in wanted.items():
+        if known.get(key) != value:
+            raise UserError(
+                f"cannot resume: {path} has {key} {known.get(key)!r}, this run needs "
+                f"{value!r}. {ADVICE}"
+            )

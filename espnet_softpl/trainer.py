@@ -25,11 +25,15 @@ from espnet_softpl.processes import (
     rank_and_world,
     wait_for_all,
 )
-from espnet_softpl.state import STATE_DIR, save_atomically
+from espnet_softpl.state import (
+    ADVICE,
+    STATE_DIR,
+    STATE_VERSION,
+    check_state,
+    save_atomically,
+)
 
 logger = logging.getLogger(__name__)
-
-STATE_VERSION = 3
 
 
 def state_path(output_dir: Path, epoch: int, rank: int) -> Path:
@@ -69,7 +73,7 @@ def save_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
     if model.pl.cache is not None:
         resumable = [state["cache"]]
         if before.exists():
-            resumable.append(files.load_state(before)["cache"])
+            resumable.append(files.load_state(before, mmap=True)["cache"])
         model.pl.cache.forget_files(resumable)
     interruption.forget_interruptions(output_dir, epoch)
     for path in (output_dir / STATE_DIR).glob(f"*epoch.rank{rank}.pth"):
@@ -92,24 +96,17 @@ def load_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
     """
     rank, world_size = rank_and_world()
     path = state_path(output_dir, epoch, rank)
-    advice = f"Start again in a new --output_dir, or from --init_param, not {path}."
     if not path.exists():
         raise UserError(
             f"cannot resume: {path} is missing, so the teacher of epoch {epoch} is "
-            f"not known. {advice}"
+            f"not known. {ADVICE}"
         )
     state = files.load_state(path)
-    wanted = dict(version=STATE_VERSION, epoch=epoch, world_size=world_size)
-    for key, value in wanted.items():
-        if state.get(key) != value:
-            raise UserError(
-                f"cannot resume: {path} has {key} {state.get(key)!r}, this run needs "
-                f"{value!r}. {advice}"
-            )
+    check_state(state, path, epoch=epoch, world_size=world_size)
     try:
         model.pl.load_state_dict(state, model)
     except ValueError as error:
-        raise UserError(f"cannot resume from {path}: {error}. {advice}") from error
+        raise UserError(f"cannot resume from {path}: {error}. {ADVICE}") from error
 
 
 def begin_directory(output_dir: Path, options: Any) -> None:

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *DOCS, *sorted(ROOT.glob("egs2/librispeech_softpl/*.md"))]
 CRITERIA = ROOT / "docs/criteria.md"
-NAMED = {"criterion", "teacher", "filter", "regularizer", "shaping", "guard"}
+NAMED = {"criterion", "teacher", "cache", "filter", "regularizer", "shaping", "guard"}
 OTHER_KEYS = {"pl_schedule_conf", "pl_separate_head", "pl_max_bad_share"}
 
 

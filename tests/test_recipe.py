@@ -120,7 +120,7 @@ def test_dashes_underscores_and_equal_signs_mean_the_same(recipe: Path) -> None:
         ["--stop_stage=5", "--max_seconds=7", "--dry_run=true"],
     ):
         text = run(recipe, *options).stdout
-        outputs.append(re.sub(r"\(\d\d:.*?\)|after .*", "", text))
+        outputs.append(re.sub(r"\(\d\d:.*?\)|after .*|in \d+:\d\d:\d\d", "", text))
     assert outputs[0] == outputs[1]
     assert "--max_seconds 7 " in outputs[0]
     assert "Stage 5" in outputs[0] and "Stage 6" not in outputs[0]
@@ -158,6 +158,25 @@ def test_every_preset_gives_twelve_stages(recipe: Path, preset: str) -> None:
     assert names == list(SYSTEMS)
     assert result.stdout.count("--multiprocessing_distributed true") == 4
     assert not any((recipe / name).exists() for name in GENERATED)
+
+
+def test_a_configuration_with_its_own_init_param_is_not_given_the_warm_up(
+    recipe: Path,
+) -> None:
+    names = ["hard_ctc", "from_the_start", "mpl"]
+    options = ["--stage", 9, "--stop_stage", 9, "--dry_run", "--seeds", "1 2"]
+    result = run(recipe, *options, "--pl_config", " ".join(names))
+    assert result.returncode == 0, result.stdout
+    found = {
+        (seed, name): re.findall(r" --init_param (\S+)", line)
+        for line in result.stdout.splitlines()
+        for seed, name in re.findall(r"/(seed\d)/(\w+)/train\.log", line)
+        if "--config" in line
+    }
+    assert len(found) == 2 * (1 + len(names))
+    for (seed, name), given in found.items():
+        warmup = f"exp/mini/{seed}/warmup/valid.cer_ctc.ave.pth"
+        assert given == ([] if name == "from_the_start" else [warmup])
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,47 @@ import math
 
 import pytest
 import torch
-from conftest import make_label, make_log_probs, reference_collapse
+from conftest import (
+    all_paths,
+    make_label,
+    make_log_probs,
+    path_log_prob,
+    reference_collapse,
+)
 
 from espnet_softpl import shaping
 from espnet_softpl.criteria import PseudoLabel
 from espnet_softpl.ctc import greedy
 from espnet_softpl.prior import FLOOR, RunningMean
+from espnet_softpl.sampling import sample_paths
 from espnet_softpl.shaping.confidence import utterance_confidence
 
 SETTINGS = {
     "align": [{}, {"decay": 0.5, "power": 0.5}],
     "blank": [{"bias": -2.0}, {"bias": 0.5, "prior_scale": 0.7}, {"prior_scale": 1.0}],
     "frame_confidence": [{}, {"threshold": 0.5}],
+    "sample": [{}, {"temperature": 1.0}],
     "sharpen": [{}, {"temperature": 2.0}],
     "token_confidence": [{}, {"power": 2.0, "threshold": 0.7}],
     "utterance_confidence": [{}, {"power": 3.0, "threshold": 0.6}],
 }
 CASES = [(name, conf) for name, confs in SETTINGS.items() for conf in confs]
-every_shaping = pytest.mark.parametrize("name, conf", CASES)
+_every_case = pytest.mark.parametrize("name, conf", CASES)
+
+
+def every_shaping(test):
+    """Run a test for every shaping, with the same draws at every call."""
+    return pytest.mark.usefixtures("same_draws")(_every_case(test))
+
+
+@pytest.fixture
+def same_draws(monkeypatch) -> None:
+    def seeded(*args):
+        torch.manual_seed(7)
+        return sample_paths(*args)
+
+    monkeypatch.setattr("espnet_softpl.shaping.sample.sample_paths", seeded)
+
 
 B, T, V = 4, 9, 5
 LENGTHS = torch.tensor([9, 7, 4, 1])
@@ -179,6 +202,8 @@ def test_attributes_tell_what_is_used_and_set(name, conf) -> None:
 @every_shaping
 def test_transcripts_are_read_again(name, conf) -> None:
     label = teacher_label()
+    if name == "sample":  # Its transcripts are not the greedy ones.
+        return
     shaped = shaping.build(name, **conf)(label)
     tokens, token_lengths = greedy(shaped.log_probs, LENGTHS)
     assert torch.equal(shaped.tokens, tokens)
@@ -426,3 +451,32 @@ def test_a_users_shaping_by_dotted_path() -> None:
 def test_bad_settings_are_refused(name, conf, message) -> None:
     with pytest.raises(ValueError, match=message):
         shaping.build(name, **conf)
+
+
+def test_a_sampled_transcript_is_one_that_the_teacher_may_say() -> None:
+    """At a temperature of 1 each transcript comes up as often as it is probable."""
+    log_probs = make_log_probs(1, 3, 3)
+    label = make_label(log_probs, torch.tensor([3]))
+    shaped = shaping.build("sample", temperature=1.0)
+    counts: dict[tuple[int, ...], int] = {}
+    for _ in range(4000):
+        told = shaped(label)
+        assert torch.equal(told.log_probs, label.log_probs)
+        key = tuple(told.tokens[0, : told.token_lengths[0]].tolist())
+        counts[key] = counts.get(key, 0) + 1
+    exact: dict[tuple[int, ...], float] = {}
+    for path in all_paths(3, 3):
+        key = reference_collapse(path)
+        probability = float(path_log_prob(log_probs[0], path).exp())
+        exact[key] = exact.get(key, 0.0) + probability
+    for key, probability in exact.items():
+        error = (probability * (1 - probability) / 4000) ** 0.5
+        assert abs(counts.get(key, 0) / 4000 - probability) < 4 * error + 1e-3
+
+
+def test_sampled_transcripts_become_greedy_at_low_temperatures() -> None:
+    label = teacher_label()
+    cold = shaping.build("sample", temperature=1e-3)(label)
+    tokens, lengths = greedy(label.log_probs, label.lengths)
+    assert torch.equal(cold.token_lengths, lengths)
+    assert torch.equal(cold.tokens, tokens)

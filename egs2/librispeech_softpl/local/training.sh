@@ -134,10 +134,11 @@ decode_run() { # DIR
     mark_done "$out/.done" "$inference_args $inference_nj" "${files[@]}"
 }
 
-# Stage 9: the control and every PL run of every seed, train_jobs at a time.
+# Stage 9: the control and every PL run of every seed, train_jobs at a time. All start
+# from the warm-up, but for configurations that set init_param themselves.
 train_all_pl() {
     local seed dir init oracle=() i name
-    local -a extra control_extra
+    local -a extra control_extra start
     mapfile -t extra < <(split_words "$pl_args")
     mapfile -t control_extra < <(split_words "$control_args")
     [ ! -e "$dump/unlabeled/text.oracle" ] ||
@@ -154,10 +155,11 @@ train_all_pl() {
                 --init_param "$init" "${control_extra[@]}"
         fi
         for i in "${!pl_configs[@]}"; do
-            name=${pl_names[i]}
+            name=${pl_names[i]} start=("$init" --init_param "$init")
+            ! grep -q '^init_param:' "${pl_configs[i]}" || start=("")
             pool_add "$train_jobs" "seed$seed/$name" train_run "$dir/$name" \
-                "${pl_configs[i]}" "$seed" espnet_softpl.bin.train "$init" \
-                --init_param "$init" "${oracle[@]}" \
+                "${pl_configs[i]}" "$seed" espnet_softpl.bin.train "${start[@]}" \
+                "${oracle[@]}" \
                 --unlabeled_data_path_and_name_and_type \
                 "$dump/unlabeled/wav.scp,speech,sound" \
                 --unlabeled_shape_file "$stats/unlabeled/speech_shape" "${extra[@]}"
