@@ -42,10 +42,12 @@ import yaml
 from mini import RECIPE, prepare, read_preset, seed_model
 
 from espnet_softpl.interruption import EXIT_STATUS
+from espnet_softpl.state import load_checkpoint
 
-# Processes are forked from this one, which has imported ESPnet: that takes longer than
+# Trainings are forked from a process that has imported ESPnet, which takes longer than
 # a training here.
-FORK = multiprocessing.get_context("fork")
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["espnet_softpl.task"])
 MOST_KILLS = 6  # Of one run; then it may finish.
 HARD = dict(pl_criterion="hard_ctc", pl_teacher="student")
 SOFT = dict(pl_criterion="soft_ce")
@@ -234,7 +236,7 @@ def arm(attempt: Attempt) -> None:
 
 
 def train(config: Path, out: Path, recipe: Path, attempt: Attempt, ready: Any) -> None:
-    """Train in this process, which is a fork; never returns."""
+    """Train in this process; never returns."""
     log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -273,8 +275,8 @@ def attempt_run(config: Path, out: Path, recipe: Path, attempt: Attempt) -> int:
     Raises:
         RuntimeError: It failed otherwise.
     """
-    ready = FORK.Event()
-    process = FORK.Process(target=train, args=(config, out, recipe, attempt, ready))
+    ready = SERVER.Event()
+    process = SERVER.Process(target=train, args=(config, out, recipe, attempt, ready))
     process.start()
     if attempt.kind in ("time", "term"):
         ready.wait()
@@ -363,7 +365,7 @@ def contents(out: Path) -> dict[str, Any]:
                 continue
             if "rank" in name and not path.name.startswith(f"{max(epochs)}epoch."):
                 continue
-            state = torch.load(path, map_location="cpu", weights_only=False)
+            state = load_checkpoint(path)
             found[name] = plain(state, out / "pl_cache" / "rank0")
     return found
 
@@ -500,8 +502,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the status is 1 where a run differs."""
     options = parse(argv)
     prepare(options.recipe, [1], options.jobs)
-    from espnet_softpl.task import SoftPLTask  # noqa: F401  Before the forks.
-
     start = time.perf_counter()
     with workplace(options.work) as work:
         options.work = work

@@ -1,4 +1,4 @@
-"""ESPnet's own files, whole after a kill: a checkpoint in reserve, epochs mended.
+"""ESPnet's own files, whole after a kill: a checkpoint in reserve, an end mended.
 
 At the end of epoch e ESPnet's trainer writes, in place and in this order,
 `checkpoint.pth`, `{e}epoch.pth`, the link `latest.pth`, the links `*.best.pth` and
@@ -14,7 +14,6 @@ until it is done; what else is here only reads.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import shutil
@@ -22,29 +21,19 @@ import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train.reporter import Reporter
 
 from espnet_softpl.checks import UserError
-from espnet_softpl.state import STATE_DIR, sync
+from espnet_softpl.state import STATE_DIR, load_checkpoint, sync
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pth"
 PREVIOUS = "previous_checkpoint.pth"  # In STATE_DIR.
 WORKSHOP = ".repair"  # In STATE_DIR; holds a file until it is whole.
-
-# What ESPnet's reporter holds beside plain values: how long an epoch took, and means.
-SAFE_GLOBALS = [
-    datetime.timedelta,
-    np._core.multiarray.scalar,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
-]
 
 # What `zipfile` raises, beside saying which member is bad, for damaged archives.
 DAMAGE = (
@@ -122,28 +111,6 @@ def set_aside(output_dir: Path) -> None:
     sync(output_dir)
 
 
-def load_checkpoint(output_dir: Path) -> dict[str, Any]:
-    """Load ESPnet's `checkpoint.pth` without running code from it.
-
-    ESPnet itself loads it with `weights_only=False`; tensors, plain values and what
-    the reporter holds beside them are all that its optimizers and schedulers save.
-
-    Args:
-        output_dir: The experiment directory.
-
-    Returns:
-        `model`, `reporter`, `optimizers`, `schedulers` and `scaler`. The tensors, on
-        the CPU, stay in the file until they are used.
-    """
-    with torch.serialization.safe_globals(SAFE_GLOBALS):
-        return torch.load(
-            str(output_dir / CHECKPOINT),
-            map_location="cpu",
-            weights_only=True,
-            mmap=True,
-        )
-
-
 def read_reporter(output_dir: Path) -> Reporter:
     """Return ESPnet's reporter as it is in `checkpoint.pth`.
 
@@ -155,7 +122,7 @@ def read_reporter(output_dir: Path) -> Reporter:
     """
     reporter = Reporter()
     if (output_dir / CHECKPOINT).exists():
-        reporter.load_state_dict(load_checkpoint(output_dir)["reporter"])
+        reporter.load_state_dict(load_checkpoint(output_dir / CHECKPOINT)["reporter"])
     return reporter
 
 
@@ -346,7 +313,9 @@ class _EpochEnd:
         workshop = self._dir / STATE_DIR / WORKSHOP
         workshop.mkdir(parents=True, exist_ok=True)
         try:
-            torch.save(load_checkpoint(self._dir)["model"], workshop / path.name)
+            torch.save(
+                load_checkpoint(self._dir / CHECKPOINT)["model"], workshop / path.name
+            )
             sync(workshop / path.name)
             os.replace(workshop / path.name, path)
         finally:

@@ -98,14 +98,15 @@ def terminating_children() -> Iterator[None]:
 
 
 def _last(init: Any, worker: int) -> None:
-    """Let a loader's process outlive the first SIGTERM, for the training needs it.
+    """Let a loader's process outlive SIGTERM for a while, for the training needs it.
 
-    Schedulers send the signal to every process of a job. The training stops a
-    mini-batch later and ends its loaders itself; what is left ends by itself.
+    Schedulers send the signal to every process of a job, and may do so twice. The
+    training stops a mini-batch later and ends its loaders itself; what is left then
+    ends by itself.
     """
 
     def first(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.alarm(LOADER_SECONDS)
 
     signal.signal(signal.SIGTERM, first)
@@ -114,7 +115,7 @@ def _last(init: Any, worker: int) -> None:
 
 
 class LastingFactory(AbsIterFactory):
-    """Another factory's mini-batches, from loaders that outlive the first SIGTERM.
+    """Another factory's mini-batches, from loaders that outlive SIGTERM for a while.
 
     Args:
         factory: The factory.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from espnet_softpl.checks import UserError
@@ -17,6 +19,14 @@ ADVICE = (
     "Start again in a new --output_dir (--init_param takes the models that are there), "
     "or put the options and the number of processes back as they were."
 )
+
+# What ESPnet's reporter holds beside plain values: how long an epoch took, and means.
+SAFE_GLOBALS = [
+    datetime.timedelta,
+    np._core.multiarray.scalar,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
+]
 
 
 def save_atomically(state: Any, path: Path) -> None:
@@ -74,6 +84,23 @@ def load_state(path: Path, mmap: bool = False) -> Any:
             f"{path} cannot be read, it is torn or no state: "
             f"{str(error).partition(chr(10))[0]}"
         ) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load ESPnet's `checkpoint.pth` without running code from it.
+
+    ESPnet itself loads it with `weights_only=False`; tensors, plain values and what
+    the reporter holds beside them are all that its optimizers and schedulers save.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `model`, `reporter`, `optimizers`, `schedulers` and `scaler`. The tensors, on
+        the CPU, stay in the file until they are used.
+    """
+    with torch.serialization.safe_globals(SAFE_GLOBALS):
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
 
 
 def check_state(state: Any, path: Path, **wanted: Any) -> None:

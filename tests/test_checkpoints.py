@@ -30,7 +30,7 @@ from espnet2.train.trainer import Trainer
 
 from espnet_softpl import checkpoints
 from espnet_softpl.checks import UserError
-from espnet_softpl.state import load_state, save_atomically
+from espnet_softpl.state import load_checkpoint, load_state, save_atomically
 
 EPOCHS = 5
 CRITERIA = [["valid", "loss", "min"], ["train", "acc", "max"], ["valid", "none", "min"]]
@@ -639,12 +639,14 @@ def test_every_scheduler_and_optimizer_of_espnet_can_be_loaded(tmp_path) -> None
         weight.grad = torch.ones(3)
         optimizer.step(lambda: weight.sum())
         torch.save({"state": optimizer.state_dict()}, tmp_path / "checkpoint.pth")
-        assert checkpoints.load_checkpoint(tmp_path)["state"]["param_groups"]
+        assert load_checkpoint(tmp_path / "checkpoint.pth")["state"]["param_groups"]
     for name, cls in scheduler_classes.items():
         optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
         state = cls(optimizer, **conf.get(name, {})).state_dict()
         torch.save({"state": state}, tmp_path / "checkpoint.pth")
-        assert checkpoints.load_checkpoint(tmp_path)["state"].keys() == state.keys()
+        assert (
+            load_checkpoint(tmp_path / "checkpoint.pth")["state"].keys() == state.keys()
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +20,9 @@ import soundfile
 import torch
 from espnet_runs import PL, Data, config, load, make_data, train
 from test_training import SLIMIPL, compare_runs
+from torch.utils.data import DataLoader
 
+from espnet_softpl import interruption
 from espnet_softpl.criteria import HardCTC
 from espnet_softpl.task import SoftPLTask
 
@@ -282,3 +285,37 @@ def test_dropout_that_is_not_there_is_refused(data, tmp_path, capsys) -> None:
         train(SoftPLTask, options, tmp_path / "exp")
     assert stop.value.code == 2
     assert "layer_drop is 0.1, but the model" in capsys.readouterr().err
+
+
+class Slow(torch.utils.data.Dataset):
+    """Ten items that take their time."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> int:
+        """Return the index, after a while."""
+        time.sleep(0.1)
+        return index
+
+
+class LoaderFactory:
+    """Builds a loader with one process of its own."""
+
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
+        """Build it."""
+        return DataLoader(Slow(), num_workers=1, worker_init_fn=None)
+
+
+def test_loaders_outlive_the_signal_for_a_while(monkeypatch) -> None:
+    """Schedulers signal every process of a job, and the training needs its loaders."""
+    monkeypatch.setattr(interruption, "LOADER_SECONDS", 2)
+    items = iter(interruption.LastingFactory(LoaderFactory()).build_iter(1))
+    seen = [int(next(items))]
+    (child,) = multiprocessing.active_children()
+    for _ in range(2):
+        os.kill(child.pid, signal.SIGTERM)
+        seen.append(int(next(items)))
+    assert seen == [0, 1, 2] and child.is_alive()
+    child.join(10.0)  # It ends by itself where nobody ends it.
+    assert child.exitcode == -signal.SIGALRM or child.exitcode == 0

@@ -227,3 +227,27 @@ def test_gates_see_the_sources() -> None:
     names = {name_of(file) for file in FILES}
     assert {"setup.py", "tests/run.sh", ".ci/run", "LICENSE"} <= names
     assert PACKAGE / "ctc.py" in MODULES
+
+
+PROGRAMS = [
+    file
+    for part in ("espnet_softpl", "egs2", "benchmarks", "tools")
+    for file in sorted((ROOT / part).rglob("*.py"))
+]
+
+
+@over(PROGRAMS)
+def test_no_file_can_run_code_or_leave_its_directory(file: Path) -> None:
+    """No pickles, no unpacking outside of the target, no shell, no eval."""
+    for node in ast.walk(parse(file)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if called == "torch.load":
+            assert given.get("weights_only") == "True", ast.unparse(node)
+        if called.rpartition(".")[2] == "extractall":
+            assert given.get("filter") == "'data'", ast.unparse(node)
+        assert "shell" not in given, ast.unparse(node)
+        assert called not in ("eval", "exec", "os.system", "os.popen", "pickle.load")
+        assert called not in ("yaml.load", "pickle.loads", "yaml.unsafe_load")

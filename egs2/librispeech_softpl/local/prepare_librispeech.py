@@ -65,9 +65,7 @@ def speakers_of(folder: Path, part: str | None) -> list[Path]:
     total = len(speakers)
     chosen = speakers[total * index // count : total * (index + 1) // count]
     if not chosen:
-        raise RecipeError(
-            f"part {part} of {folder} is empty: it has {total} speakers"
-        )
+        raise RecipeError(f"part {part} of {folder} is empty: it has {total} speakers")
     return chosen
 
 
@@ -177,9 +175,7 @@ def save_parts(parts: dict[str, DataDir], out: Path) -> list[str]:
         speakers = len(set(data.speaker.values()))
         oracle = len(data.oracle)
         told = f", {oracle} with text.oracle" if part == "unlabeled" else ""
-        lines.append(
-            f"{out / part}: {len(data)} utterances, {speakers} speakers{told}"
-        )
+        lines.append(f"{out / part}: {len(data)} utterances, {speakers} speakers{told}")
     return lines
 
 

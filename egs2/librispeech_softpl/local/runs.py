@@ -109,13 +109,13 @@ def read_run(directory: Path, seed: str) -> Run:
     if not (checkpoint.is_file() and config.is_file()):
         return run
     # Imported where it is needed: it takes seconds.
-    import torch
+    from espnet_softpl.state import load_checkpoint
 
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     if run.system not in SUPERVISED:
         run.criterion = str(settings.get("pl_criterion", run.system))
         run.teacher = str(settings.get("pl_teacher", ""))
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    state = load_checkpoint(checkpoint)
     stats = state["reporter"]["stats"]
     run.history = read_history(stats)
     run.updates = count_updates(state["optimizers"][0])
