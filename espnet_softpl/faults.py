@@ -42,7 +42,9 @@ def explain(error: BaseException, output_dir: Path) -> str | None:
             f"{output_dir}: could not be written to ({reason}); {free:.1f} MB are "
             f"free. {GO_ON}"
         )
-    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+    # What a process has read may be lost with it, before torch notices its death.
+    lost = isinstance(error, ConnectionError)
+    if lost or isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         return (
             f"a data loading process has died ({text.partition('. ')[0]}). Often the "
             f"memory was used up: less num_workers or smaller batches need less. "

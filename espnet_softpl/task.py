@@ -7,8 +7,10 @@ import copy
 import logging
 import math
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import humanfriendly
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -348,17 +350,31 @@ class SoftPLTask(ASRTask):
         machine with 4, each with a message instead of a traceback.
         """
         try:
-            super().main_worker(args)
-        except checks.UserError as error:
-            options.refuse(error)
-        except checks.CollapseError as error:
-            options.refuse(error, status=3)
-        except (OSError, RuntimeError) as error:
+            try:
+                super().main_worker(args)
+            except checks.UserError as error:
+                options.refuse(error)
+            except checks.CollapseError as error:
+                options.refuse(error, status=3)
+            except (OSError, RuntimeError) as error:
+                cls._end_by_fault(error, args)
+        except RuntimeError as error:
+            # Where two loader processes die at once, torch raises the second in the
+            # middle of what is done about the first.
+            cls._end_by_fault(error, args)
+
+    @classmethod
+    def _end_by_fault(cls, error: Exception, args: argparse.Namespace) -> NoReturn:
+        """End with a message where the machine is at fault, else raise the error."""
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
             reason = args.pl_criterion and faults.explain(error, Path(args.output_dir))
             if not reason:
-                raise
-            logger.error("Where it happened:", exc_info=True)
+                raise error
+            logger.error("Where it happened:", exc_info=error)
             options.refuse(reason, status=4)
+        finally:
+            signal.signal(signal.SIGCHLD, before)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:

@@ -5,6 +5,7 @@ The faults come from a criterion, which is called in the middle of a training st
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -317,5 +318,8 @@ def test_loaders_outlive_the_signal_for_a_while(monkeypatch) -> None:
         os.kill(child.pid, signal.SIGTERM)
         seen.append(int(next(items)))
     assert seen == [0, 1, 2] and child.is_alive()
-    child.join(10.0)  # It ends by itself where nobody ends it.
-    assert child.exitcode == -signal.SIGALRM or child.exitcode == 0
+    # It ends by itself where nobody ends it; torch reports that to whom it hits.
+    with contextlib.suppress(RuntimeError):
+        child.join(30.0)
+    child.join(30.0)
+    assert child.exitcode == -signal.SIGALRM
