@@ -264,8 +264,23 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
 
     Raises:
         UserError: More than `pl_max_bad_share` of them are too short for a frame.
-            Fewer are named in the log and left out.
+            Fewer are named in the log and left out. Or the run is resumed with data
+            that lack what it began with.
     """
+    file = usable_shape_file(args)
+    if args.resume and file.exists():
+        # Audio that has gone bad since must not change the mini-batches.
+        entries, _ = checks.speech_scp(
+            getattr(args, options.UNLABELED_DATA), options.UNLABELED_DATA
+        )
+        missing = set(checks.read_lengths(file)) - set(entries)
+        if missing:
+            raise checks.UserError(
+                f"cannot resume: {len(missing)} unlabeled utterances that the run began "
+                f"with ({file}) are not in {options.UNLABELED_DATA} any more: "
+                f"{checks.name_some(missing)}. Start again in a new --output_dir."
+            )
+        return
     lengths = unlabeled_lengths(args)
     if args.input_size is None:
         with teacher.evaluating(model):
@@ -282,7 +297,7 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
                 checks.name_some(short.values()),
             )
         lengths = {key: n for key, n in lengths.items() if key not in short}
-    write_lengths(lengths, usable_shape_file(args))
+    write_lengths(lengths, file)
 
 
 def usable_shape_file(args: argparse.Namespace) -> Path:

@@ -371,25 +371,6 @@ class UsableShare:
             f"disk with the audio still there? The log names each file and the reason."
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, plain values only."""
-        return {
-            "seen": self.seen,
-            "total": self.total,
-            "recent": list(self._recent),
-            "last": list(self._last),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Args:
-            state: What `state_dict` returned.
-        """
-        self.seen, self.total = state["seen"], state["total"]
-        self._recent = collections.deque(state["recent"], self._recent.maxlen)
-        self._last = collections.deque(state["last"], self.SHOWN)
-
 
 def smallest_input(
     count_frames: Callable[[int], int], most: int, frames: int = 1

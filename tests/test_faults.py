@@ -189,6 +189,22 @@ def test_audio_that_goes_bad_is_counted_and_left_out(data, tmp_path) -> None:
         assert (f"unlabeled-{index:03d} " in lengths) == bool(there)
 
 
+def test_audio_that_vanished_does_not_change_a_resumed_run(data, tmp_path, capsys):
+    """The mini-batches stay those that the run began with."""
+    options = faulty(data, pl_max_bad_share=0.2, **SLIMIPL)
+    exp = train(SoftPLTask, options, tmp_path / "exp", "--max_epoch", "1")
+    lengths = (exp / "unlabeled_shape").read_text()
+    (data.root / "unlabeled" / "unlabeled-003.wav").unlink()
+    train(SoftPLTask, options, exp, "--resume", "true")
+    assert (exp / "unlabeled_shape").read_text() == lengths
+    scp = Path(data.path("unlabeled", "wav.scp"))
+    scp.write_text("".join(scp.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(SystemExit) as stop:
+        train(SoftPLTask, options, exp, "--resume", "true", "--max_epoch", "4")
+    assert stop.value.code == 2
+    assert "are not in unlabeled_data_path" in capsys.readouterr().err
+
+
 def test_a_disk_that_went_away_stops_the_run(data, tmp_path, capsys) -> None:
     def unmount(losses: torch.Tensor) -> torch.Tensor:
         shutil.rmtree(data.root / "unlabeled")

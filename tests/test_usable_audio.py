@@ -440,19 +440,6 @@ def test_the_rule_without_tolerance() -> None:
     assert count_all(UsableShare(0.1, window=10, margin=0.0), [0] * 10, 1) == 10
 
 
-def test_the_count_goes_on_where_it_stopped(tmp_path) -> None:
-    marks = [1] * 300 + [0] * 4 + [1] * 700 + [0] * 60
-    whole, first = UsableShare(0.02), UsableShare(0.02)
-    stopped = count_all(whole, marks, 1)
-    assert stopped > 1004 and count_all(first, marks[:1010], 1) == -1
-    torch.save(first.state_dict(), tmp_path / "state.pth")
-    second = UsableShare(0.02)
-    second.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-    assert count_all(second, marks[1010:], 1) == stopped - 1010
-    assert second.state_dict()["recent"] == whole.state_dict()["recent"]
-    assert (second.seen, second.total) == (whole.seen, whole.total)
-
-
 def test_count_takes_one_mark_per_utterance() -> None:
     with pytest.raises(ValueError):
         UsableShare(0.1).count(["a", "b"], torch.ones(3))
