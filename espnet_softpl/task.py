@@ -276,8 +276,8 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
         missing = set(checks.read_lengths(file)) - set(entries)
         if missing:
             raise checks.UserError(
-                f"cannot resume: {len(missing)} unlabeled utterances that the run began "
-                f"with ({file}) are not in {options.UNLABELED_DATA} any more: "
+                f"cannot resume: {len(missing)} unlabeled utterances that the run "
+                f"began with ({file}) are not in {options.UNLABELED_DATA} any more: "
                 f"{checks.name_some(missing)}. Start again in a new --output_dir."
             )
         return
