@@ -35,6 +35,7 @@ from common import (
     command_line,
     describe_machine,
     format_table,
+    measuring_parser,
     median_times,
     write_json,
 )
@@ -387,13 +388,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Returns:
         The options.
     """
-    parser = argparse.ArgumentParser(
-        description="Measure what soft labels cost in a label cache.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser = measuring_parser("Measure what soft labels cost in a label cache.")
     parser.add_argument(
         "--cases",
         type=parse_case,

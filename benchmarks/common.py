@@ -6,6 +6,7 @@ installed, so that it comes first among a benchmark's own imports.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import importlib.util
 import json
@@ -137,6 +138,25 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def measuring_parser(description: str) -> argparse.ArgumentParser:
+    """Make a command line with what every benchmark of time takes.
+
+    Args:
+        description: What the benchmark does.
+
+    Returns:
+        A parser that knows `--json`, `--device` and `--threads`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    return parser
 
 
 def command_line(script: str, argv: Sequence[str] | None) -> str:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +34,7 @@ from common import (
     command_line,
     describe_machine,
     format_table,
+    measuring_parser,
     median_times,
     peak_bytes,
     write_json,
@@ -555,13 +555,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Returns:
         The options.
     """
-    parser = argparse.ArgumentParser(
-        description="Measure what every pseudo-label criterion costs.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser = measuring_parser("Measure what every pseudo-label criterion costs.")
     parser.add_argument("--batch", type=int, default=16, help="utterances")
     parser.add_argument("--frames", type=int, default=400, help="after subsampling")
     parser.add_argument("--labels", type=int, default=100, help="per utterance")

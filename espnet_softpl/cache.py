@@ -9,6 +9,7 @@ slot is visited when is the business of `cache_plan`.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ CACHE_DIR = "pl_cache"  # In the experiment directory; one directory per process
 
 
 @dataclasses.dataclass(frozen=True)
-class CacheSettings:
+class CacheSettings(abc.ABC):
     """What every cache has (`pl_cache_conf`).
 
     Attributes:
         size: C, slots of one unlabeled mini-batch each, at least 1, or `all` for as
             many as one pass over the unlabeled data has.
         top_k: Tokens whose posteriors are kept per frame, at least 1; None for all.
-            Only criteria, regularizers and shaping that look at posteriors keep any.
+            Any are kept only where a criterion or a regularizer looks at them.
         precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
         memory_limit_mb: Megabytes of labels that stay in memory, at least 0; what is
             above goes to files in the experiment directory. None: all in memory.
@@ -61,6 +62,7 @@ class CacheSettings:
         """Return how posteriors are kept."""
         return Compression(self.top_k, self.precision)
 
+    @abc.abstractmethod
     def plan(self, num_batches: int, seed: int) -> CachePlan:
         """Return which slot is visited when.
 
@@ -68,7 +70,6 @@ class CacheSettings:
             num_batches: Unlabeled mini-batches of one pass, for a size of `all`.
             seed: The run's seed.
         """
-        raise NotImplementedError
 
     def slots(self, num_batches: int) -> int:
         """Return the number of slots."""

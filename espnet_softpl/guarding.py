@@ -151,7 +151,7 @@ def save_healthy(
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         # A back-off throws the labels in the cache away.
-        "engine": {**model.pl.state_dict(model), "cache": None},
+        "engine": model.pl.state_dict(model, cache=False),
     }
     path = healthy_path(output_dir, epoch)
     save_atomically(state, path)

@@ -276,13 +276,17 @@ class PseudoLabeling:
         wanted = any(part.needs_labeled for _, part in self.filters)
         return wanted or self.prior is not None
 
-    def state_dict(self, student: torch.nn.Module) -> dict[str, Any]:
+    def state_dict(
+        self, student: torch.nn.Module, cache: bool = True
+    ) -> dict[str, Any]:
         """Return what a resumed run needs, tensors and plain values only.
 
         Args:
             student: The model in training, for what its own state leaves out.
+            cache: False leaves out the labels in the cache, for a back-off.
         """
         head = unlabeled_head.of(student)
+        kept = self.cache if cache else None
         return {
             "begun": self.begun,
             "healthy_epoch": self.healthy_epoch,
@@ -290,7 +294,7 @@ class PseudoLabeling:
             "teacher": self.generator.teacher.state_dict(),
             "shaping": [part.state_dict() for part in self.shaping],
             "filters": [part.state_dict() for _, part in self.filters],
-            "cache": None if self.cache is None else self.cache.state_dict(),
+            "cache": None if kept is None else kept.state_dict(),
             "kept_hours": self.kept_hours,
             "prior": None if self.prior is None else self.prior.state_dict(),
             "guard": None if self.guard is None else self.guard.state_dict(),

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from espnet_softpl.ranges import at_least, fraction, is_finite, not_negative
+from espnet_softpl.stateful import Stateful
 
 T = TypeVar("T")
 RAMP_KEYS = {"from", "to", "steps", "start"}
@@ -227,12 +227,11 @@ class Scheduled(Generic[T]):
         return self._object
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the object, empty where it has none.
+        """Return the state of the object, empty where it is not `Stateful`.
 
-        A criterion (a torch module) has none: what it holds follows from its settings.
+        A criterion is not: what it holds follows from its settings.
         """
-        stateful = hasattr(self._object, "state_dict")
-        stateful = stateful and not isinstance(self._object, torch.nn.Module)
+        stateful = isinstance(self._object, Stateful)
         return self._object.state_dict() if stateful else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from espnet_softpl.criteria.base import PseudoLabel
 from espnet_softpl.registry import Registry
+from espnet_softpl.stateful import Stateful
 
 KEPT = -1
 
@@ -34,7 +35,7 @@ class Candidate(NamedTuple):
     relabel: Callable[[], PseudoLabel]
 
 
-class Filter(abc.ABC):
+class Filter(Stateful, abc.ABC):
     """A rule that says how far each label of a batch is to be trusted.
 
     Subclasses implement `__call__` and take their settings as keyword arguments. They
@@ -76,18 +77,6 @@ class Filter(abc.ABC):
             lengths: Frames per utterance, (B,).
             tokens: The true transcripts, (B, U), padded with -1.
             token_lengths: Tokens per utterance, (B,).
-        """
-        return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, tensors and plain values only."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state; there is nothing to restore unless a subclass says so.
-
-        Args:
-            state: What `state_dict` returned.
         """
         return None
 

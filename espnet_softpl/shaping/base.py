@@ -6,16 +6,16 @@ B utterances, T frames after subsampling, V tokens with blank, U labels.
 from __future__ import annotations
 
 import abc
-from typing import Any
 
 import torch
 
 from espnet_softpl.criteria.base import PseudoLabel
 from espnet_softpl.ctc import greedy
 from espnet_softpl.registry import Registry
+from espnet_softpl.stateful import Stateful
 
 
-class Shaping(abc.ABC):
+class Shaping(Stateful, abc.ABC):
     """A change to a pseudo-label, which leaves the label it is given as it is.
 
     Subclasses implement `__call__` and take their settings as keyword arguments. What
@@ -39,18 +39,6 @@ class Shaping(abc.ABC):
         Returns:
             The changed labels.
         """
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, tensors and plain values only."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state; there is nothing to restore unless a subclass says so.
-
-        Args:
-            state: What `state_dict` returned.
-        """
-        return None
 
 
 REGISTRY: Registry[Shaping] = Registry("pl_shaping", Shaping)

@@ -1,0 +1,21 @@
+"""Parts of the engine that a resumed run brings back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Stateful:
+    """Something with a state; it has none unless a subclass says so."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, tensors and plain values only."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        return None
