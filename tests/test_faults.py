@@ -5,12 +5,12 @@ The faults come from a criterion, which is called in the middle of a training st
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -231,21 +231,49 @@ def test_labeled_audio_that_vanishes_stops_the_run(data, tmp_path, capsys) -> No
     assert "labeled-0" in capsys.readouterr().err
 
 
-def test_a_killed_loader_stops_the_run_which_resumes(data, tmp_path, capsys) -> None:
+def run_apart(call: str) -> subprocess.CompletedProcess:
+    """Call a function of this file in a process of its own.
+
+    torch raises the death of a loader's process wherever the interpreter happens to
+    be when the signal comes, once for each, and late: that must not be in pytest.
+    """
+    code = f"import test_faults; test_faults.{call}"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def train_with_a_killed_loader(root: str, exp: str) -> None:
+    """Train; the loaders' processes are killed at the 13th unlabeled step."""
+
     def kill(losses: torch.Tensor) -> torch.Tensor:
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGKILL)
         return losses
 
-    options = faulty(data, num_workers=1, num_iters_per_epoch=20)
-    whole = train(SoftPLTask, options, tmp_path / "whole")
     FAULTS[:] = [nothing] * 12 + [kill]
-    with pytest.raises(SystemExit) as stop:
-        train(SoftPLTask, options, tmp_path / "exp", "--resume", "true")
-    assert stop.value.code == 4
-    assert "a data loading process has died" in capsys.readouterr().err
-    train(SoftPLTask, options, tmp_path / "exp", "--resume", "true")
-    compare_runs(whole, tmp_path / "exp", epochs=3)
+    options = faulty(Data(Path(root)), **KILLED_LOADER)
+    train(SoftPLTask, options, Path(exp), "--resume", "true")
+
+
+KILLED_LOADER = dict(num_workers=1, num_iters_per_epoch=20)
+
+
+@pytest.mark.slow
+def test_a_killed_loader_stops_the_run_which_resumes(data, tmp_path) -> None:
+    options = faulty(data, **KILLED_LOADER)
+    whole = train(SoftPLTask, options, tmp_path / "whole")
+    exp = tmp_path / "exp"
+    killed = run_apart(f"train_with_a_killed_loader({str(data.root)!r}, {str(exp)!r})")
+    assert killed.returncode == 4, killed.stderr
+    assert "a data loading process has died" in killed.stderr
+    train(SoftPLTask, options, exp, "--resume", "true")
+    compare_runs(whole, exp, epochs=3)
 
 
 @pytest.fixture
@@ -324,9 +352,9 @@ class LoaderFactory:
         return DataLoader(Slow(), num_workers=1, worker_init_fn=None)
 
 
-def test_loaders_outlive_the_signal_for_a_while(monkeypatch) -> None:
-    """Schedulers signal every process of a job, and the training needs its loaders."""
-    monkeypatch.setattr(interruption, "LOADER_SECONDS", 2)
+def outlive() -> None:
+    """Signal a loader's process twice, go on reading, and let it end by itself."""
+    interruption.LOADER_SECONDS = 2
     items = iter(interruption.LastingFactory(LoaderFactory()).build_iter(1))
     seen = [int(next(items))]
     (child,) = multiprocessing.active_children()
@@ -334,8 +362,15 @@ def test_loaders_outlive_the_signal_for_a_while(monkeypatch) -> None:
         os.kill(child.pid, signal.SIGTERM)
         seen.append(int(next(items)))
     assert seen == [0, 1, 2] and child.is_alive()
-    # It ends by itself where nobody ends it; torch reports that to whom it hits.
-    with contextlib.suppress(RuntimeError):
-        child.join(30.0)
+    # torch's own way of noticing its end would raise here.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child.join(30.0)
     assert child.exitcode == -signal.SIGALRM
+    print("outlived", flush=True)
+    os._exit(0)  # Nor may the dead one be noticed at the interpreter's end.
+
+
+def test_loaders_outlive_the_signal_for_a_while() -> None:
+    """Schedulers signal every process of a job, and the training needs its loaders."""
+    ended = run_apart("outlive()")
+    assert ended.returncode == 0 and "outlived" in ended.stdout, ended.stderr
