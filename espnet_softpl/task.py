@@ -381,15 +381,15 @@ class SoftPLTask(ASRTask):
     @classmethod
     def _end_by_fault(cls, error: Exception, args: argparse.Namespace) -> NoReturn:
         """End with a message where the machine is at fault, else raise the error."""
+        # Where a loader's process has died, torch raises the death of the next one
+        # wherever this process then is, and would put its status in place of ours.
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        try:
-            reason = args.pl_criterion and faults.explain(error, Path(args.output_dir))
-            if not reason:
-                raise error
-            logger.error("Where it happened:", exc_info=error)
-            options.refuse(reason, status=4)
-        finally:
+        reason = args.pl_criterion and faults.explain(error, Path(args.output_dir))
+        if not reason:
             signal.signal(signal.SIGCHLD, before)
+            raise error
+        logger.error("Where it happened:", exc_info=error)
+        options.refuse(reason, status=4)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:

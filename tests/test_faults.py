@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -249,16 +250,30 @@ def run_apart(call: str) -> subprocess.CompletedProcess:
 
 
 def train_with_a_killed_loader(root: str, exp: str) -> None:
-    """Train; the loaders' processes are killed at the 13th unlabeled step."""
+    """Train; the loaders' processes are killed at the 13th unlabeled step.
+
+    The training notices the death of one while it waits for data, as it does where
+    memory has run out, and hears of the other when it is about to end.
+    """
+
+    late = threading.Event()
 
     def kill(losses: torch.Tensor) -> torch.Tensor:
+        tell = signal.getsignal(signal.SIGCHLD)
+        signal.signal(signal.SIGCHLD, lambda *what: late.is_set() and tell(*what))
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         return losses
 
     FAULTS[:] = [nothing] * 12 + [kill]
     options = faulty(Data(Path(root)), **KILLED_LOADER)
-    train(SoftPLTask, options, Path(exp), "--resume", "true")
+    try:
+        train(SoftPLTask, options, Path(exp), "--resume", "true")
+    except SystemExit:
+        late.set()
+        signal.raise_signal(signal.SIGCHLD)
+        raise
 
 
 KILLED_LOADER = dict(num_workers=1, num_iters_per_epoch=20)
