@@ -245,8 +245,9 @@ def read_header(value: str, kind: str) -> Header:
                 return Header(length, tuple(rest), None)
             integers = entry.flag.startswith(b"RIFF")
             with soundfile.SoundFile(window) as file:
-                if integers and file.subtype not in ("PCM_16", "PCM_U8"):
-                    raise ValueError(f"kaldiio reads WAV of 16 bits, not {file.subtype}")
+                form = file.subtype
+                if integers and form not in ("PCM_16", "PCM_U8"):
+                    raise ValueError(f"kaldiio reads WAV of 16 bits, not {form}")
                 return _header_of([file])._replace(integers=integers)
     with open_audio(value, kind) as files:
         return _header_of(files)
