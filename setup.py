@@ -56,7 +56,13 @@ EXTRAS = {
 }
 EXTRAS["test"] = ["pytest>=7.0", *EXTRAS["mini"], *EXTRAS["recipe"]]
 
-COMMANDS = ["train", "make-mini-corpus", "make-digits-corpus", "check-env"]
+COMMANDS = [
+    "train",
+    "format-audio",
+    "make-mini-corpus",
+    "make-digits-corpus",
+    "check-env",
+]
 
 
 def read_version() -> str:

@@ -7,14 +7,27 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import soundfile
 import yaml
+
+from espnet_softpl.audio_source import (
+    AUDIO_KINDS,
+    READ_ERRORS,
+    Header,
+    guess_kind,
+    is_command,
+    read_header,
+)
 
 DataSpec = Sequence[tuple[str, str, str]]
 
 # Headers are read for this many files of a set; reading all of a thousand hours would
 # take minutes on a network disk.
 MAX_HEADERS = 500
+
+HOW_TO_FORMAT = (
+    "To make plain files of one channel and one rate: python -m "
+    "espnet_softpl.bin.format_audio --source DIR --target NEW_DIR --fs HZ"
+)
 
 
 class UserError(ValueError):
@@ -25,29 +38,40 @@ class CollapseError(RuntimeError):
     """The guard ended a training whose pseudo-labels collapse; exit status 3."""
 
 
-def read_scp(path: str | Path) -> dict[str, str]:
-    """Read a Kaldi script file.
+def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
+    """Read a Kaldi script file or another table of its form, such as text or utt2spk.
 
     Args:
-        path: Lines of `utterance-id value`.
+        path: Lines of `utterance-id value`, UTF-8.
+        empty: Whether a line may have an id and no value, as in the `text` of
+            silence.
 
     Returns:
-        Value by utterance id.
+        Value by utterance id, in the order of the file; white space inside of a value
+        is left as it is.
 
     Raises:
-        UserError: The file is missing, a line has no value, or an id occurs twice.
+        UserError: The file is missing or is not UTF-8, a line is empty or has no
+            value, or an id occurs twice.
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
     entries: dict[str, str] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            fields = line.strip().split(maxsplit=1)
-            if len(fields) != 2:
-                raise UserError(f"{path}:{number}: not 'utterance-id value': {line!r}")
-            if fields[0] in entries:
-                raise UserError(f"{path}:{number}: {fields[0]!r} occurs twice")
-            entries[fields[0]] = fields[1]
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                key, *value = line.strip().split(maxsplit=1) or [""]
+                if not key:
+                    raise UserError(f"{path}:{number}: the line is empty")
+                if not value and not empty:
+                    raise UserError(
+                        f"{path}:{number}: not 'utterance-id value': {line!r}"
+                    )
+                if key in entries:
+                    raise UserError(f"{path}:{number}: {key} occurs twice")
+                entries[key] = value[0] if value else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error})") from error
     return entries
 
 
@@ -77,10 +101,12 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         option: The option's name, for messages.
 
     Returns:
-        Value by utterance id, and the type (`sound` for audio files).
+        Value by utterance id, and the type (`sound` for audio files, `kaldi_ark` for
+        archives of audio or features).
 
     Raises:
-        UserError: There is no `speech`, or its file is missing, malformed or empty.
+        UserError: There is no `speech`, its file is missing, malformed or empty, or an
+            utterance is read from a command.
     """
     found = [(path, kind) for path, name, kind in specs if name == "speech"]
     if len(found) != 1:
@@ -95,6 +121,13 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         raise UserError(f"{option}: {error}") from error
     if not entries:
         raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
+    commands = [key for key, value in entries.items() if is_command(value)]
+    if commands:
+        raise UserError(
+            f"{option}: {path}: {len(commands)} utterances are read from commands "
+            f"({commands[0]}: '{entries[commands[0]]}'). Training reads files only, "
+            f"and hands nothing to a shell. {HOW_TO_FORMAT} --allow_pipes true"
+        )
     return entries, kind
 
 
@@ -119,46 +152,66 @@ def shared_utterances(first: Mapping[str, str], second: Mapping[str, str]) -> se
     return {key for key, value in first.items() if key in second or value in audio}
 
 
-def sample_rates(entries: Mapping[str, str], seed: int = 0) -> dict[int, str]:
-    """Read the sample rates of a set from the headers of some of its files.
+def read_some_headers(
+    entries: Mapping[str, str], kind: str = "sound", seed: int = 0
+) -> list[tuple[str, Header]]:
+    """Read the headers of some entries of a set.
 
     Args:
-        entries: Audio file by utterance id.
-        seed: Of the choice of `MAX_HEADERS` files.
+        entries: File, or place in an archive, by utterance id.
+        kind: ESPnet's type of the set; of one that is not among `AUDIO_KINDS` no
+            header is read.
+        seed: Of the choice of `MAX_HEADERS` entries.
 
     Returns:
-        One file per rate (Hz) found. Files that cannot be opened are left out: they
-        are the business of `AudioScan`.
+        Entries and headers. Entries that cannot be opened are left out: they are the
+        business of `scan_audio`.
     """
-    files = sorted(entries.values())
-    if len(files) > MAX_HEADERS:
-        files = random.Random(seed).sample(files, MAX_HEADERS)
-    rates: dict[int, str] = {}
-    for file in files:
+    found: list[tuple[str, Header]] = []
+    values = sorted(entries.values()) if kind in AUDIO_KINDS else []
+    if len(values) > MAX_HEADERS:
+        values = random.Random(seed).sample(values, MAX_HEADERS)
+    for value in values:
         try:
-            rates.setdefault(soundfile.info(file).samplerate, file)
-        except (OSError, soundfile.SoundFileError):
+            found.append((value, read_header(value, kind)))
+        except READ_ERRORS:
             continue
-    return rates
+    return found
 
 
-def check_sample_rates(sets: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuse audio of different sample rates.
+def check_sample_rates(
+    sets: Mapping[str, Mapping[str, str]], kinds: Mapping[str, str] | None = None
+) -> None:
+    """Refuse audio of different sample rates, or levels.
 
     Args:
-        sets: Audio file by utterance id, by the name of the set.
+        sets: File, or place in an archive, by utterance id, by the name of the set.
+        kinds: ESPnet's type by the name of the set; `sound` where none is given.
 
     Raises:
-        UserError: Two files differ, within a set or between two.
+        UserError: Two entries differ, within a set or between two.
     """
-    seen: dict[int, str] = {}
+    rates: dict[int, str] = {}
+    levels: dict[bool, str] = {}
     for name, entries in sets.items():
-        for rate, file in sample_rates(entries).items():
-            seen.setdefault(rate, f"{file} ({name}) has {rate} Hz")
-    if len(seen) > 1:
+        kind = (kinds or {}).get(name, "sound")
+        for value, header in read_some_headers(entries, kind):
+            if header.rate is None:
+                continue
+            where = f"{value} ({name})"
+            rates.setdefault(header.rate, f"{where} has {header.rate} Hz")
+            levels.setdefault(header.integers, where)
+    if len(rates) > 1:
         raise UserError(
-            f"sample rates differ: {'; '.join(seen.values())}. Resample one of them "
-            f"(stage 4 of the recipe: --fs and --resample true)."
+            f"sample rates differ: {'; '.join(rates.values())}. Resample one of them "
+            f"(stage 4 of the recipe: --fs and --resample true). {HOW_TO_FORMAT} "
+            f"--resample true"
+        )
+    if len(levels) > 1:
+        raise UserError(
+            f"levels differ: ESPnet reads {levels[True]} as whole numbers up to "
+            f"32768, for it is WAV in Kaldi's archive, and {levels[False]} as numbers "
+            f"in -1 to 1. Bring both into one form. {HOW_TO_FORMAT}"
         )
 
 
@@ -167,37 +220,72 @@ class AudioScan:
     """What the headers of a set of audio files say.
 
     Attributes:
-        samples: Length in samples by utterance id, of the files that can be read.
-        bad: Reason by utterance id, of those that cannot, or are empty.
+        samples: Length in samples (frames of features) by utterance id, of what can
+            be used.
+        bad: Reason by utterance id, of what cannot be read, is empty or has another
+            shape.
     """
 
     samples: dict[str, int]
     bad: dict[str, str]
 
 
-def scan_audio(entries: Mapping[str, str]) -> AudioScan:
-    """Read the length of every audio file of a set from its header.
+def scan_audio(
+    entries: Mapping[str, str], kind: str = "sound", input_size: int | None = None
+) -> AudioScan:
+    """Read the length of every entry of a set from its header.
 
     Args:
-        entries: Audio file by utterance id.
+        entries: File, or place in an archive, by utterance id.
+        kind: ESPnet's type of the set, one of `AUDIO_KINDS`.
+        input_size: Dimension of the features that the model takes; None where it
+            takes audio.
 
     Returns:
-        Lengths, and what cannot be read.
+        Lengths, and what cannot be used.
     """
     samples: dict[str, int] = {}
     bad: dict[str, str] = {}
-    for key, file in entries.items():
+    for key, value in entries.items():
         try:
-            frames = soundfile.info(file).frames
-        except (OSError, soundfile.SoundFileError) as error:
-            bad[key] = f"{file}: {error}"
+            header = read_header(value, kind)
+        except READ_ERRORS as error:
+            hint = ""
+            if kind != "kaldi_ark" and guess_kind(value) == "kaldi_ark":
+                hint = f" (an entry of an archive needs the type kaldi_ark, not {kind})"
+            bad[key] = f"{value}: {error}{hint}"
             continue
+        reason = _misfit(header, input_size)
         # The header of a FLAC stream of unknown length says 2^63 - 1.
-        if 0 < frames < 2**31:
-            samples[key] = frames
+        if not 0 < header.length < 2**31:
+            reason = f"{header.length or 'no'} samples by its header"
+        if reason:
+            bad[key] = f"{value}: {reason}"
         else:
-            bad[key] = f"{file}: {frames or 'no'} samples by its header"
+            samples[key] = header.length
     return AudioScan(samples, bad)
+
+
+def _misfit(header: Header, input_size: int | None) -> str | None:
+    """Say why an entry has another shape than the model takes, or None."""
+    if input_size is not None:
+        if header.rate is None and header.shape == (input_size,):
+            return None
+        found = "audio"
+        if header.rate is None:
+            found = f"shape {(header.length, *header.shape)}"
+        return f"{found}, where the model takes features of dimension {input_size}"
+    if header.rate is None and header.shape:
+        return (
+            f"features of dimension {header.shape[0]}, where the model takes audio "
+            f"(input_size is not set)"
+        )
+    if header.shape:
+        return (
+            f"{header.shape[0]} channels, where unlabeled audio must have one. "
+            f"{HOW_TO_FORMAT} (it averages channels)"
+        )
+    return None
 
 
 def check_bad_share(bad: Mapping[str, str], total: int, most: float, what: str) -> None:

@@ -344,18 +344,20 @@ class SoftPLModel(ESPnetASRModel):
         return {"feats": feats, "feats_lengths": feats_lengths}
 
 
-def frames_of(model: SoftPLModel, num_samples: int) -> int:
+def frames_of(model: SoftPLModel, num_samples: int, dim: int | None = None) -> int:
     """Count the encoder frames that a model makes of an utterance.
 
     Args:
         model: The model; its mode is left as it is.
-        num_samples: Length of the utterance in samples.
+        num_samples: Length of the utterance in samples, or in frames of features.
+        dim: Dimension of the features; None where the model takes samples.
 
     Returns:
         The number of frames after subsampling, of the utterance alone; in a padded
         batch ESPnet may count one more.
     """
-    speech = torch.zeros(1, num_samples, device=next(model.parameters()).device)
+    shape = (1, num_samples) if dim is None else (1, num_samples, dim)
+    speech = torch.zeros(shape, device=next(model.parameters()).device)
     with torch.no_grad():
         _, lengths = model.ctc_log_probs(speech, torch.tensor([num_samples]))
     return int(lengths[0])

@@ -23,6 +23,7 @@ from espnet_softpl import (
     shaping,
     teacher,
 )
+from espnet_softpl.audio_source import AUDIO_KINDS
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.registry import build_from_conf, named_confs
 from espnet_softpl.schedule import Schedule, Scheduled
@@ -129,15 +130,17 @@ def _add_unlabeled_arguments(group: Any) -> None:
         action="append",
         default=[],
         help="As --train_data_path_and_name_and_type, for audio without transcripts, "
-        "e.g. dump/unlabeled/wav.scp,speech,sound",
+        "e.g. dump/unlabeled/wav.scp,speech,sound; of the types sound, kaldi_ark "
+        "(audio or features in archives) and multi_columns_sound the lengths are read "
+        "from the files, others need unlabeled_shape_file",
     )
     group.add_argument(
         "--unlabeled_shape_file",
         type=str,
         action="append",
         default=[],
-        help="Lengths of the unlabeled utterances; read from the audio files' headers "
-        "if not given",
+        help="Lengths of the unlabeled utterances in samples (frames of features); "
+        "read from the headers of the audio if not given",
     )
     group.add_argument(
         "--unlabeled_batch_bins",
@@ -395,7 +398,7 @@ def check_data(args: argparse.Namespace) -> None:
             f"statistics only, go to unlabeled_oracle_text"
         )
     unlabeled, kind = checks.speech_scp(specs, UNLABELED_DATA)
-    train, _ = checks.speech_scp(
+    train, train_kind = checks.speech_scp(
         args.train_data_path_and_name_and_type, "train_data_path_and_name_and_type"
     )
     valid, _ = checks.speech_scp(
@@ -414,12 +417,19 @@ def check_data(args: argparse.Namespace) -> None:
             len(known),
             checks.name_some(known),
         )
-    if kind == "sound":
-        checks.check_sample_rates({"unlabeled": unlabeled, "labeled": train})
-    elif not args.unlabeled_shape_file:
+    if kind == "variable_columns_sound":
+        raise ValueError(
+            f"{UNLABELED_DATA}: {kind} stacks several recordings, and unlabeled audio "
+            f"must have one channel. {checks.HOW_TO_FORMAT}"
+        )
+    checks.check_sample_rates(
+        {"unlabeled": unlabeled, "labeled": train},
+        {"unlabeled": kind, "labeled": train_kind},
+    )
+    if kind not in AUDIO_KINDS and not args.unlabeled_shape_file:
         raise ValueError(
             f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "
-            f"'sound' can the lengths be read from the files"
+            f"{', '.join(AUDIO_KINDS)} can the lengths be read from the files"
         )
     for path in args.unlabeled_shape_file:
         missing = set(checks.read_lengths(path)) - set(unlabeled)

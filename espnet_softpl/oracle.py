@@ -7,36 +7,10 @@ utterance ids and finished pseudo-labels, and gets two numbers back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
-from espnet_softpl.checks import UserError
 from espnet_softpl.metrics import error_rates
-
-
-def read_text(path: str | Path) -> dict[str, str]:
-    """Read a Kaldi text file.
-
-    Args:
-        path: Lines of `utterance-id transcript`; the transcript may be empty.
-
-    Returns:
-        Transcript by utterance id.
-
-    Raises:
-        UserError: An utterance occurs twice.
-    """
-    texts: dict[str, str] = {}
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            key, *rest = line.strip().split(maxsplit=1)
-            if key in texts:
-                raise UserError(f"{path}:{number}: utterance {key!r} occurs twice")
-            texts[key] = rest[0] if rest else ""
-    return texts
 
 
 class Oracle:

@@ -67,7 +67,7 @@ class PseudoLabeling:
         oracle: Scores them where true transcripts exist, else None.
         guard: Watches for collapse, or None.
         labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-        sample_rate: In Hz, to count hours.
+        sample_rate: In Hz, to count hours; NaN where that is not known.
         kept_hours: Hours of audio that this process has learned from with a label.
         prior: The mean frame posterior on labeled batches; None where nobody asks.
         begun: Whether the first unlabeled batch has been seen.
@@ -86,7 +86,7 @@ class PseudoLabeling:
     oracle: Oracle | None = None
     guard: Guard | None = None
     labeled_tokens_per_sample: float = float("nan")
-    sample_rate: int = 16000
+    sample_rate: float = 16000
     kept_hours: float = dataclasses.field(init=False, default=0.0)
     prior: RunningMean | None = dataclasses.field(init=False)
     begun: bool = dataclasses.field(init=False, default=False)

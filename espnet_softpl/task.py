@@ -28,7 +28,7 @@ from espnet_softpl.generator import PseudoLabelGenerator
 from espnet_softpl.interruption import LastingFactory, terminating_children
 from espnet_softpl.iterator import MixedIterFactory
 from espnet_softpl.model import SoftPLModel, frames_of
-from espnet_softpl.oracle import Oracle, read_text
+from espnet_softpl.oracle import Oracle
 from espnet_softpl.processes import rank_and_world
 from espnet_softpl.pseudo_labeling import PseudoLabeling
 from espnet_softpl.trainer import SoftPLTrainer
@@ -140,7 +140,8 @@ def build_pseudo_labeling(
     """
     oracle = None
     if args.unlabeled_oracle_text:
-        oracle = Oracle(read_text(args.unlabeled_oracle_text), build_to_text(args))
+        texts = checks.read_scp(args.unlabeled_oracle_text, empty=True)
+        oracle = Oracle(texts, build_to_text(args))
     trusted = options.build_filters(args)
     check_filters(args, trusted, model, labeled_tokens_per_sample)
     schedule = options.build_schedule(args)
@@ -168,7 +169,8 @@ def build_pseudo_labeling(
         oracle=oracle,
         guard=guard.build(args.pl_guard, **options.conf_of("guard", args)),
         labeled_tokens_per_sample=labeled_tokens_per_sample,
-        sample_rate=sample_rate(args),
+        # Of features the time between frames is not known, and so no hours are.
+        sample_rate=sample_rate(args) if args.input_size is None else math.nan,
     )
 
 
@@ -219,23 +221,24 @@ def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
         args: The parsed options, checked.
 
     Returns:
-        Samples by utterance id.
+        Samples (frames of features) by utterance id.
 
     Raises:
-        UserError: More than `pl_max_bad_share` of the files cannot be read. Fewer
-            are named in the log, counted and left out.
+        UserError: More than `pl_max_bad_share` of the files cannot be used: they are
+            unreadable or empty, or have another shape than the model takes. Fewer are
+            named in the log, counted and left out.
     """
     if args.unlabeled_shape_file:
         lengths: dict[str, int] = {}
         for path in args.unlabeled_shape_file:
             lengths.update(checks.read_lengths(path))
         return lengths
-    entries, _ = checks.speech_scp(
+    entries, kind = checks.speech_scp(
         getattr(args, options.UNLABELED_DATA), options.UNLABELED_DATA
     )
-    scan = checks.scan_audio(entries)
+    scan = checks.scan_audio(entries, kind, args.input_size)
     checks.check_bad_share(
-        scan.bad, len(entries), args.pl_max_bad_share, "cannot be read"
+        scan.bad, len(entries), args.pl_max_bad_share, "cannot be used"
     )
     if scan.bad:
         logger.warning(
@@ -282,22 +285,24 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
             )
         return
     lengths = unlabeled_lengths(args)
-    if args.input_size is None:
-        with teacher.evaluating(model):
-            # Batch norm fails where a mini-batch is one utterance of one frame.
-            fewest = smallest_input(lambda n: frames_of(model, n), 64000, frames=2)
-        short = {k: f"{k}: {n}" for k, n in lengths.items() if n < fewest}
-        what = f"have fewer than the {fewest} samples that make two frames"
-        checks.check_bad_share(short, len(lengths), args.pl_max_bad_share, what)
-        if short:
-            logger.warning(
-                "%d unlabeled utterances %s, and are left out: %s",
-                len(short),
-                what,
-                checks.name_some(short.values()),
-            )
-        lengths = {key: n for key, n in lengths.items() if key not in short}
-    write_lengths(lengths, file)
+    dim = args.input_size
+    with teacher.evaluating(model):
+        # Batch norm fails where a mini-batch is one utterance of one frame.
+        fewest = smallest_input(
+            lambda n: frames_of(model, n, dim), 64000 if dim is None else 400, frames=2
+        )
+    short = {k: f"{k}: {n}" for k, n in lengths.items() if n < fewest}
+    unit = "samples" if dim is None else "frames of features"
+    what = f"have fewer than the {fewest} {unit} that make two frames of the encoder"
+    checks.check_bad_share(short, len(lengths), args.pl_max_bad_share, what)
+    if short:
+        logger.warning(
+            "%d unlabeled utterances %s, and are left out: %s",
+            len(short),
+            what,
+            checks.name_some(short.values()),
+        )
+    write_lengths({key: n for key, n in lengths.items() if key not in short}, file)
 
 
 def usable_shape_file(args: argparse.Namespace) -> Path:

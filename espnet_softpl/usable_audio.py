@@ -11,40 +11,22 @@ from __future__ import annotations
 
 import collections
 import logging
-import struct
-import tokenize
-import wave
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch.utils.data import Dataset
 
+from espnet_softpl.audio_source import READ_ERRORS, refuse_pickle
 from espnet_softpl.checks import UserError
 from espnet_softpl.ranges import at_least, fraction, not_negative
 
 logger = logging.getLogger(__name__)
 
-# What the readers of soundfile, kaldiio and numpy raise for files that are missing,
-# torn or no audio at all. They are caught around the reader alone, so that other
-# mistakes (TypeError, KeyError for an utterance that is not in the script file, or
-# anything in the preprocessing) still end the run.
-READ_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    MemoryError,  # A header that claims more samples than there can be.
-    ValueError,
-    RuntimeError,
-    AssertionError,
-    soundfile.SoundFileError,
-    struct.error,
-    wave.Error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-)
+# Errors of the readers are caught around the reader alone, so that other mistakes
+# (TypeError, KeyError for an utterance that is not in the script file, or anything in
+# the preprocessing) still end the run.
 
 # Longer silence (70 minutes at 16 kHz) is not made, whatever a header claims.
 LONGEST_SILENCE = 2**26
@@ -91,9 +73,16 @@ class _Reader(Mapping):
     def __init__(self, reader: Mapping[str, Any], min_samples: int) -> None:
         self._reader = reader
         self._min_samples = min_samples
+        # ESPnet's adapter of `sound` and `kaldi_ark` holds the reader itself; that of
+        # kaldiio has the places in archives by utterance id.
+        self._files = getattr(reader, "loader", reader)
+        self._archived = getattr(self._files, "_dict", None)
 
     def __getitem__(self, uid: str) -> Any:
         try:
+            if self._archived is not None:
+                # kaldiio would load it, and so run what it says.
+                refuse_pickle(self._archived[uid])
             audio = self._reader[uid]
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())
@@ -112,13 +101,11 @@ class _Reader(Mapping):
 
     def path_of(self, uid: str) -> str | None:
         """Return the file of an utterance, where the reader tells."""
-        # ESPnet's adapter of `sound` and `kaldi_ark` holds the reader itself.
-        reader = getattr(self._reader, "loader", self._reader)
-        get_path = getattr(reader, "get_path", None)
+        get_path = getattr(self._files, "get_path", None)
         if get_path is not None:
-            return str(get_path(uid))
-        paths = getattr(reader, "_dict", {})  # kaldiio's lazy reader.
-        return str(paths[uid]) if uid in paths else None
+            path = get_path(uid)
+            return " ".join(path) if isinstance(path, list) else str(path)
+        return str(self._archived[uid]) if uid in (self._archived or {}) else None
 
 
 class CheckedAudio(Dataset):

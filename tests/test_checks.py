@@ -22,10 +22,20 @@ def test_read_scp(tmp_path) -> None:
     path = tmp_path / "wav.scp"
     path.write_text("a x y.wav\nb z.wav\n")
     assert checks.read_scp(path) == {"a": "x y.wav", "b": "z.wav"}
-    for bad, message in (("a\n", "wav.scp:1"), ("a x\na y\n", "wav.scp:2")):
-        path.write_text(bad)
-        with pytest.raises(ValueError, match=message):
+    bad = {
+        "a\n": "wav.scp:1: not",
+        "a x\na y\n": "wav.scp:2: a occurs twice",
+        "a x\n\nb y\n": "wav.scp:2: the line is empty",
+    }
+    for content, message in bad.items():
+        path.write_text(content)
+        with pytest.raises(checks.UserError, match=message):
             checks.read_scp(path)
+    path.write_text("a\nb  two  words \n")
+    assert checks.read_scp(path, empty=True) == {"a": "", "b": "two  words"}
+    path.write_bytes(b"a \xff\n")
+    with pytest.raises(checks.UserError, match="not UTF-8"):
+        checks.read_scp(path)
     with pytest.raises(ValueError, match="does not exist"):
         checks.read_scp(tmp_path / "none")
 

@@ -296,7 +296,7 @@ def test_unlabeled_files_that_cannot_be_read(data, tmp_path, caplog, capsys) -> 
     with pytest.raises(SystemExit):
         train(SoftPLTask, options, tmp_path / "refused")
     error = capsys.readouterr().err
-    assert "1 of 21 utterances" in error and "cannot be read" in error
+    assert "1 of 21 utterances" in error and "cannot be used" in error
 
 
 BAD_LABELS: dict[str, tuple[dict, str]] = {

@@ -34,6 +34,7 @@ labeled_dir=            # your own Kaldi-style directory: labeled
 unlabeled_dir=          # your own: unlabeled; wav.scp suffices
 dev_dir=                # your own: validation
 test_dirs=              # your own: test, one or more
+allow_pipes=false       # run the commands in wav.scp of your own directories
 # Audio
 speed_perturb_factors=  # speeds of the labeled set, such as "0.9 1.0 1.1"
 fs=16000                # sample rate in Hz

@@ -90,7 +90,9 @@ prepare_data() {
         arguments+=("--$part" "${words[@]}")
     done
     if [ "$corpus_kind" = kaldi ]; then
-        run "$PYTHON" local/prepare_kaldi.py "${arguments[@]}" --out "$data"
+        run "$PYTHON" local/prepare_kaldi.py "${arguments[@]}" --out "$data" \
+            --audio "$dump/extracted" --allow_pipes "$allow_pipes" \
+            --max_bad_share "$max_bad_share" --nj "$nj"
     else
         run "$PYTHON" local/prepare_librispeech.py --root "${roots[@]}" \
             "${arguments[@]}" --out "$data"

@@ -8,13 +8,19 @@ unlabeled audio, kept for measuring only) and ``utt2num_samples``.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TextIO
+
+# Recipe and package have one error for users' mistakes, and one reader of tables.
+from espnet_softpl.checks import UserError as RecipeError
+from espnet_softpl.checks import name_some as examples
+from espnet_softpl.checks import read_scp
+from espnet_softpl.kaldi_dir import atomic_write, write_table
+
+__all__ = ["DataDir", "RecipeError", "atomic_write", "examples", "read_table"]
+__all__ += ["run_main", "write_table"]
 
 FILES = {
     "wav": "wav.scp",
@@ -24,10 +30,6 @@ FILES = {
     "oracle": "text.oracle",
     "samples": "utt2num_samples",
 }
-
-
-class RecipeError(Exception):
-    """A mistake in the data or the options; its message is for the user."""
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -43,80 +45,16 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-def examples(names: Iterable[str], count: int = 3) -> str:
-    """Return the first names as text, with the number of the others.
-
-    Args:
-        names: Any strings; they are sorted.
-        count: How many to name, at least 1.
-    """
-    ordered = sorted(names)
-    more = f" and {len(ordered) - count} more" if len(ordered) > count else ""
-    return ", ".join(ordered[:count]) + more
-
-
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[TextIO]:
-    """Open a text file that appears under its name only when complete.
-
-    Args:
-        path: File to write; missing parent directories are made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            yield stream
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_table(path: str | Path) -> dict[str, str]:
-    """Read a file of ``utterance value`` lines.
+    """Read a file of ``utterance value`` lines; a line may have an empty value.
 
     Args:
-        path: A Kaldi-style table; a line may have an empty value.
-
-    Returns:
-        Values by utterance, in the order of the file. Runs of white space inside a
-        value become one space.
+        path: A Kaldi-style table.
 
     Raises:
-        RecipeError: The file is missing, is not UTF-8, has an empty line or names an
-            utterance twice.
+        RecipeError: See ``espnet_softpl.checks.read_scp``.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise RecipeError(f"{path} does not exist")
-    table: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text ({error})") from error
-    if lines and not lines[-1]:
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        utterance, *words = line.split() or [""]
-        if not utterance:
-            raise RecipeError(f"{path}:{number}: the line is empty")
-        if utterance in table:
-            raise RecipeError(f"{path}:{number}: {utterance} occurs twice")
-        table[utterance] = " ".join(words)
-    return table
-
-
-def write_table(path: str | Path, table: dict[str, str]) -> None:
-    """Write ``utterance value`` lines sorted by utterance, as one atomic step.
-
-    Args:
-        path: File to write.
-        table: Values by utterance.
-    """
-    with atomic_write(path) as stream:
-        for utterance in sorted(table):
-            stream.write(f"{utterance} {table[utterance]}".rstrip() + "\n")
+    return read_scp(path, empty=True)
 
 
 @dataclass
@@ -146,6 +84,8 @@ class DataDir:
     def load(cls, directory: str | Path) -> DataDir:
         """Read a data directory.
 
+        Runs of white space inside a transcript become one space.
+
         Args:
             directory: It must hold ``wav.scp``; the other files are optional.
 
@@ -157,6 +97,9 @@ class DataDir:
         for name, file in FILES.items():
             if name != "wav" and (directory / file).exists():
                 tables[name] = read_table(directory / file)
+        for name in ("text", "oracle"):
+            words = tables.get(name, {}).items()
+            tables[name] = {utt: " ".join(text.split()) for utt, text in words}
         return cls(**tables)
 
     def save(self, directory: str | Path) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import soundfile
 from datadir import DataDir, RecipeError, run_main
-from format_audio import write_flac
 from progress import follow
 from scipy.signal import resample_poly
+
+from espnet_softpl.formatting import write_flac
 
 
 @dataclass(frozen=True)

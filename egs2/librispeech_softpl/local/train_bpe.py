@@ -37,6 +37,9 @@ def train(text: Path, tokens: Path, model: Path, size: int) -> int:
                 vocab_size=size,
                 model_type="unigram",
                 character_coverage=1.0,
+                # By default sentencepiece rewrites text (NFKC), so that hypotheses
+                # could not equal references in scripts where that changes letters.
+                normalization_rule_name="identity",
                 minloglevel=2,
             )
     except (RuntimeError, OSError) as error:
