@@ -103,6 +103,16 @@ def test_a_layer_does_not_learn_that_there_is_nothing() -> None:
         model.ctc_outputs = listen
         layers = model.pl.make(model, batch(), 0).layers
         assert [layer.weight.tolist() for layer in layers] == [trust] * 2
+        heads = outputs(model, batch().speech, batch().speech_lengths, layers=True)
+        losses = torch.stack(
+            [
+                criteria.build("hard_ctc")(head, heads.lengths, layer)
+                for head, layer in zip(heads.layers, layers)
+            ]
+        )
+        assert losses.min() > 0.1
+        expected = (losses * torch.tensor(trust)).mean().detach()
+        torch.testing.assert_close(run(model)[1]["loss_pl_interctc"], expected)
 
 
 def test_layers_use_the_stock_head_and_regularizers_are_added_once() -> None:
