@@ -19,6 +19,7 @@ import torch
 from espnet_softpl.cache_plan import CachePlan
 from espnet_softpl.compression import Compression
 from espnet_softpl.edit_distance import distance
+from espnet_softpl.label_forms import LabelForms
 from espnet_softpl.label_store import LabelStore
 from espnet_softpl.labels import Labels, pack, unpack
 from espnet_softpl.ranges import at_least, fraction, not_negative
@@ -195,14 +196,21 @@ class LabelCache:
         keep_posteriors: Whether anything looks at the labels' posteriors.
         directory: Where labels go that exceed the limit on memory; each process has
             its own. May be None where there is no limit.
+        forms: What else the labels are for.
     """
 
     def __init__(
-        self, settings: CacheSettings, keep_posteriors: bool, directory: Path | None
+        self,
+        settings: CacheSettings,
+        keep_posteriors: bool,
+        directory: Path | None,
+        forms: LabelForms = LabelForms(),
     ) -> None:
         self.settings = settings
         self.counts = Counts()
-        self._compression = settings.compression() if keep_posteriors else None
+        self._keep_posteriors = keep_posteriors
+        self._compression = settings.compression()
+        self._forms = forms
         self._store = LabelStore(directory, settings.memory_limit_mb)
         self._uses: dict[int, int] = {}
         self._born: dict[int, int] = {}
@@ -255,7 +263,7 @@ class LabelCache:
         self.counts.made += 1
         self._uses[slot] = 0
         self._born[slot] = draw
-        self._store.put(slot, pack(labels, self._compression))
+        self._store.put(slot, pack(labels, self._compression, self._keep_posteriors))
 
     @property
     def turnover(self) -> float:
@@ -342,7 +350,9 @@ class LabelCache:
         Raises:
             ValueError: The state is that of a cache with other settings.
         """
-        saved, given = state["settings"], self._identity()
+        # States of older versions name no forms: they are the defaults.
+        saved = {**LabelForms().identity(), **state["settings"]}
+        given = self._identity()
         differ = [k for k in {**saved, **given} if saved.get(k) != given.get(k)]
         if differ:
             words = "; ".join(
@@ -362,7 +372,8 @@ class LabelCache:
         """Return the settings that saved labels depend on."""
         settings = dataclasses.asdict(self.settings)
         del settings["memory_limit_mb"]
-        return {"pl_cache": type(self.settings).__name__, **settings}
+        kind = type(self.settings).__name__
+        return {"pl_cache": kind, **settings, **self._forms.identity()}
 
 
 def label_change(old: Labels, new: Labels) -> float:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_softpl import unlabeled_head
 from espnet_softpl.criteria import PseudoLabel
+from espnet_softpl.decoder_model import DecoderModel
+from espnet_softpl.generator import CTCOutputs
 from espnet_softpl.labels import Labels
 from espnet_softpl.loss import weighted_mean
 from espnet_softpl.metrics import disagreement
@@ -42,7 +43,7 @@ CACHE_STATISTICS = ("pl_uses", "pl_turnover", "pl_label_change")
 ORACLE_STATISTICS = ("pl_wer_kept", "pl_wer_dropped")
 
 
-class SoftPLModel(ESPnetASRModel):
+class SoftPLModel(DecoderModel):
     """A stock ASR model that also learns from batches without transcripts.
 
     Its checkpoints are stock checkpoints: it adds no parameter and no buffer to them.
@@ -162,20 +163,21 @@ class SoftPLModel(ESPnetASRModel):
         if batch.usable is not None:
             usable = batch.usable
         label = label._replace(weight=label.weight * usable)
-        criterion = self.pl.criterion.at(step)
-        log_probs, label, encoder_out, lengths = self._student(
-            batch.speech, batch.speech_lengths, label, criterion.views
-        )
+        views, label = self._student(batch, label, self.pl.criterion.at(step).views)
+        log_probs, lengths, encoder_out, _ = views[0]
         losses = self.pl.losses(log_probs, lengths, label, step)
         # An utterance without a finite loss teaches nothing, and is counted.
         finite = torch.isfinite(losses.detach())
         label = label._replace(weight=label.weight * finite)
-        loss_pl = weighted_mean(losses, label.weight)
-        if self.ctc_weight != 1.0:
-            loss_pl = self.ctc_weight * loss_pl
-            if criterion.trains_decoder and not self.use_transducer_decoder:
-                loss_att = self._attention_loss(encoder_out, lengths, label)
-                loss_pl = loss_pl + (1.0 - self.ctc_weight) * loss_att
+        parts = {"loss_pl_ctc": weighted_mean(losses, label.weight)}
+        if self.pl.forms.layers != "none":
+            parts["loss_pl_interctc"] = self._layers_loss(views, labels, label, step)
+        target = self._decoder_target(step)
+        if target != "none":
+            parts["loss_pl_decoder"] = self.pseudo_decoder_loss(
+                target, encoder_out, lengths, label, labels.decoder
+            )
+        loss_pl = self._combine(parts)
         weight = self.pl.weight_factor * unlabeled_weight[0]
         loss = weight * loss_pl
         self.pl.count_kept(batch, label)
@@ -188,6 +190,7 @@ class SoftPLModel(ESPnetASRModel):
             "pl_weight": weight,
             "loss": loss.detach().clone(),
             "loss_pl": loss_pl.detach().clone(),
+            **{key: part.detach().clone() for key, part in parts.items()},
         }
         if self.pl.guard is not None:
             self.pl.last_batch = (list(batch.utt_id), labels.label)
@@ -220,59 +223,91 @@ class SoftPLModel(ESPnetASRModel):
         return stats
 
     def _student(
-        self,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
-        label: PseudoLabel,
-        views: int,
-    ) -> tuple[torch.Tensor, PseudoLabel, torch.Tensor, torch.Tensor]:
+        self, batch: UnlabeledBatch, label: PseudoLabel, count: int
+    ) -> tuple[list[CTCOutputs], PseudoLabel]:
         """Run the student on one or two augmented views of a batch.
 
         Returns:
-            log_probs (B, T, V) and encoder_out (B, T, D) of the first view, lengths
-            (B,), and the label, with the second view if there is one.
+            The outputs of each view, and the label, with the last layer's second view
+            if there is one.
         """
-        if views == 2:
-            speech = torch.cat([speech, speech])
-            speech_lengths = torch.cat([speech_lengths, speech_lengths])
-        encoder_out, lengths = self._encode_final(speech, speech_lengths)
-        head = unlabeled_head.of(self) or self.ctc.ctc_lo
-        log_probs = self._frame_log_probs(encoder_out, head)
-        if views == 2:
-            log_probs, second = log_probs.chunk(2)
-            encoder_out, lengths = encoder_out.chunk(2)[0], lengths.chunk(2)[0]
-            label = label._replace(second_view=second)
-        if not torch.equal(lengths, label.lengths):
+        outputs = self._outputs(
+            torch.cat([batch.speech] * count),
+            torch.cat([batch.speech_lengths] * count),
+            unlabeled_head.of(self) or self.ctc.ctc_lo,
+            self.pl.forms.layers != "none",
+        )
+        views = outputs.views(count)
+        if count == 2:
+            label = label._replace(second_view=views[1].log_probs)
+        if not torch.equal(views[0].lengths, label.lengths):
             raise RuntimeError(
                 f"teacher and student disagree on the number of frames: "
-                f"{label.lengths.tolist()} and {lengths.tolist()}"
+                f"{label.lengths.tolist()} and {views[0].lengths.tolist()}"
             )
-        return log_probs, label, encoder_out, lengths
+        return views, label
 
-    def _attention_loss(
-        self, encoder_out: torch.Tensor, lengths: torch.Tensor, label: PseudoLabel
+    def _layers_loss(
+        self,
+        views: Sequence[CTCOutputs],
+        labels: Labels,
+        label: PseudoLabel,
+        step: int,
     ) -> torch.Tensor:
-        """Train the attention decoder on the kept transcripts; a mean over all B."""
-        kept = (label.weight > 0).nonzero().squeeze(1)
-        if kept.numel() == 0:
-            return encoder_out.new_zeros(())
-        token_lengths = label.token_lengths[kept]
-        loss_att, *_ = self._calc_att_loss(
-            encoder_out[kept],
-            lengths[kept],
-            label.tokens[kept, : int(token_lengths.max())],
-            token_lengths,
-        )
-        return loss_att * (kept.numel() / label.weight.numel())
+        """Compute the criterion's loss at the intermediate layers, their mean."""
+        means = []
+        for index, log_probs in enumerate(views[0].layers):
+            target = label
+            if self.pl.forms.layers == "own":
+                own = labels.layers[index]
+                target = own._replace(weight=own.weight * label.weight)
+            if len(views) == 2:
+                target = target._replace(second_view=views[1].layers[index])
+            lengths = views[0].lengths
+            losses = self.pl.losses(log_probs, lengths, target, step, regularized=False)
+            weight = target.weight * torch.isfinite(losses.detach())
+            means.append(weighted_mean(losses, weight))
+        return sum(means) / len(means)
 
-    def _encode_final(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the encoder and keep its last output, (B, T, D), and lengths, (B,)."""
+    def _decoder_target(self, step: int) -> str:
+        """Tell what the decoder learns from unlabeled batches; see `LabelForms`."""
+        if self.ctc_weight == 1.0 and not self.use_transducer_decoder:
+            return "none"
+        return self.pl.forms.decoder_target(
+            self.pl.criterion.at(step).trains_decoder, self.use_transducer_decoder
+        )
+
+    def _combine(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Add up the losses of the branches, weighted as ESPnet weighs them."""
+        loss = parts["loss_pl_ctc"]
+        if "loss_pl_interctc" in parts:
+            share = self.interctc_weight
+            loss = (1.0 - share) * loss + share * parts["loss_pl_interctc"]
+        if self.ctc_weight != 1.0:
+            loss = self.ctc_weight * loss
+        if "loss_pl_decoder" in parts:
+            share = 1.0 if self.use_transducer_decoder else 1.0 - self.ctc_weight
+            loss = loss + share * parts["loss_pl_decoder"]
+        return loss
+
+    def _outputs(
+        self,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        head: torch.nn.Linear,
+        layers: bool,
+    ) -> CTCOutputs:
+        """Run the encoder and a CTC head; on intermediate layers the stock head."""
         encoder_out, lengths = self.encode(speech, speech_lengths)
+        between: list[tuple[int, torch.Tensor]] = []
         if isinstance(encoder_out, tuple):
-            encoder_out = encoder_out[0]
-        return encoder_out, lengths
+            encoder_out, between = encoder_out
+        log_probs = self._frame_log_probs(encoder_out, head)
+        found = [
+            self._frame_log_probs(layer, self.ctc.ctc_lo)
+            for _, layer in (between if layers else ())
+        ]
+        return CTCOutputs(log_probs, lengths, encoder_out, tuple(found))
 
     def _frame_log_probs(
         self, encoder_out: torch.Tensor, head: torch.nn.Linear
@@ -294,8 +329,24 @@ class SoftPLModel(ESPnetASRModel):
             log_probs (B, T, V) in float32 and lengths (B,). In train mode the
             features are augmented, in eval mode they are not.
         """
-        encoder_out, lengths = self._encode_final(speech, speech_lengths)
-        return self._frame_log_probs(encoder_out, self.ctc.ctc_lo), lengths
+        outputs = self.ctc_outputs(speech, speech_lengths)
+        return outputs.log_probs, outputs.lengths
+
+    def ctc_outputs(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, layers: bool = False
+    ) -> CTCOutputs:
+        """Compute the stock CTC head's frame log-posteriors, and what else is there.
+
+        Args:
+            speech: Waveforms, (B, N).
+            speech_lengths: Samples per utterance, (B,).
+            layers: Whether intermediate layers' are wanted too.
+
+        Returns:
+            The outputs. In train mode the features are augmented, in eval mode they
+            are not.
+        """
+        return self._outputs(speech, speech_lengths, self.ctc.ctc_lo, layers)
 
     def _statistics(self, stats: dict[str, Any]) -> dict[str, Any]:
         """Bring a training batch's statistics to the fixed keys and order."""
@@ -315,10 +366,21 @@ class SoftPLModel(ESPnetASRModel):
             keys += ["loss_att", "acc"]
         keys += PL_STATISTICS
         if self.pl is not None:
+            keys += self._form_keys()
             keys += [f"pl_dropped_{name}" for name, _ in self.pl.filters]
             keys += CACHE_STATISTICS if self.pl.cache is not None else ()
             keys += ORACLE_STATISTICS if self.pl.oracle is not None else ()
         return tuple(keys)
+
+    def _form_keys(self) -> list[str]:
+        """Return the keys of the branches that unlabeled batches train."""
+        layers = self.pl.forms.layers != "none"
+        decoder = self._decoder_target(0) != "none"
+        keys = ["loss_pl_ctc"] if layers or decoder else []
+        keys += ["loss_pl_interctc"] if layers else []
+        keys += ["loss_pl_decoder"] if decoder else []
+        keys += ["pl_decoder_disagreement"] if self.pl.forms.forced else []
+        return keys
 
     def collect_feats(
         self,

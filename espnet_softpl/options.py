@@ -19,12 +19,14 @@ from espnet_softpl import (
     criteria,
     filters,
     guard,
+    label_forms,
     regularizers,
     shaping,
     teacher,
 )
 from espnet_softpl.audio_source import AUDIO_KINDS
 from espnet_softpl.criteria import PLCriterion
+from espnet_softpl.label_forms import LabelForms
 from espnet_softpl.registry import build_from_conf, named_confs
 from espnet_softpl.schedule import Schedule, Scheduled
 
@@ -88,6 +90,7 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         help="Train unlabeled batches on a CTC head of their own, which checkpoints "
         "do not hold",
     )
+    label_forms.add_arguments(group)
     for name, what in (
         ("criterion", "the criterion, e.g. temperature=0.5 for soft_ce"),
         (
@@ -223,6 +226,11 @@ def build_cache(args: argparse.Namespace) -> cache.CacheSettings | None:
     return cache.build_settings(args.pl_cache, **conf_of("cache", args))
 
 
+def build_forms(args: argparse.Namespace) -> LabelForms:
+    """Build the choice of who learns from a label beside the last layer's CTC."""
+    return LabelForms(decoder=args.pl_decoder, layers=args.pl_interctc)
+
+
 def build_schedule(args: argparse.Namespace) -> Schedule:
     """Build the schedule."""
     return build_from_conf(Schedule, conf_of("schedule", args), "pl_schedule_conf")
@@ -260,6 +268,7 @@ def check_options(args: argparse.Namespace) -> None:
     if not 0.0 <= args.pl_max_bad_share <= 1.0:
         raise ValueError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
     _check_model(args, frame_level)
+    label_forms.check(build_forms(args), args)
     _check_loop_options(args)
 
 

@@ -16,9 +16,10 @@ from espnet_softpl.cache import LabelCache, label_change
 from espnet_softpl.criteria import PLCriterion, PseudoLabel
 from espnet_softpl.dropout import DropoutSwitch
 from espnet_softpl.filters import Candidate, Filter
-from espnet_softpl.generator import PseudoLabelGenerator
+from espnet_softpl.generator import Heard, PseudoLabelGenerator
 from espnet_softpl.guard import Guard
-from espnet_softpl.labels import Labels, best_path
+from espnet_softpl.label_forms import DecoderLabel, LabelForms, decoder_disagreement
+from espnet_softpl.labels import Labels, best_path, without_nan
 from espnet_softpl.metrics import label_statistics
 from espnet_softpl.oracle import Oracle
 from espnet_softpl.prior import RunningMean
@@ -58,6 +59,7 @@ class PseudoLabeling:
     Attributes:
         criterion: The loss against a pseudo-label, by step.
         generator: Makes the pseudo-labels.
+        forms: Who learns from them beside the last layer's CTC.
         regularizers: Terms added to the criterion, by step.
         shaping: Changes to the teacher's label before the criterion, in order, by step.
         filters: Which labels to trust, by name, in order.
@@ -77,6 +79,7 @@ class PseudoLabeling:
 
     criterion: Scheduled[PLCriterion]
     generator: PseudoLabelGenerator
+    forms: LabelForms = LabelForms()
     regularizers: Sequence[Scheduled[PLCriterion]] = ()
     shaping: Sequence[Scheduled[Shaping]] = ()
     filters: Sequence[tuple[str, Filter]] = ()
@@ -130,8 +133,8 @@ class PseudoLabeling:
             The labels, without gradient.
         """
         speech = (batch.speech, batch.speech_lengths)
-        made = self.generator(student, *speech)
-        label = made
+        heard = self.generator.listen(student, *speech)
+        label = made = heard.label
         if batch.usable is not None:
             label = label._replace(weight=label.weight * batch.usable)
         if self.prior is not None:
@@ -145,15 +148,40 @@ class PseudoLabeling:
             relabel=lambda: self.generator(student, *speech, dropout=True),
         )
         weight, reason = filters.apply(self.filters, candidate)
-        return Labels(
+        statistics = label_statistics(
+            made, batch.speech_lengths, self.labeled_tokens_per_sample
+        )
+        labels = Labels(
             utterance_ids=list(batch.utt_id),
             label=label._replace(weight=weight),
             path=best_path(made.log_probs, made.lengths),
             reason=reason,
-            statistics=label_statistics(
-                made, batch.speech_lengths, self.labeled_tokens_per_sample
-            ),
+            statistics=statistics,
             step=step,
+            layers=heard.layers,
+        )
+        return self._force(student, heard, labels) if self.forms.forced else labels
+
+    def _force(
+        self, student: torch.nn.Module, heard: Heard, labels: Labels
+    ) -> Labels:
+        """Add what the teacher's decoder answers to the labels' transcripts."""
+        label = labels.label
+        answer, targets = self.generator.force(student, heard, label)
+        log_probs, sound = without_nan(answer.log_probs, answer.lengths)
+        decoder = DecoderLabel(
+            answer.tokens, answer.lengths, log_probs if self.forms.soft else None
+        )
+        lost = (label.weight > 0) & ~sound
+        return dataclasses.replace(
+            labels,
+            label=label._replace(weight=label.weight * sound),
+            reason=labels.reason.masked_fill(lost, len(self.filters)),
+            statistics={
+                **labels.statistics,
+                "pl_decoder_disagreement": decoder_disagreement(answer, targets),
+            },
+            decoder=decoder,
         )
 
     def labels_of(
@@ -231,21 +259,24 @@ class PseudoLabeling:
         lengths: torch.Tensor,
         label: PseudoLabel,
         step: int,
+        regularized: bool = True,
     ) -> torch.Tensor:
-        """Compute the loss of each utterance, regularizers included.
+        """Compute the loss of each utterance at one layer.
 
         Args:
             log_probs: The student's normalized frame log-posteriors, (B, T, V).
             lengths: Frames per utterance, (B,).
             label: The label of `labels_of`; with `second_view` for two views.
             step: The mini-batch of training.
+            regularized: Whether the regularizers are added to the criterion.
 
         Returns:
             (B,), in nats per utterance.
         """
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
-        parts = [part.at(step) for part in (self.criterion, *self.regularizers)]
+        more = self.regularizers if regularized else ()
+        parts = [part.at(step) for part in (self.criterion, *more)]
         device = log_probs.device  # A user's criterion may hold buffers.
         return sum(part.to(device)(log_probs, lengths, label) for part in parts)
 

@@ -149,6 +149,7 @@ def build_pseudo_labeling(
         switch = DropoutSwitch(model, schedule.dropout, schedule.layer_drop)
     except ValueError as error:
         raise checks.UserError(str(error)) from error
+    forms = options.build_forms(args)
     settings, cache = options.build_cache(args), None
     if settings is not None:
         rank, _ = rank_and_world()
@@ -156,10 +157,14 @@ def build_pseudo_labeling(
             settings,
             options.needs_posteriors(args),
             Path(args.output_dir) / CACHE_DIR / f"rank{rank}",
+            forms,
         )
     return PseudoLabeling(
         criterion=options.build_criterion(args),
-        generator=PseudoLabelGenerator(options.build_teacher(args)),
+        generator=PseudoLabelGenerator(
+            options.build_teacher(args), layers=forms.layers == "own"
+        ),
+        forms=forms,
         regularizers=options.build_regularizers(args),
         shaping=options.build_shaping(args),
         filters=trusted,

@@ -31,6 +31,7 @@ from espnet_softpl import (
 )
 from espnet_softpl.criteria import PseudoLabel
 from espnet_softpl.guard_report import FORMS, SIGNS
+from espnet_softpl.label_forms import LabelForms
 from espnet_softpl.registry import build_from_conf, named_confs
 from espnet_softpl.schedule import Schedule, Scheduled
 
@@ -39,7 +40,8 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *DOCS, *sorted(ROOT.glob("egs2/librispeech_softpl/*.md"))]
 CRITERIA = ROOT / "docs/criteria.md"
 NAMED = {"criterion", "teacher", "cache", "filter", "regularizer", "shaping", "guard"}
-OTHER_KEYS = {"pl_schedule_conf", "pl_separate_head", "pl_max_bad_share"}
+FORM_KEYS = {"pl_decoder": "decoder", "pl_interctc": "layers"}
+OTHER_KEYS = {"pl_schedule_conf", "pl_separate_head", "pl_max_bad_share", *FORM_KEYS}
 
 
 def read(page: Path) -> str:
@@ -96,6 +98,7 @@ def build_block(conf: Mapping[str, Any]) -> None:
     cache.build_settings(conf.get("pl_cache", "none"), **conf.get("pl_cache_conf", {}))
     guard.build(conf.get("pl_guard", "warn"), **conf.get("pl_guard_conf", {}))
     build_from_conf(Schedule, conf.get("pl_schedule_conf", {}), "pl_schedule_conf")
+    LabelForms(**{FORM_KEYS[key]: conf[key] for key in FORM_KEYS.keys() & conf.keys()})
 
 
 @pytest.mark.parametrize("block", list(yaml_blocks()))
@@ -115,6 +118,8 @@ def test_yaml_blocks_are_legal(block) -> None:
         {"pl_guard_conf": {"patience": 0}},
         {"pl_teacher_conf": {"decay": 2.0}},
         {"pl_schedule_conf": {"steps": 3}},
+        {"pl_criterion": "soft_ce", "pl_decoder": "soft"},
+        {"pl_criterion": "hard_ctc", "pl_interctc": True},
     ],
 )
 def test_an_illegal_block_is_found(conf) -> None:
