@@ -56,7 +56,14 @@ EXTRAS = {
 }
 EXTRAS["test"] = ["pytest>=7.0", *EXTRAS["mini"], *EXTRAS["recipe"]]
 
-COMMANDS = ["train", "make-mini-corpus", "make-digits-corpus", "check-env"]
+COMMANDS = [
+    "train",
+    "export",
+    "label",
+    "make-mini-corpus",
+    "make-digits-corpus",
+    "check-env",
+]
 
 
 def read_version() -> str:
