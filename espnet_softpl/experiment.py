@@ -123,9 +123,9 @@ class Experiment:
         for key, name in needed.items():
             if name is None or self.find(str(name)) is None:
                 raise UserError(
-                    f"{self.directory}/config.yaml: {key} is {name!r}, which is no file "
-                    f"here. Run this in the directory that the model was trained in, or "
-                    f"bring the file back"
+                    f"{self.directory}/config.yaml: {key} is {name!r}, which is no "
+                    f"file here. Run this in the directory that the model was trained "
+                    f"in, or bring the file back"
                 )
 
     def student_file(self, name: str | None = None) -> Path:
@@ -148,7 +148,9 @@ class Experiment:
                 if path.is_file():
                     return path
             listed = ", ".join(there) or "none"
-            raise UserError(f"{name} is not in {self.directory}; models there: {listed}")
+            raise UserError(
+                f"{name} is not in {self.directory}; models there: {listed}"
+            )
         if self.model_file is not None:
             return self.model_file
         criteria = self.config.get("best_model_criterion") or []
@@ -159,8 +161,8 @@ class Experiment:
             if path.is_file():
                 return path
         raise UserError(
-            f"{self.directory} has no model yet (looked for {', '.join(names)}); it has "
-            f"one after the first epoch"
+            f"{self.directory} has no model yet (looked for {', '.join(names)}); it "
+            f"has one after the first epoch"
         )
 
     def teacher(self) -> Weights:
@@ -189,8 +191,8 @@ class Experiment:
                 )
             if teacher["model"] is None:
                 raise UserError(
-                    f"{self.directory}: its teacher is not born yet, which it is at the "
-                    f"first unlabeled mini-batch; {instead}"
+                    f"{self.directory}: its teacher is not born yet, which it is at "
+                    f"the first unlabeled mini-batch; {instead}"
                 )
             return Weights(dict(teacher["model"]), str(path))
         path = self.directory / TEACHER
@@ -243,8 +245,12 @@ class Experiment:
             return self.teacher()
         file = self.student_file(student)
         state = load_state(file)
-        if not (isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))):
-            raise UserError(f"{file} is not a model of ESPnet: it holds more than tensors")
+        if not (
+            isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))
+        ):
+            raise UserError(
+                f"{file} is not a model of ESPnet: it holds more than tensors"
+            )
         known = file if self.archive is None else self.archive
         found = Weights(dict(state), str(known))
         if which == "student":
@@ -252,9 +258,7 @@ class Experiment:
         teacher = self.teacher()
         share = f"{1.0 - teacher_share:g}"
         return Weights(
-            average(
-                [found.state, teacher.state], [1.0 - teacher_share, teacher_share]
-            ),
+            average([found.state, teacher.state], [1.0 - teacher_share, teacher_share]),
             f"{share} of {found.source} + {teacher_share:g} of {teacher.source}",
         )
 
@@ -311,7 +315,9 @@ def open_experiment(path: str | Path) -> Iterator[Experiment]:
     with tempfile.TemporaryDirectory(prefix="espnet_softpl.") as directory:
         files = _unpack(path, directory)
         if not {"asr_train_config", "asr_model_file"} <= files.keys():
-            raise UserError(f"{path} holds no ASR model, only {', '.join(sorted(files))}")
+            raise UserError(
+                f"{path} holds no ASR model, only {', '.join(sorted(files))}"
+            )
         config = Path(files["asr_train_config"])
         model = Path(files["asr_model_file"])
         yield Experiment(config.parent, _read_config(config), model, archive=path)

@@ -116,7 +116,9 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
             f"stock ESPnet cannot build this model: {type(error).__name__}: {error}"
         ) from error
     loaded = built.state_dict()
-    if getattr(args, "use_adapter", False):  # With adapters the file may hold these alone.
+    if getattr(
+        args, "use_adapter", False
+    ):  # With adapters the file may hold these alone.
         loaded = {name: v for name, v in loaded.items() if name in weights.state}
     check_structure(weights.state, loaded, f"the weights of {weights.source}")
     wrong = [

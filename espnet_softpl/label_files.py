@@ -136,7 +136,7 @@ def write_labels(
         samples_per_hour: To count hours.
 
     Returns:
-        The counts: `utterances`, `kept`, `hours`, `kept_hours`, and `dropped` by reason.
+        The counts: `utterances`, `kept`, `hours`, `kept_hours`, `dropped` by reason.
     """
     labels = progress.labels()
     labels |= {key: {"reason": UNUSABLE} for key in audio.bad}

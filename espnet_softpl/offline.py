@@ -46,7 +46,6 @@ from espnet_softpl.usable_audio import UsableAudio, UsableShare, smallest_input
 logger = logging.getLogger(__name__)
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Labeler:
     """A model that labels, and what it needs.
@@ -188,8 +187,8 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
         The audio.
 
     Raises:
-        UserError: A file is missing or malformed, the sample rate is another, or lengths
-            are not known.
+        UserError: A file is missing or malformed, the sample rate is another, or
+            lengths are not known.
     """
     entries, _ = checks.speech_scp([(path, "speech", kind)], "--wav_scp")
     if kind == "sound":
@@ -207,8 +206,8 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
         lengths, bad = scan.samples, scan.bad
     else:
         raise UserError(
-            f"--shape_file must be given for data of type {kind!r}; only of 'sound' can "
-            f"the lengths be read from the files"
+            f"--shape_file must be given for data of type {kind!r}; only of 'sound' "
+            f"can the lengths be read from the files"
         )
     return Audio(path, kind, entries, lengths, bad)
 

@@ -395,8 +395,8 @@ class SoftPLTask(ASRTask):
         """Build the model without an engine for pseudo-labeling.
 
         Args:
-            args: The parsed options, or those of an experiment's `config.yaml`. They
-                are left as they are.
+            args: The parsed options, or those of an experiment's `config.yaml`; after
+                this they are what ESPnet makes of them for its own model.
 
         Returns:
             The model.

@@ -29,8 +29,8 @@ from espnet_runs import PL, Data, config, load, make_data, same_tensors, train
 
 from espnet_softpl import checks, options
 from espnet_softpl.bin import export
-from espnet_softpl.export import OF_THE_RUN, OURS, check_target, stock_config
 from espnet_softpl.experiment import Experiment, open_experiment
+from espnet_softpl.export import OF_THE_RUN, OURS, check_target, stock_config
 from espnet_softpl.state import STATE_VERSION
 from espnet_softpl.task import SoftPLTask
 from espnet_softpl.trainer import begin_directory
@@ -132,7 +132,9 @@ def test_the_archive_is_clean_and_complete(run, tmp_path, monkeypatch) -> None:
     assert found["normalize_conf"] == {"stats_file": "feats_stats.npz"}
     # No path of this machine, and no word of this package.
     assert not [s for s in strings(found) if s.startswith("/")]
-    assert b"softpl" not in everything and str(tmp_path.parent).encode() not in everything
+    assert (
+        b"softpl" not in everything and str(tmp_path.parent).encode() not in everything
+    )
     # What is left is what a stock training writes.
     before = yaml.safe_load((run / "config.yaml").read_text())
     assert found.keys() == {key for key in before if not key.startswith(OURS)}
@@ -219,9 +221,7 @@ def test_a_stock_process_loads_all_of_them(run, data, tmp_path) -> None:
     names, states = [], {}
     for kind in KINDS:
         out = [tmp_path / f"{kind}.zip", tmp_path / "dirs" / kind]
-        export.main(
-            ["--asr_exp", str(run), "--which", kind, "--out", *map(str, out)]
-        )
+        export.main(["--asr_exp", str(run), "--which", kind, "--out", *map(str, out)])
         names += [str(out[0]), f"{out[1]}/config.yaml:{out[1]}/{kind}.pth"]
         states |= dict.fromkeys(names[-2:], load(out[1] / f"{kind}.pth"))
     file = Path(data.path("dev", "dev-000.wav"))
@@ -474,7 +474,10 @@ def test_experiments_that_cannot_be_exported(
     [
         (["--which", "assistant"], "invalid choice: 'assistant'"),
         (["--weight", "1.5"], r"1.5 is not in \[0, 1\]"),
-        (["--student", "9epoch.pth"], "9epoch.pth is not in .*models there: 1epoch.pth"),
+        (
+            ["--student", "9epoch.pth"],
+            "9epoch.pth is not in .*models there: 1epoch.pth",
+        ),
         (["--student", "pl_state/3epoch.rank0.pth"], "is not a model of ESPnet"),
         (["--student", "checkpoint.pth"], "cannot be read, it is torn or no state"),
         (["--option", "gone.md"], "--option gone.md does not exist"),

@@ -45,7 +45,17 @@ def seed_model(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(exp: Path, scp: str | Path, out: Path, *more: object) -> dict:
     """Label in this process; return the summary."""
-    words = ["--asr_exp", exp, "--wav_scp", scp, "--out", out, "--num_workers", 0, *more]
+    words = [
+        "--asr_exp",
+        exp,
+        "--wav_scp",
+        scp,
+        "--out",
+        out,
+        "--num_workers",
+        0,
+        *more,
+    ]
     label.main([str(word) for word in words])
     return yaml.safe_load((out / "label.yaml").read_text())
 
@@ -280,7 +290,9 @@ def test_other_kinds_of_data(seed_model, tmp_path, capsys) -> None:
     more = ["--data_type", "npy", "--pl_filter"]
     lines = []
     for key, file in read_scp(scp).items():
-        np.save(Path(file).with_suffix(".npy"), soundfile.read(file, dtype="float32")[0])
+        np.save(
+            Path(file).with_suffix(".npy"), soundfile.read(file, dtype="float32")[0]
+        )
         lines.append(f"{key} {Path(file).with_suffix('.npy')}\n")
     arrays = tmp_path / "npy.scp"
     arrays.write_text("".join(lines))

@@ -74,7 +74,7 @@ def get_parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="PATH",
-        help="archives, which are replaced, and directories, which must be new or empty",
+        help="archives, which are replaced; directories, which must be new or empty",
     )
     parser.add_argument(
         "--option",

@@ -1,4 +1,4 @@
-"""Write pseudo-labels of untranscribed audio as files, with a trained model.
+"""Write pseudo-labels of untranscribed audio as files, with a trained ESPnet model.
 
 Greedy CTC transcripts, as a training with pseudo-labels makes them of the same audio.
 In --out: text and wav.scp (Kaldi's, of what the filters keep: a labeled set for any
