@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -537,3 +539,47 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
 def test_an_experiment_is_read_only(tmp_path: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Experiment(tmp_path, {}).directory = tmp_path
+
+
+# The page
+
+PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+BLOCK = re.compile(r"(<!-- needs a network -->\n)?```(\w+)\n(.*?)```\n", re.DOTALL)
+
+
+@pytest.mark.slow
+def test_every_block_of_the_page_runs(run, data, tmp_path, monkeypatch) -> None:
+    """In order, in this process, in a directory as a recipe has it."""
+    shutil.copytree(run, tmp_path / "exp" / "pl", symlinks=True)
+    for part, ours in (("unlabeled", "unlabeled"), ("test", "dev")):
+        (tmp_path / "dump" / part).mkdir(parents=True)
+        shutil.copy(data.path(ours, "wav.scp"), tmp_path / "dump" / part)
+    shutil.copy(data.path("dev", "dev-000.wav"), tmp_path / "speech.wav")
+    zoo = tmp_path / "lib" / "espnet_model_zoo"
+    zoo.mkdir(parents=True)
+    (zoo / "__init__.py").write_text("")
+    (zoo / "downloader.py").write_text(ZOO)
+    monkeypatch.syspath_prepend(str(zoo.parent))
+    monkeypatch.chdir(tmp_path)
+    found = BLOCK.findall(PAGE)
+    assert len(found) == PAGE.count("```") // 2
+    languages, texts = [], []
+    for network, language, text in found:
+        languages.append(("network " if network else "") + language)
+        if network:
+            continue
+        if language == "python":
+            names: dict[str, object] = {}
+            exec(compile(text, "docs/export.md", "exec"), names)
+            model, speech = names["model"], soundfile.read("speech.wav")[0]
+            texts.append(model(speech)[0][0])
+            continue
+        python, m, module, *words = shlex.split(text.replace("\\\n", " "))
+        assert (python, m) == ("python", "-m")
+        importlib.import_module(module).main(words)
+    assert texts[0] == texts[1]
+    assert sorted(set(languages)) == ["network python", "network sh", "python", "sh"]
+    made = ("exp/decode/1best_recog/text", "data/pseudo/text", "exp/hub/meta.yaml")
+    assert all((tmp_path / name).exists() for name in made)
+    for name in ("espnet_model_zoo.downloader", "espnet_model_zoo"):
+        del sys.modules[name]
