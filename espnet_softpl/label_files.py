@@ -71,9 +71,8 @@ class Progress:
         for line in whole[1:]:
             number, records = json.loads(line)
             self.done[number] = records
-        kept = whole or [json.dumps(settings).encode() + b"\n"]
-        with open(self._path, "wb") as file:
-            file.writelines(kept)
+        kept = [line.decode().rstrip("\n") for line in whole]
+        write_text(self._path, kept or [json.dumps(settings)])
 
     def add(self, number: int, records: list[Record]) -> None:
         """Store a mini-batch; it is on the disk when this returns."""

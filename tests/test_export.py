@@ -120,7 +120,7 @@ def strings(value: object) -> Iterator[str]:
         yield value
 
 
-def test_the_archive_is_clean_and_complete(run, tmp_path, monkeypatch) -> None:
+def test_the_archive_is_clean_and_complete(run, tmp_path) -> None:
     out = tmp_path / "model.zip"
     note = tmp_path / "RESULTS.md"
     note.write_text("results")
@@ -142,11 +142,6 @@ def test_the_archive_is_clean_and_complete(run, tmp_path, monkeypatch) -> None:
     assert found.keys() == {key for key in before if not key.startswith(OURS)}
     same = found.keys() - OF_THE_RUN.keys() - {"normalize_conf"}
     assert {k: found[k] for k in same} == {k: before[k] for k in same}
-    # The recipe's own check of an archive agrees.
-    monkeypatch.syspath_prepend(str(ROOT / "egs2/librispeech_softpl/local"))
-    import check_archive
-
-    assert sorted(check_archive.check(out)) == names
 
 
 def test_options_are_told_apart() -> None:
