@@ -145,7 +145,8 @@ class SoftPLModel(DecoderModel):
         self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor, *args: Any
     ) -> tuple[torch.Tensor, float | None]:
         """Run the stock CTC branch; remember what the last layer gave it."""
-        if self._labeled_encoding is None:  # Intermediate layers come later.
+        # Intermediate layers come later. Where nobody asks, nothing must be kept alive.
+        if self.pl is not None and self.training and self._labeled_encoding is None:
             self._labeled_encoding = (encoder_out, encoder_out_lens)
         return super()._calc_ctc_loss(encoder_out, encoder_out_lens, *args)
 

@@ -15,6 +15,7 @@ from espnet_softpl.checks import UserError
 
 STATE_DIR = "pl_state"  # In the experiment directory, beside ESPnet's checkpoint.
 STATE_VERSION = 3  # Of what is in it; states of another version are refused.
+TEACHER = "teacher.pth"  # In the experiment directory, once a run is finished.
 ADVICE = (
     "Start again in a new --output_dir (--init_param takes the models that are there), "
     "or put the options and the number of processes back as they were."

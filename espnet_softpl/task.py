@@ -114,8 +114,7 @@ def build_to_text(args: argparse.Namespace) -> Callable[[list[int]], str]:
     """
     if args.token_type not in ("char", "bpe", "word"):
         raise checks.UserError(
-            f"unlabeled_oracle_text: needs token_type char, bpe or word, got "
-            f"{args.token_type!r}"
+            f"token_type: transcripts need char, bpe or word, got {args.token_type!r}"
         )
     converter = TokenIDConverter(token_list=options.read_token_list(args))
     tokenizer = build_tokenizer(token_type=args.token_type, bpemodel=args.bpemodel)
@@ -402,6 +401,26 @@ class SoftPLTask(ASRTask):
         options.refuse(reason, status=4)
 
     @classmethod
+    def build_student(cls, args: argparse.Namespace) -> SoftPLModel:
+        """Build the model without an engine for pseudo-labeling.
+
+        Args:
+            args: The parsed options, or those of an experiment's `config.yaml`; after
+                this they are what ESPnet makes of them for its own model.
+
+        Returns:
+            The model.
+        """
+        stock = args.model
+        model_choices.classes["softpl"] = SoftPLModel
+        args.model = "softpl"
+        try:
+            return super().build_model(args)
+        finally:
+            args.model = stock
+            del model_choices.classes["softpl"]
+
+    @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
         """Build the model; with pseudo-labeling one that also takes unlabeled batches.
 
@@ -414,14 +433,7 @@ class SoftPLTask(ASRTask):
         """
         if getattr(args, "pl_criterion", None) is None or args.collect_stats:
             return super().build_model(args)
-        stock = args.model
-        model_choices.classes["softpl"] = SoftPLModel
-        args.model = "softpl"
-        try:
-            model = super().build_model(args)
-        finally:
-            args.model = stock
-            del model_choices.classes["softpl"]
+        model = cls.build_student(args)
         labeled_rate = float("nan")
         lengths = labeled_lengths(args)
         if lengths is not None:

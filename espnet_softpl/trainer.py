@@ -29,6 +29,7 @@ from espnet_softpl.state import (
     ADVICE,
     STATE_DIR,
     STATE_VERSION,
+    TEACHER,
     check_state,
     save_atomically,
 )
@@ -129,7 +130,7 @@ def begin_directory(output_dir: Path, options: Any) -> None:
             options.nbest_averaging_interval,
         )
         return
-    names = (STATE_DIR, CACHE_DIR, checkpoints.CHECKPOINT)
+    names = (STATE_DIR, CACHE_DIR, checkpoints.CHECKPOINT, TEACHER)
     found = [output_dir / name for name in names if (output_dir / name).exists()]
     if not found:
         return
@@ -220,8 +221,8 @@ class SoftPLTrainer(Trainer):
         """
         weights = model.pl.generator.teacher.state_dict().get("model")
         if weights is not None:
-            save_atomically(weights, output_dir / "teacher.pth")
-            logger.info("The teacher was saved as %s", output_dir / "teacher.pth")
+            save_atomically(weights, output_dir / TEACHER)
+            logger.info("The teacher was saved as %s", output_dir / TEACHER)
 
     @classmethod
     def train_one_epoch(

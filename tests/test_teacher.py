@@ -412,6 +412,20 @@ def test_average_refuses_other_structures() -> None:
             average([one, other])
 
 
+def test_average_with_shares() -> None:
+    values = enumerate([2.0, 6.0])
+    states = [{"w": torch.tensor([1.0, w]), "n": torch.tensor(i)} for i, w in values]
+    mean = average(states, [0.25, 0.75])
+    assert mean["w"].tolist() == [1.0, 5.0] and mean["n"].item() == 0
+    for shares, wanted in (([1.0, 0.0], 2.0), ([0.0, 1.0], 6.0)):
+        mean = average(states, shares)
+        assert mean["w"].tolist() == [1.0, wanted] and mean["n"].item() == 0
+    bad = [{"w": torch.tensor([math.nan])}, {"w": torch.tensor([2.0])}]
+    assert average(bad, [0.75, 0.25])["w"].tolist() == [2.0]
+    with pytest.raises(ValueError, match="argument"):
+        average(states, [1.0])
+
+
 class Epochs:
     """Finished epochs, as the trainer knows them, and which files were read."""
 
