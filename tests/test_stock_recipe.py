@@ -22,10 +22,11 @@ import pytest
 import yaml
 from espnet2.tasks.asr import ASRTask
 from espnet_runs import PL, config, load, make_data, same_tensors
+from test_help import COMMANDS, parser_of
 from test_launch import TRAIN, Site, really
 from test_launch import block as launch_block
 
-from espnet_softpl.__main__ import command, parse, usage
+from espnet_softpl.__main__ import REDIRECTED, command, parse, usage
 from espnet_softpl.task import SoftPLTask
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +189,24 @@ def test_usage_names_the_commands() -> None:
 def test_every_block_is_known() -> None:
     assert sorted(map(block, BLOCKS)) == sorted(fenced("sh"))
     assert PAGE.count("```") == 2 * sum(len(fenced(x)) for x in ("sh", "yaml", "diff"))
+
+
+def documented() -> dict[str, set[str]]:
+    """Find the options that the page gives to commands of ours, by the command."""
+    found: dict[str, set[str]] = {}
+    for text in fenced("sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            if match := re.search(r".* -m (espnet\w*\.bin\.\w+) (.*)", line):
+                module = REDIRECTED.get(match[1], match[1])
+                options = re.findall(r"(?<!\S)--\w\S*", match[2])
+                found.setdefault(module.rpartition(".")[2], set()).update(options)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted({*documented()} & {*COMMANDS}))
+def test_our_commands_take_the_documented_options(name: str) -> None:
+    options = documented()[name]
+    assert options and options <= {*parser_of(name)._option_string_actions}
 
 
 def calls(root: Path, script: str) -> list[list[str]]:
