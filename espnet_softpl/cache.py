@@ -133,7 +133,7 @@ class LabelChange(CacheSettings):
         return CachePlan(self.slots(num_batches), seed, None, lag=self.lag)
 
 
-_CACHES: dict[str, type[CacheSettings]] = {
+CACHES: dict[str, type[CacheSettings]] = {
     "label_change": LabelChange,
     "slimipl": SlimIPL,
 }
@@ -141,7 +141,7 @@ _CACHES: dict[str, type[CacheSettings]] = {
 
 def available() -> tuple[str, ...]:
     """Return the names of the caches, sorted."""
-    return tuple(sorted(_CACHES))
+    return tuple(sorted(CACHES))
 
 
 def build_settings(name: str, **conf: Any) -> CacheSettings | None:
@@ -161,12 +161,12 @@ def build_settings(name: str, **conf: Any) -> CacheSettings | None:
         if conf:
             raise ValueError(f"pl_cache_conf: {conf} without a pl_cache")
         return None
-    if name not in _CACHES:
+    if name not in CACHES:
         raise ValueError(
-            f"pl_cache: unknown cache {name!r}.{did_you_mean(name, _CACHES)} Legal: "
+            f"pl_cache: unknown cache {name!r}.{did_you_mean(name, CACHES)} Legal: "
             f"{', '.join(available())}, none."
         )
-    return build_from_conf(_CACHES[name], conf, "pl_cache_conf")
+    return build_from_conf(CACHES[name], conf, "pl_cache_conf")
 
 
 @dataclasses.dataclass

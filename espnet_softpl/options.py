@@ -29,10 +29,12 @@ from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.label_forms import LabelForms
 from espnet_softpl.registry import build_from_conf, named_confs
 from espnet_softpl.schedule import Schedule, Scheduled
+from espnet_softpl.setting_help import part_helps, wrapped
 
 logger = logging.getLogger(__name__)
 
 UNLABELED_DATA = "unlabeled_data_path_and_name_and_type"
+OWN_PARTS = ("criterion", "teacher")  # Of one name each: these may be the user's own.
 
 
 def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,86 +44,81 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         parser: ESPnet's parser of training options.
     """
     group = parser.add_argument_group("Pseudo-labeling related")
-    group.add_argument(
-        "--pl_criterion",
-        type=str_or_none,
-        default=None,
-        help="Loss against the pseudo-labels; switches pseudo-labeling on. Legal: "
-        f"{', '.join(criteria.available())}, or your own as 'module:Class'",
-    )
-    group.add_argument(
-        "--pl_teacher",
-        type=str,
-        default="ema",
-        help=f"Who labels. Legal: {', '.join(teacher.available())}",
-    )
-    group.add_argument(
-        "--pl_cache",
-        type=str,
-        default="none",
-        help="Keep labels and train on them again. Legal: "
-        f"{', '.join(cache.available())}, none",
-    )
-    for name, legal, what in (
-        ("filter", filters.available(), "Which labels are used, judged in order"),
-        ("regularizer", regularizers.available(), "Terms added to the criterion"),
-        ("shaping", shaping.available(), "Changes to the teacher's label, in order"),
+    for name, legal, default, what in (
+        (
+            "criterion",
+            criteria.available(),
+            None,
+            "Loss against the pseudo-labels; switches pseudo-labeling on. None: stock "
+            "training",
+        ),
+        ("teacher", teacher.available(), "ema", "Who labels"),
+        (
+            "cache",
+            (*cache.available(), "none"),
+            "none",
+            "Keep labels and train on them again",
+        ),
+        (
+            "guard",
+            (*guard.ACTIONS, "none"),
+            "warn",
+            "What to do when the labels collapse",
+        ),
     ):
-        default = ("tokens",) if name == "filter" else ()
+        own = ", or your own as 'module:Class'" if name in OWN_PARTS else ""
+        group.add_argument(
+            f"--pl_{name}",
+            type=str_or_none if default is None else str,
+            default=default,
+            help=wrapped(f"{what}. Legal: {', '.join(legal)}{own}"),
+        )
+    for name, legal, default, what in (
+        ("filter", filters.available(), ["tokens"], "Which labels are used, in order"),
+        ("regularizer", regularizers.available(), [], "Terms added to the criterion"),
+        (
+            "shaping",
+            shaping.available(),
+            [],
+            "Changes to the teacher's label, in order",
+        ),
+    ):
         group.add_argument(
             f"--pl_{name}",
             type=str,
             nargs="*",
-            default=list(default),
-            help=f"{what}; one or several of: {', '.join(legal)}, or your own as "
-            f"'module:Class' (default: {', '.join(default) or 'none'})",
+            default=default,
+            help=wrapped(
+                f"{what}. Legal: one or several of {', '.join(legal)}, or your own as "
+                f"'module:Class'"
+            ),
         )
-    group.add_argument(
-        "--pl_guard",
-        type=str,
-        default="warn",
-        help=f"What to do when the labels collapse. Legal: {', '.join(guard.ACTIONS)}, "
-        f"none",
-    )
     group.add_argument(
         "--pl_separate_head",
         type=str2bool,
         default=False,
-        help="Train unlabeled batches on a CTC head of their own, which checkpoints "
-        "do not hold",
+        help=wrapped(
+            "Train unlabeled batches on a CTC head of their own, which checkpoints do "
+            "not hold. Legal: true, false"
+        ),
     )
     label_forms.add_arguments(group)
-    for name, what in (
-        ("criterion", "the criterion, e.g. temperature=0.5 for soft_ce"),
-        (
-            "regularizer",
-            "the regularizer, e.g. weight=0.1; of several, by name: "
-            "mean_entropy.weight=0.1",
-        ),
-        ("shaping", "the shaping, e.g. temperature=0.5; of several, by name"),
-        ("guard", "the guard, e.g. reference_steps=50"),
-        ("teacher", "the teacher, e.g. decay=0.999 or half_life_steps=500 for ema"),
-        ("cache", "the cache, e.g. size=100 (mini-batches) and probability=0.1"),
-        ("filter", "the filter, e.g. min_tokens=1; of several, by name"),
-        (
-            "schedule",
-            "the schedule: start_step (mini-batches), labeled_steps, "
-            "unlabeled_steps, weight, ramp_steps (mini-batches), dropout, layer_drop "
-            "(rates from start_step on, in [0, 1])",
-        ),
-    ):
+    for name, text in part_helps().items():
         group.add_argument(
             f"--pl_{name}_conf",
             action=NestedDictAction,
             default=dict(),
-            help=f"The keyword arguments of {what}",
+            metavar="NAME=VALUE",
+            help=text,
         )
     group.add_argument(
         "--pl_max_bad_share",
         type=float,
         default=0.01,
-        help="Largest share, in [0, 1], of unlabeled files that cannot be read, and "
-        "of labeled utterances with more tokens than frames",
+        help=wrapped(
+            "Largest share, in [0, 1], of unlabeled files that cannot be read, and of "
+            "labeled utterances with more tokens than frames"
+        ),
     )
     _add_unlabeled_arguments(group)
 
@@ -132,37 +129,41 @@ def _add_unlabeled_arguments(group: Any) -> None:
         type=str2triple_str,
         action="append",
         default=[],
-        help="As --train_data_path_and_name_and_type, for audio without transcripts, "
-        "e.g. dump/unlabeled/wav.scp,speech,sound; of the types sound, kaldi_ark "
-        "(audio or features in archives) and multi_columns_sound the lengths are read "
-        "from the files, others need unlabeled_shape_file",
+        help=wrapped(
+            "As --train_data_path_and_name_and_type, for audio without transcripts, "
+            "e.g. dump/unlabeled/wav.scp,speech,sound. Of the types sound, kaldi_ark "
+            "(audio or features in archives) and multi_columns_sound the lengths are "
+            "read from the files, others need unlabeled_shape_file"
+        ),
     )
     group.add_argument(
         "--unlabeled_shape_file",
         type=str,
         action="append",
         default=[],
-        help="Lengths of the unlabeled utterances in samples (frames of features); "
-        "read from the headers of the audio if not given",
+        help=wrapped(
+            "Lengths of the unlabeled utterances, in samples (of features: in frames); "
+            "read from the audio files' headers if not given"
+        ),
     )
-    group.add_argument(
-        "--unlabeled_batch_bins",
-        type=int_or_none,
-        default=None,
-        help="As --batch_bins, for unlabeled batches (default: the same)",
-    )
-    group.add_argument(
-        "--unlabeled_batch_size",
-        type=int_or_none,
-        default=None,
-        help="As --batch_size, for unlabeled batches (default: the same)",
-    )
+    for name, unit in (("bins", "samples times utterances"), ("size", "utterances")):
+        group.add_argument(
+            f"--unlabeled_batch_{name}",
+            type=int_or_none,
+            default=None,
+            help=wrapped(
+                f"As --batch_{name}, for unlabeled batches, in {unit} of all "
+                f"processes, at least 1. None: the same as --batch_{name}"
+            ),
+        )
     group.add_argument(
         "--unlabeled_oracle_text",
         type=str_or_none,
         default=None,
-        help="True transcripts of unlabeled utterances, where they exist: for the "
-        "statistics pl_wer and pl_cer only, never for a loss",
+        help=wrapped(
+            "True transcripts of unlabeled utterances, where they exist: for the "
+            "statistics pl_wer and pl_cer only, never for a loss"
+        ),
     )
 
 

@@ -44,6 +44,10 @@ class Registry(Generic[T]):
         """Return the registered names, sorted."""
         return tuple(sorted(self._classes))
 
+    def classes(self) -> dict[str, type[T]]:
+        """Return the registered classes by name, sorted."""
+        return {name: self._classes[name] for name in self.available()}
+
     def get_class(self, name: str) -> type[T]:
         """Find a class.
 

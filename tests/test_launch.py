@@ -51,14 +51,17 @@ JOB = dict(
     SLURM_JOB_ID="123456", SLURM_CPUS_PER_TASK="16", SLURM_JOB_NODELIST="node[1-2]"
 )
 STAND_INS = (
-    *("python", "run.pl", "slurm.pl", "srun", "ssh", "scontrol", "torchrun"),
-    "queue.pl",
+    *("python", "python3", "run.pl", "queue.pl", "slurm.pl", "srun", "ssh"),
+    *("scontrol", "torchrun"),
 )
 STAND_IN = '''
 import glob, json, os, subprocess, sys, time
 
 site = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
 tool, args = os.path.basename(sys.argv[0]), sys.argv[1:]
+tool = "python" if tool == "python3" else tool
+redirected = args[:4] == ["-m", "espnet_softpl", "-m", "espnet2.bin.asr_train"]
+is_training = redirected or "espnet_softpl.bin.train" in args[:3]
 with open(f"{site}/settings.json") as file:
     settings = json.load(file)
 path = {"PATH": os.environ["PATH"]}
@@ -98,8 +101,7 @@ def srun():
 
 def run():
     if tool == "python":
-        ours = "espnet_softpl.bin.train" in args[:3]
-        if ours and not settings["run"]:
+        if is_training and not settings["run"]:
             return settings["status"]
         return call([settings["python"], *args])
     if tool == "torchrun":
@@ -118,6 +120,7 @@ def run():
 wanted = ("SLURM_", "MASTER_", "FROM_", "OMP_", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 env = {k: v for k, v in os.environ.items() if k.startswith(wanted)}
 note = dict(tool=tool, args=args, env=env, cwd=os.getcwd(), start=time.time_ns())
+note["is_training"] = is_training
 note["status"] = run()
 with open(f"{site}/calls/{note['start']}-{os.getpid()}.json", "w") as file:
     json.dump(note, file)
@@ -202,9 +205,8 @@ class Site:
         return [c for c in found if c["tool"] == tool and {*words} <= {*c["args"]}]
 
     def trainings(self) -> list[dict[str, Any]]:
-        """Return the calls of our command."""
-        calls = self.calls("python")
-        return [c for c in calls if "espnet_softpl.bin.train" in c["args"][:3]]
+        """Return the calls of our command, under its own name or under ESPnet's."""
+        return [call for call in self.calls("python") if call["is_training"]]
 
 
 @pytest.fixture

@@ -5,13 +5,18 @@ import importlib
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from test_style import FILES
 
 import espnet_softpl
 from espnet_softpl.bin import check_env
@@ -26,6 +31,155 @@ def metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(base)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return base / "espnet_softpl.egg-info"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy this checkout: building leaves files in the tree that is built."""
+    copy = tmp_path_factory.mktemp("source")
+    for file in FILES:
+        target = copy / file.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    return copy
+
+
+def run_python(
+    *words: str | Path, cwd: Path, python: str | Path = sys.executable
+) -> str:
+    """Run Python without this checkout in its path; return what it printed."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [python, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def names_in(archive: Path) -> set[str]:
+    """List the files of a wheel or of a source archive."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return set(wheel.namelist())
+    with tarfile.open(archive) as source:
+        names = [member.name for member in source.getmembers() if member.isfile()]
+    return {name.partition("/")[2] for name in names}
+
+
+def package_files() -> set[str]:
+    """List what belongs to the package, whatever its kind."""
+    names = {file.relative_to(ROOT).as_posix() for file in FILES}
+    return {name for name in names if name.startswith("espnet_softpl/")}
+
+
+def blocks() -> list[str]:
+    """Return the blocks of commands of docs/install.md."""
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+
+
+def wheel_commands() -> list[str]:
+    """Return the page's commands that make a wheel and install it."""
+    (found,) = (block for block in blocks() if "pip wheel" in block)
+    return found.splitlines()
+
+
+def run_line(line: str, cwd: Path, **more: str) -> None:
+    """Run a command of the page with the pip and the setuptools that are here."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    # A value of "no isolation" that is false switches it off, by pip's own reading.
+    env.update(PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="false", PIP_USE_PEP517="1")
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=cwd,
+        env={**env, **more},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_on_installing_is_known() -> None:
+    text = "".join(blocks())
+    assert set(re.findall(r"tools/\S+\.sh", text)) == {"tools/setup_venv.sh"}
+    assert text.count("python -m espnet_softpl.bin.check_env") == 3
+    for line in re.findall(r"^pip install .*$", text, re.M):
+        # What would resolve the requirements of this package or ESPnet is warned of.
+        assert "--no-deps" in line or "kaldialign" in line or "[espnet]" in line
+    assert f"espnet_softpl-{espnet_softpl.__version__}-py3-none-any.whl" in text
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path) -> Path:
+    """Build the wheel by the command of the page."""
+    run_line(wheel_commands()[0], source)
+    (found,) = (source / "dist").iterdir()
+    assert found.name in wheel_commands()[0]
+    return found
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = names_in(wheel)
+    assert {n for n in names if ".dist-info/" not in n} == package_files()
+    assert "espnet_softpl/__main__.py" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.slow
+def test_build_makes_the_same_wheel_and_a_source_archive(
+    source: Path, wheel: Path, tmp_path: Path
+) -> None:
+    run_python("-m", "build", "--no-isolation", "-o", tmp_path, cwd=source)
+    archive, built = sorted(tmp_path.iterdir(), key=lambda file: file.suffix)
+    assert names_in(built) == names_in(wheel)
+    tracked = {file.relative_to(ROOT).as_posix() for file in FILES} - {".gitignore"}
+    assert names_in(archive) >= tracked, "see MANIFEST.in"
+
+
+def stand_in(name: str, version: str, requires: str, site_packages: Path) -> None:
+    """Write what pip takes for an installed package."""
+    info = site_packages / f"{name}-{version}.dist-info"
+    info.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    (info / "METADATA").write_text("\n".join([*lines, f"Requires-Dist: {requires}\n"]))
+    (info / "INSTALLER").write_text("pip\n")
+    (info / "RECORD").write_text("")
+
+
+@pytest.mark.slow
+def test_the_wheel_moves_nothing_and_works(
+    source: Path, wheel: Path, tmp_path: Path
+) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site_packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    stand_in("torch", "2.0.0", "setuptools>=77", site_packages)
+    stand_in("espnet", "202511", "setuptools<74", site_packages)
+    before = {path.name for path in site_packages.iterdir()}
+    run_line(wheel_commands()[1], source, PIP_PYTHON=str(python))
+    new = {path.name for path in site_packages.iterdir()} - before
+    info = f"espnet_softpl-{espnet_softpl.__version__}.dist-info"
+    assert new == {"espnet_softpl", info}
+    assert (site_packages / "torch-2.0.0.dist-info").exists()
+    script = "import espnet_softpl; print(espnet_softpl.__version__)"
+    version = run_python("-c", script, cwd=tmp_path, python=python)
+    assert version.strip() == espnet_softpl.__version__
+    usage = run_python("-m", "espnet_softpl", "--help", cwd=tmp_path, python=python)
+    commands = re.findall(r"espnet_softpl\.bin\.(\w+)$", usage, re.M)
+    assert "train" in commands
+    for name in commands:
+        script = python.parent / f"espnet-softpl-{name.replace('_', '-')}"
+        assert os.access(script, os.X_OK), name
+    report = subprocess.run(
+        [python.parent / "espnet-softpl-check-env"], capture_output=True, text=True
+    )
+    assert report.returncode == 1 and report.stderr == ""
+    assert re.search(r"^torch +2\.0\.0 .* BROKEN ", report.stdout, re.M)
+    assert re.search(r"^kaldialign +- .* MISSING ", report.stdout, re.M)
+    assert "Not usable before this is mended: torch, " in report.stdout
 
 
 def read_pins() -> dict[str, str]:
@@ -87,7 +241,11 @@ def test_console_scripts_exist(metadata: Path) -> None:
     parser = configparser.ConfigParser()
     parser.read(metadata / "entry_points.txt")
     targets = dict(parser["console_scripts"])
-    assert "espnet-softpl-train" in targets
+    assert targets["espnet-softpl-train"] == "espnet_softpl.bin.train:main"
+    modules = (ROOT / "espnet_softpl" / "bin").glob("[!_]*.py")
+    assert sorted(targets) == sorted(
+        f"espnet-softpl-{file.stem.replace('_', '-')}" for file in modules
+    )
     for target in targets.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function)), target

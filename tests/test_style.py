@@ -216,10 +216,42 @@ def test_text_names_no_machine_and_no_open_ends(file: Path) -> None:
         assert match is None, f"{what}: {match}"
 
 
-@over([file for file in FILES if file.suffix == ".sh" or name_of(file) == ".ci/run"])
+def first_line(file: Path) -> bytes:
+    with open(file, "rb") as stream:
+        return stream.readline(100)
+
+
+SHELL_FILES = [
+    file
+    for file in FILES
+    if file.suffix == ".sh" or re.match(rb"#!.*\b(ba)?sh\b", first_line(file))
+]
+
+
+@over(SHELL_FILES)
 def test_shell_scripts_parse(file: Path) -> None:
     result = subprocess.run(["bash", "-n", file], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def shellcheck(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ShellCheck, which the extra `test` installs; .shellcheckrc sets it up."""
+    beside = Path(sys.executable).parent / "shellcheck"
+    program = str(beside) if beside.exists() else shutil.which("shellcheck")
+    assert program, "ShellCheck is missing: pip install 'espnet_softpl[test]'"
+    return subprocess.run([program, *words], capture_output=True, text=True)
+
+
+@over(SHELL_FILES)
+def test_shell_scripts_are_clean(file: Path) -> None:
+    result = shellcheck(file)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_shellcheck_sees_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "bad.sh").write_text("#!/bin/bash\nfor file in $(ls $1); do :; done\n")
+    result = shellcheck(tmp_path / "bad.sh")
+    assert result.returncode == 1 and "SC2045" in result.stdout
 
 
 def test_gates_see_the_sources() -> None:
@@ -227,6 +259,7 @@ def test_gates_see_the_sources() -> None:
     names = {name_of(file) for file in FILES}
     assert {"setup.py", "tests/run.sh", ".ci/run", "LICENSE"} <= names
     assert PACKAGE / "ctc.py" in MODULES
+    assert {".ci/run", "tests/run.sh"} <= {name_of(file) for file in SHELL_FILES}
 
 
 PROGRAMS = [

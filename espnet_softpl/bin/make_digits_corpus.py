@@ -22,7 +22,10 @@ def get_parser() -> argparse.ArgumentParser:
         "--digits", type=Path, required=True, help="directory of the recordings"
     )
     parser.add_argument(
-        "--rate", type=int, help="samples per second (default: the recordings' own)"
+        "--rate",
+        metavar="HZ",
+        type=int,
+        help="samples per second, 4000 to 96000 (default: the recordings' own)",
     )
     for name in SETS:
         parser.add_argument(
@@ -37,14 +40,16 @@ def get_parser() -> argparse.ArgumentParser:
             metavar="N",
             type=int,
             default=DEFAULT_UTTERANCES[name],
-            help=f"utterances of each speaker of {name} (default %(default)s)",
+            help=f"utterances of each speaker of {name}, 1 to 10000 (default "
+            f"%(default)s)",
         )
     parser.add_argument(
         "--female",
         metavar="SPEAKER",
         nargs="+",
         default=[],
-        help="speakers with the sex F in SPEAKERS.TXT; the others have M",
+        help="speakers with the sex F in SPEAKERS.TXT; the others have M (default: "
+        "none)",
     )
     return parser
 

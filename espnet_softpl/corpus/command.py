@@ -21,13 +21,17 @@ def corpus_parser(prog: str, description: str) -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="directory of the corpus; made if new"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of everything random (default 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of everything random, at least 0 (default 0)",
     )
     parser.add_argument(
         "--jobs",
         type=int,
         default=os.cpu_count() or 1,
-        help="speakers made at once; does not change the corpus (default: all cores)",
+        help="speakers made at once, at least 1; does not change the corpus (default: "
+        "as many as cores)",
     )
     parser.add_argument("--quiet", action="store_true", help="report errors only")
     return parser

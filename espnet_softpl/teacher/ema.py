@@ -65,7 +65,7 @@ class EMATeacher(FollowingTeacher):
 
     Args:
         decay: Of one update, in [0, 1]; 0 is the student of the last update, 1 never
-            moves.
+            moves. 0.999 where neither this nor one of the next two is given.
         half_life_steps: Optimizer steps after which the weight of a past student has
             halved, greater than 0: decay = 0.5 ** (every_steps / half_life_steps).
         retention: Share of the old teacher that is left after an epoch, in (0, 1]:
