@@ -119,26 +119,58 @@ def shared_utterances(first: Mapping[str, str], second: Mapping[str, str]) -> se
     return {key for key, value in first.items() if key in second or value in audio}
 
 
-def sample_rates(entries: Mapping[str, str], seed: int = 0) -> dict[int, str]:
-    """Read the sample rates of a set from the headers of some of its files.
+def some_of(entries: Mapping[str, str], seed: int = 0) -> dict[str, str]:
+    """Draw `MAX_HEADERS` entries, or return all where there are no more.
+
+    Args:
+        entries: Value by utterance id.
+        seed: Of the choice.
+
+    Returns:
+        The chosen ones.
+    """
+    keys = sorted(entries)
+    if len(keys) > MAX_HEADERS:
+        keys = random.Random(seed).sample(keys, MAX_HEADERS)
+    return {key: entries[key] for key in keys}
+
+
+def audio_formats(
+    entries: Mapping[str, str], seed: int = 0
+) -> dict[tuple[int, int], str]:
+    """Read sample rates and channels of a set from the headers of some of its files.
 
     Args:
         entries: Audio file by utterance id.
         seed: Of the choice of `MAX_HEADERS` files.
 
     Returns:
-        One file per rate (Hz) found. Files that cannot be opened are left out: they
-        are the business of `AudioScan`.
+        One file per sample rate (Hz) and number of channels found. Files that cannot
+        be opened are left out: they are the business of `AudioScan`.
     """
-    files = sorted(entries.values())
-    if len(files) > MAX_HEADERS:
-        files = random.Random(seed).sample(files, MAX_HEADERS)
-    rates: dict[int, str] = {}
-    for file in files:
+    formats: dict[tuple[int, int], str] = {}
+    for file in some_of(entries, seed).values():
         try:
-            rates.setdefault(soundfile.info(file).samplerate, file)
+            info = soundfile.info(file)
         except (OSError, soundfile.SoundFileError):
             continue
+        formats.setdefault((info.samplerate, info.channels), file)
+    return formats
+
+
+def sample_rates(entries: Mapping[str, str], seed: int = 0) -> dict[int, str]:
+    """Read the sample rates of a set; see `audio_formats`.
+
+    Args:
+        entries: Audio file by utterance id.
+        seed: Of the choice of `MAX_HEADERS` files.
+
+    Returns:
+        One file per rate (Hz) found.
+    """
+    rates: dict[int, str] = {}
+    for (rate, _), file in audio_formats(entries, seed).items():
+        rates.setdefault(rate, file)
     return rates
 
 
