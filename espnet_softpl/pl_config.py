@@ -161,6 +161,9 @@ def _adapt_training(edits: _Edits, wishes: Wishes) -> None:
         best_model_criterion(edits.config),
         "by the head that labels (a CTC-only model has no acc)",
     )
+    reports = edits.config.get("model_conf") or {}
+    if not (reports.get("report_cer", True) or reports.get("report_wer", True)):
+        edits.set("model_conf.report_cer", True, "epochs are kept by it")
     edits.set("patience", None, "the loss may rise while the error rate falls")
     if edits.config.get("shuffle_within_batch"):
         edits.set("shuffle_within_batch", False, "mini-batches are taken whole")

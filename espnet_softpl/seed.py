@@ -47,7 +47,8 @@ class Seed:
 def is_ctc_only(config: Mapping[str, Any]) -> bool:
     """Tell whether a configuration describes a model without decoder."""
     weight = (config.get("model_conf") or {}).get("ctc_weight", 0.5)
-    return weight == 1.0 or config.get("decoder") is None
+    # ESPnet drops an attention decoder at this weight, but not a transducer's.
+    return weight == 1.0 and config.get("decoder") != "transducer"
 
 
 def read_config(path: Path) -> dict[str, Any]:
