@@ -107,9 +107,11 @@ def length_notes(options: argparse.Namespace, features: bool) -> list[str]:
         return []
     rate = task.sample_rate(options)
     seconds = dry_run.unlabeled_seconds(options, rate)
+    total = sum(seconds)
+    amount = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.1f} min"
     notes = [
-        f"Unlabeled audio: {len(seconds)} utterances, {sum(seconds) / 3600:.2f} h, the "
-        f"longest {max(seconds):.1f} s"
+        f"Unlabeled audio: {len(seconds)} utterances, {amount}, the longest "
+        f"{max(seconds):.1f} s"
     ]
     known = task.labeled_lengths(options)
     if known is not None:

@@ -70,9 +70,9 @@ def find_audio(path: Path, features: bool) -> Audio:
     pipes = {key: value for key, value in entries.items() if value.endswith("|")}
     if pipes:
         raise UserError(
-            f"{file}: {len(pipes)} entries are commands, which ESPnet's training cannot "
-            f"read: {checks.name_some(pipes)}. Make files of them first, by stage 3 of "
-            f"ESPnet's asr.sh or stage 4 of egs2/librispeech_softpl/run.sh"
+            f"{file}: {len(pipes)} entries are commands, which ESPnet's training "
+            f"cannot read: {checks.name_some(pipes)}. Make files of them first, by "
+            f"stage 3 of ESPnet's asr.sh or stage 4 of egs2/librispeech_softpl/run.sh"
         )
     if not features and not IN_ARCHIVE.search(next(iter(entries.values()))):
         return Audio(file, "sound", entries)
@@ -85,8 +85,8 @@ def find_audio(path: Path, features: bool) -> Audio:
                 raise UserError(f"{beside} lacks {checks.name_some(missing)} of {file}")
             return Audio(file, "kaldi_ark", entries, lengths, beside)
     raise UserError(
-        f"{file} lists Kaldi archives, and the lengths of their contents are not known: "
-        f"there must be a {' or '.join(LENGTHS[name])} beside it ('utterance-id "
+        f"{file} lists Kaldi archives, and the lengths of their contents are not "
+        f"known: there must be a {' or '.join(LENGTHS[name])} beside it ('utterance-id "
         f"{'frames,dimension' if features else 'samples'}'), as ESPnet's recipes write"
     )
 
@@ -162,15 +162,16 @@ def check_format(audio: Audio, rate: int, what: str) -> None:
         if found != rate:
             raise UserError(
                 f"{what}: {file} has {found} Hz, and the seed's front end takes {rate} "
-                f"(frontend_conf.fs). Resample all of it, e.g. by `sox {file} -r {rate} "
-                f"out.wav`, by stage 3 of ESPnet's asr.sh (--fs {rate}) or by stage 4 "
-                f"of egs2/librispeech_softpl/run.sh (--fs {rate} --resample true)"
+                f"(frontend_conf.fs). Resample all of it, e.g. by `sox {file} -r "
+                f"{rate} out.wav`, by stage 3 of ESPnet's asr.sh (--fs {rate}) or by "
+                f"stage 4 of egs2/librispeech_softpl/run.sh (--fs {rate} --resample "
+                f"true)"
             )
         if channels != 1:
             raise UserError(
                 f"{what}: {file} has {channels} channels, and pseudo-labeling takes "
-                f"one. Pick or mix, e.g. by `sox {file} out.wav remix 1` (the first) or "
-                f"`remix -` (the mean)"
+                f"one. Pick or mix, e.g. by `sox {file} out.wav remix 1` (the first) "
+                f"or `remix -` (the mean)"
             )
 
 
@@ -189,8 +190,8 @@ def check_readable(audio: Audio, what: str) -> None:
     scan = checks.scan_audio(checks.some_of(audio.entries))
     if scan.bad:
         raise UserError(
-            f"{what}: {len(scan.bad)} of {len(scan.bad) + len(scan.samples)} files that "
-            f"were tried, listed in {audio.path}, cannot be read: "
+            f"{what}: {len(scan.bad)} of {len(scan.bad) + len(scan.samples)} files "
+            f"that were tried, listed in {audio.path}, cannot be read: "
             f"{checks.name_some(scan.bad.values())}. Relative paths are meant from the "
             f"directory that the command is run in"
         )
@@ -224,7 +225,9 @@ def labeled_options(
             the two.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory; it must hold wav.scp and text")
+        raise UserError(
+            f"{directory}: no such directory; it must hold wav.scp and text"
+        )
     audio = find_audio(directory, features)
     text = checks.read_scp(directory / "text")
     for one, name, other, where in (
@@ -242,8 +245,9 @@ def labeled_options(
         scan = checks.scan_audio(audio.entries)
         if scan.bad:
             raise UserError(
-                f"{audio.path}: {len(scan.bad)} of {len(audio.entries)} files cannot be "
-                f"read: {checks.name_some(scan.bad.values())}. Labeled audio must be whole"
+                f"{audio.path}: {len(scan.bad)} of {len(audio.entries)} files cannot "
+                f"be read: {checks.name_some(scan.bad.values())}. Labeled audio must "
+                "be whole"
             )
         lengths = {key: str(length) for key, length in scan.samples.items()}
     write_lines(shapes / "speech_shape", {k: lengths[k] for k in audio.entries})

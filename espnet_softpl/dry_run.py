@@ -149,7 +149,8 @@ def check_state(
     if found:
         raise UserError(
             f"init_param: the parameters in {source} are not those of the configured "
-            f"model: {'; '.join(found)}. Give the file of this experiment by --init_param"
+            f"model: {'; '.join(found)}. Give the file of this experiment by "
+            "--init_param"
         )
 
 

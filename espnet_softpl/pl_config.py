@@ -38,7 +38,10 @@ MODEL = (
 LR_FACTOR = 0.5
 
 # Schedulers whose settings do not depend on the length of the training.
-OPEN_ENDED = {None, "warmuplr", "noamlr", "reducelronplateau", "warmupreducelronplateau"}
+OPEN_ENDED = {
+    *(None, "warmuplr", "noamlr"),
+    *("reducelronplateau", "warmupreducelronplateau"),
+}
 
 TEACHERS: dict[str, dict[str, Any]] = {
     "ema": {"decay": 0.999},
@@ -191,8 +194,8 @@ def _notes(seed: Mapping[str, Any], edits: _Edits, wishes: Wishes) -> list[str]:
     if wishes.batch_norm and wishes.teacher == "ema":
         notes.append(
             "The model has batch norm. The teacher takes the student's statistics as "
-            "they are (pl_teacher_conf.buffers: copy); 'average' averages them with the "
-            "decay of the weights"
+            "they are (pl_teacher_conf.buffers: copy); 'average' averages them with "
+            "the decay of the weights"
         )
     specaug = edits.config.get("specaug_conf") or {}
     if not edits.config.get("specaug"):
@@ -202,8 +205,8 @@ def _notes(seed: Mapping[str, Any], edits: _Edits, wishes: Wishes) -> list[str]:
         )
     elif specaug.get("apply_time_warp", True):
         notes.append(
-            "specaug warps time, which criteria on transcripts allow; for one on frames "
-            "(such as soft_ce) set specaug_conf.apply_time_warp: false"
+            "specaug warps time, which criteria on transcripts allow; for one on "
+            "frames (such as soft_ce) set specaug_conf.apply_time_warp: false"
         )
     if edits.config.get("scheduler") not in OPEN_ENDED:
         notes.append(

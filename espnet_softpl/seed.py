@@ -99,8 +99,8 @@ def find_checkpoint(directory: Path, ctc_only: bool) -> Path:
     epochs = [path for path in directory.glob("*epoch.pth") if path.is_file()]
     if not epochs:
         raise UserError(
-            f"{directory} holds no trained model: neither {names[0]} nor latest.pth nor "
-            f"*epoch.pth. Is the training done? Or give --init_param FILE"
+            f"{directory} holds no trained model: neither {names[0]} nor latest.pth "
+            f"nor *epoch.pth. Is the training done? Or give --init_param FILE"
         )
     return max(epochs, key=lambda path: path.stat().st_mtime)
 
@@ -269,8 +269,8 @@ def check_files(seed: Seed) -> None:
     listed = "\n".join(lines)
     raise UserError(
         f"files of the seed {seed.source} do not exist:\n{listed}{hint}\n"
-        f"--labeled and --valid take directories with wav.scp and text; --moved OLD NEW "
-        f"renames a file or a whole directory, such as --moved dump elsewhere/dump"
+        f"--labeled and --valid take directories with wav.scp and text; --moved OLD "
+        f"NEW renames a file or a whole directory, such as --moved dump elsewhere/dump"
     )
 
 
@@ -292,9 +292,9 @@ def check_model(config: Mapping[str, Any], labeled_anew: bool = False) -> None:
         )
     if (config.get("model_conf") or {}).get("ctc_weight", 0.5) == 0.0:
         raise UserError(
-            "the seed was trained with model_conf.ctc_weight: 0, so it has no CTC head, "
-            "and the teacher labels with CTC. Train the seed with a weight above 0 "
-            "(ESPnet's hybrids have 0.3); an untrained head labels nothing of use"
+            "the seed was trained with model_conf.ctc_weight: 0, so it has no CTC "
+            "head, and the teacher labels with CTC. Train the seed with a weight above "
+            "0 (0.3 is common in hybrids); an untrained head labels nothing of use"
         )
     if config.get("use_adapter"):
         raise UserError(
@@ -309,6 +309,6 @@ def check_model(config: Mapping[str, Any], labeled_anew: bool = False) -> None:
     if config.get("multiple_iterator") and not labeled_anew:
         raise UserError(
             "the seed was trained with multiple_iterator: true (asr.sh "
-            "--num_splits_asr), on labeled data in pieces; give them whole by --labeled "
-            "DIR, with wav.scp and text, such as dump/raw/train_sp"
+            "--num_splits_asr), on labeled data in pieces; give them whole by "
+            "--labeled DIR, with wav.scp and text, such as dump/raw/train_sp"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from espnet2.bin.asr_inference import Speech2Text
 from espnet2.tasks.asr import ASRTask
 from espnet_runs import HYBRID, RATE, Data, config, make_data, train
 
-from espnet_softpl import criteria, dry_run, seed, teacher
+from espnet_softpl import archives, criteria, dry_run, seed, teacher
 from espnet_softpl.bin import add_pl
 from espnet_softpl.bin import train as train_bin
 from espnet_softpl.config_lists import prefer_command_line
@@ -144,14 +145,11 @@ def test_the_printed_command_trains_from_the_seed(here, tmp_path, capsys) -> Non
 
 @pytest.mark.slow
 def test_the_printed_line_is_for_a_shell(here, tmp_path, capsys) -> None:
-    """From a checkout, by `python -m`, without a file edited."""
+    """With spaces in its paths, and no file edited."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    command = ["python", "-m", "espnet_softpl.bin.add_pl", *options(tmp_path)]
-    output = subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    ).stdout
-    line = output.splitlines()[-1]
+    add_pl.main(options(tmp_path))
+    line = capsys.readouterr().out.splitlines()[-1]
     subprocess.run(["bash", "-c", line], env=environment, check=True)
     assert (tmp_path / "asr pl/valid.cer_ctc.ave.pth").exists()
 
@@ -336,7 +334,11 @@ def test_features_from_kaldi_archives(here, tmp_path, capsys) -> None:
     exp = train(
         ASRTask,
         config(
-            **changes, token_list="data/tokens.txt", input_size=20, **TINY, frontend=None
+            **changes,
+            **TINY,
+            token_list="data/tokens.txt",
+            input_size=20,
+            frontend=None,
         ),
         tmp_path / "seed",
     )
@@ -529,7 +531,10 @@ def test_labeled_audio_that_is_gone(here, tmp_path, capsys) -> None:
         (["--ngpu", "-1"], "--ngpu must be at least 0"),
         (["--criterion", "hard_ct"], "Did you mean 'hard_ctc'?"),
         (["--init_param", "nowhere.pth"], "nowhere.pth does not exist"),
-        (["--init_param", "exp/asr_seed/checkpoint.pth"], "not checkpoint.pth"),
+        (
+            ["--init_param", "exp/asr_seed/checkpoint.pth"],
+            "ESPnet's state of a training",
+        ),
         (["--init_param", "data/tokens.txt"], "cannot be read as the parameters"),
         (["--out", "data/tokens.txt"], "exists; give another --out"),
         (["--exp_dir", "exp/asr_seed"], "holds a training already"),
@@ -618,7 +623,9 @@ def test_a_packed_model(packed, here, tmp_path, capsys, name) -> None:
     assert "exists and is not what" in refusal(capsys, *wanted, "--overwrite")
 
 
-def test_a_packed_model_has_no_data(packed, here, tmp_path, capsys, monkeypatch) -> None:
+def test_a_packed_model_has_no_data(
+    packed, here, tmp_path, capsys, monkeypatch
+) -> None:
     shutil.copy("seed.zip", tmp_path)
     for path in ("unlabeled", "dev"):
         shutil.copytree(f"data/{path}", tmp_path / "audio" / path)
@@ -659,3 +666,68 @@ def test_a_model_of_the_zoo(packed, here, tmp_path, capsys, monkeypatch) -> None
     monkeypatch.setitem(sys.modules, "espnet_model_zoo.downloader", None)
     message = refusal(capsys, "--model_tag", "user/model", *wanted, "--overwrite")
     assert "pip install --no-deps espnet_model_zoo && pip install" in message
+
+
+# The documentation.
+
+PAGE = ROOT / "docs/add_pl.md"
+
+
+def blocks(kind: str) -> list[str]:
+    """Return the code blocks of the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    return re.findall(rf"```{kind}\n(.*?)```", text, re.S)
+
+
+def without_numbers(text: str) -> list[str]:
+    return re.sub(r"[\d.]+( h\b| min\b)?", "0", text).splitlines()
+
+
+def test_the_commands_of_the_page(packed, tmp_path, capsys, monkeypatch) -> None:
+    """Run in a directory that has what the page's reader has."""
+    for name in ("data", "bpe"):
+        shutil.copytree(packed / name, tmp_path / name)
+    (tmp_path / "exp").mkdir()
+    conformer = tmp_path / "exp/asr_train_conformer"
+    shutil.copytree(packed / "exp/asr_seed", conformer, symlinks=True)
+    shutil.copy(packed / "seed.zip", tmp_path / "asr_train_conformer.zip")
+    monkeypatch.chdir(tmp_path)
+    Path("dump/raw").mkdir(parents=True)
+    for theirs, ours in (("train", "labeled"), ("dev", "dev"), ("unlabeled",) * 2):
+        Path("dump/raw", theirs).symlink_to(Path("data", ours).absolute())
+    ran = 0
+    for block in blocks("sh"):
+        if "needs the network" in block:
+            continue
+        words = shlex.split(block.replace("\\\n", " "))
+        assert words[:3] == ["python", "-m", "espnet_softpl.bin.add_pl"]
+        if "--archive" in words:
+            shutil.rmtree(conformer)
+        _, command, output = call(capsys, *words[3:])
+        run_printed(command)
+        if not ran:
+            (shown,) = blocks("text")
+            assert without_numbers(output) == without_numbers(shown)
+        ran += 1
+    assert ran == 2
+
+
+def test_the_page_names_every_change(here, tmp_path, capsys) -> None:
+    warped = dict(freq_mask_width_range=[0, 4], time_mask_width_ratio_range=[0.0, 0.1])
+    exp = changed_seed(
+        tmp_path,
+        specaug_conf=warped,
+        patience=3,
+        best_model_criterion=[["valid", "acc", "max"]],
+        shuffle_within_batch=True,
+        use_deepspeed=True,
+        multiple_iterator=True,
+        model_conf=dict(ctc_weight=1.0, report_cer=False, report_wer=False),
+    )
+    frames = ("--criterion", "soft_ce", "--labeled", "data/labeled")
+    _, _, output = call(capsys, *options(tmp_path, *frames, exp=exp))
+    changed = re.findall(r"^Changed: ([\w.]+): .* -> ", output, re.M)
+    text = PAGE.read_text(encoding="utf-8").partition("## What it changes")[2]
+    assert len(changed) == 8
+    assert not [key for key in changed if f"`{key}`" not in text]
+    assert archives.INSTALL_ZOO.replace(" && ", "\n") in text

@@ -48,8 +48,8 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="untranscribed audio: wav.scp files or directories that hold one (feats.scp "
-        "for a model that takes features); several are merged",
+        help="untranscribed audio: wav.scp files or directories that hold one "
+        "(feats.scp for a model that takes features); several are merged",
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="configuration to write, a .yaml file"
@@ -72,8 +72,8 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}",
             type=Path,
             metavar="DIR",
-            help=f"labeled {what} data: a directory with wav.scp and text (default: the "
-            f"seed's; a packed model has none)",
+            help=f"labeled {what} data: a directory with wav.scp and text (default: "
+            f"the seed's; a packed model has none)",
         )
     parser.add_argument(
         "--moved",
