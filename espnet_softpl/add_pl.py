@@ -151,7 +151,10 @@ def plan(
     Raises:
         UserError: Something cannot work.
     """
-    frame_level = criteria.build(args.criterion).frame_level
+    try:
+        frame_level = criteria.build(args.criterion).frame_level
+    except ValueError as error:
+        raise UserError(str(error)) from error
     seeds.check_model(seed.config, labeled_anew=args.labeled is not None)
     from espnet_softpl import dry_run
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from espnet_softpl import criteria, teacher
 from espnet_softpl.add_pl import run
+from espnet_softpl.checks import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -155,7 +156,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     args = parser.parse_args(cmd)
     try:
         lines = run(args)
-    except ValueError as error:  # UserError, and what criteria refuse.
+    except (UserError, OSError) as error:  # The latter: a disk that is full, say.
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     for line in lines:
         print(line)
