@@ -83,7 +83,15 @@ def given_data(
 
 
 def look_at_audio(config: dict[str, Any], unlabeled: data_dirs.Audio) -> None:
-    """Refuse audio that the seed cannot take."""
+    """Refuse audio that the seed cannot take.
+
+    Args:
+        config: The seed's configuration, with data given anew.
+        unlabeled: The unlabeled audio.
+
+    Raises:
+        UserError: With a file and what to do.
+    """
     from espnet_softpl.task import sample_rate
 
     if config.get("input_size") is not None:

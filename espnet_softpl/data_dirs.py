@@ -8,8 +8,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import kaldiio
+
 from espnet_softpl import checks
 from espnet_softpl.checks import UserError
+from espnet_softpl.usable_audio import READ_ERRORS
 
 # A file within a Kaldi archive, e.g. data/wav.ark:1234.
 IN_ARCHIVE = re.compile(r"\.ark(\.gz)?:\d+$")
@@ -145,20 +148,48 @@ def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio
     return Audio(merged, kind, entries, lengths, shape_file)
 
 
+def archive_format(audio: Audio) -> tuple[int, int]:
+    """Read sample rate (Hz) and channels of the first entry of Kaldi archives.
+
+    Raises:
+        UserError: It cannot be read, is no audio, or audio as Kaldi itself stores it:
+            integers, on which ESPnet's front end fails.
+    """
+    entry = next(iter(audio.entries.values()))
+    try:
+        found = kaldiio.load_mat(entry)
+    except READ_ERRORS as error:
+        raise UserError(f"{audio.path}: {entry} cannot be read: {error}") from error
+    if not isinstance(found, tuple):
+        raise UserError(
+            f"{audio.path}: {entry} holds features, and the seed takes audio"
+        )
+    rate, samples = found
+    if samples.dtype.kind != "f":
+        raise UserError(
+            f"{audio.path}: {entry} is a WAV file within an archive, which ESPnet "
+            f"reads as integers and cannot train on. Format the audio by stage 3 of "
+            f"asr.sh: as files (--audio_format flac), or as its own archives (flac.ark)"
+        )
+    return rate, 1 if samples.ndim == 1 else samples.shape[1]
+
+
 def check_format(audio: Audio, rate: int, what: str) -> None:
     """Refuse audio files of another sample rate, or with several channels.
 
     Args:
-        audio: The set; Kaldi archives are not opened.
+        audio: The set; of Kaldi archives the first entry is looked at.
         rate: What the seed's front end takes, in Hz.
         what: What set it is, for the message.
 
     Raises:
         UserError: With a file and what to do.
     """
-    if audio.kind != "sound":
-        return
-    for (found, channels), file in checks.audio_formats(audio.entries).items():
+    if audio.kind == "sound":
+        formats = checks.audio_formats(audio.entries)
+    else:
+        formats = {archive_format(audio): next(iter(audio.entries.values()))}
+    for (found, channels), file in formats.items():
         if found != rate:
             raise UserError(
                 f"{what}: {file} has {found} Hz, and the seed's front end takes {rate} "

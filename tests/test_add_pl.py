@@ -352,6 +352,50 @@ def test_features_from_kaldi_archives(here, tmp_path, capsys) -> None:
     assert "there must be a feats_shape beside it" in refusal(capsys, *wanted)
 
 
+def test_audio_from_kaldi_archives(here, tmp_path, capsys) -> None:
+    for part in ("labeled", "dev", "unlabeled"):
+        directory = tmp_path / part
+        directory.mkdir()
+        if part != "unlabeled":
+            shutil.copy(f"data/{part}/text", directory)
+        base, lengths = directory / "wav", ""
+        target = f"ark,scp:{base}.ark,{base}.scp"
+        with kaldiio.WriteHelper(target, write_function="soundfile") as writer:
+            for line in open(f"data/{part}/wav.scp"):
+                uid, path = line.split()
+                audio, rate = soundfile.read(path, dtype="int16")
+                writer[uid] = audio, rate
+                lengths += f"{uid} {len(audio)}\n"
+        (directory / "utt2num_samples").write_text(lengths)
+    wanted = options(tmp_path, "--unlabeled", tmp_path / "unlabeled")
+    anew = ("--labeled", tmp_path / "labeled", "--valid", tmp_path / "dev")
+    values, command, output = call(capsys, *wanted, *anew)
+    kinds = [spec[2] for spec in values["train_data_path_and_name_and_type"]]
+    assert "20 utterances" in output and kinds == ["kaldi_ark", "text"]
+    run_printed(command)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ((RATE, np.zeros(RATE, np.int16)), "is a WAV file within an archive"),
+        (np.zeros((60, 20), np.float32), "holds features, and the seed takes audio"),
+        (None, "cannot be read"),
+    ],
+    ids=["wav", "features", "gone"],
+)
+def test_archives_that_cannot_be_used(
+    here, tmp_path, capsys, content, message
+) -> None:
+    base = tmp_path / "wav"
+    with kaldiio.WriteHelper(f"ark,scp:{base}.ark,{base}.scp") as writer:
+        writer["a"] = np.zeros((1, 1), np.float32) if content is None else content
+    if content is None:
+        Path(f"{base}.ark").unlink()
+    (tmp_path / "utt2num_samples").write_text("a 16000\n")
+    assert message in refusal(capsys, *options(tmp_path, "--unlabeled", f"{base}.scp"))
+
+
 def test_several_unlabeled_sets_are_merged(here, tmp_path, capsys) -> None:
     more = write_audio(tmp_path / "more", a=NOISE, b=NOISE)
     both = ("--unlabeled", "data/unlabeled/wav.scp", more)
