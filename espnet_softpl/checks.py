@@ -152,6 +152,22 @@ def shared_utterances(first: Mapping[str, str], second: Mapping[str, str]) -> se
     return {key for key, value in first.items() if key in second or value in audio}
 
 
+def some_of(entries: Mapping[str, str], seed: int = 0) -> dict[str, str]:
+    """Draw `MAX_HEADERS` entries, or return all where there are no more.
+
+    Args:
+        entries: Value by utterance id.
+        seed: Of the choice.
+
+    Returns:
+        The chosen ones.
+    """
+    keys = sorted(entries)
+    if len(keys) > MAX_HEADERS:
+        keys = random.Random(seed).sample(keys, MAX_HEADERS)
+    return {key: entries[key] for key in keys}
+
+
 def read_some_headers(
     entries: Mapping[str, str], kind: str = "sound", seed: int = 0
 ) -> list[tuple[str, Header]]:
@@ -168,10 +184,7 @@ def read_some_headers(
         business of `scan_audio`.
     """
     found: list[tuple[str, Header]] = []
-    values = sorted(entries.values()) if kind in AUDIO_KINDS else []
-    if len(values) > MAX_HEADERS:
-        values = random.Random(seed).sample(values, MAX_HEADERS)
-    for value in values:
+    for value in some_of(entries, seed).values() if kind in AUDIO_KINDS else ():
         try:
             found.append((value, read_header(value, kind)))
         except READ_ERRORS:

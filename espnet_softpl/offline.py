@@ -192,10 +192,11 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
     """
     entries, _ = checks.speech_scp([(path, "speech", kind)], "--wav_scp")
     if kind == "sound":
-        for found, file in checks.sample_rates(entries).items():
-            if found != rate:
+        for file, header in checks.read_some_headers(entries, kind):
+            if header.rate != rate:
                 raise UserError(
-                    f"{file} has {found} Hz, the model wants {rate} Hz; resample it"
+                    f"{file} has {header.rate} Hz, the model wants {rate} Hz; resample "
+                    f"it: {checks.HOW_TO_FORMAT} --fs {rate} --resample true"
                 )
     if shape_file is not None:
         known = checks.read_lengths(shape_file)

@@ -22,6 +22,7 @@ from espnet2.train.distributed_utils import DistributedOption
 
 from espnet_softpl import checks, faults, guard, options, teacher
 from espnet_softpl.cache import CACHE_DIR, LabelCache
+from espnet_softpl.config_lists import prefer_command_line
 from espnet_softpl.dropout import DropoutSwitch, dropouts, drops_layers
 from espnet_softpl.filters import Filter
 from espnet_softpl.generator import PseudoLabelGenerator
@@ -347,6 +348,7 @@ class SoftPLTask(ASRTask):
     def check_required_command_args(cls, args: argparse.Namespace) -> None:
         """Check the options, and with pseudo-labeling the data, before any work."""
         super().check_required_command_args(args)
+        prefer_command_line(args)
         try:
             options.check_names(args)
             if args.pl_criterion is None:

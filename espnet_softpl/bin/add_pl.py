@@ -1,0 +1,166 @@
+"""Add pseudo-labeling to a trained ESPnet model: writes its configuration.
+
+Reads a trained experiment, a packed model or a model of the model zoo; checks that it
+can learn from the untranscribed audio given; writes a complete configuration; and
+prints the command that trains. Run it where the experiment was trained: in the
+directory of asr.sh. Nothing is written before all checks are passed, but that an
+archive is unpacked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_softpl import criteria, teacher
+from espnet_softpl.add_pl import run
+from espnet_softpl.checks import UserError
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    parser = argparse.ArgumentParser(
+        prog="add_pl",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--asr_exp",
+        type=Path,
+        metavar="DIR",
+        help="trained experiment, e.g. exp/asr_train_conformer_raw_en_bpe5000",
+    )
+    source.add_argument(
+        "--archive",
+        type=Path,
+        metavar="FILE",
+        help="model packed by espnet2.bin.pack: .zip, .tar, .tgz, .tbz2 or .txz",
+    )
+    source.add_argument(
+        "--model_tag",
+        metavar="TAG",
+        help="model of espnet_model_zoo: user/model of Hugging Face, or a URL",
+    )
+    parser.add_argument(
+        "--unlabeled",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="untranscribed audio: wav.scp files or directories that hold one "
+        "(feats.scp for a model that takes features); several are merged",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="configuration to write, a .yaml file"
+    )
+    parser.add_argument(
+        "--exp_dir",
+        type=Path,
+        metavar="DIR",
+        help="experiment to be trained (default: asr_<name of --out>, beside --asr_exp "
+        "or in exp)",
+    )
+    _add_data_arguments(parser)
+    _add_training_arguments(parser)
+    return parser
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    for name, what in (("labeled", "training"), ("valid", "validation")):
+        parser.add_argument(
+            f"--{name}",
+            type=Path,
+            metavar="DIR",
+            help=f"labeled {what} data: a directory with wav.scp and text (default: "
+            f"the seed's; a packed model has none)",
+        )
+    parser.add_argument(
+        "--moved",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("OLD", "NEW"),
+        help="a file or directory of the seed's configuration that lies elsewhere now; "
+        "may be given several times",
+    )
+    parser.add_argument(
+        "--init_param",
+        type=Path,
+        metavar="FILE",
+        help="parameters to start from (default: valid.cer_ctc.ave.pth or the next "
+        "best average, best or latest epoch; an archive's own)",
+    )
+    parser.add_argument(
+        "--unpack_dir",
+        type=Path,
+        metavar="DIR",
+        help="where an archive is unpacked (default: exp/<name of the archive>)",
+    )
+    parser.add_argument(
+        "--cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="where --model_tag keeps downloads (default: espnet_model_zoo's own)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace --out if it exists"
+    )
+
+
+def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--criterion",
+        default="hard_ctc",
+        help=f"pl_criterion: {', '.join(criteria.available())}, or your own as "
+        f"module:Class (default %(default)s)",
+    )
+    parser.add_argument(
+        "--teacher",
+        default="ema",
+        choices=teacher.available(),
+        help="pl_teacher (default %(default)s)",
+    )
+    parser.add_argument(
+        "--unlabeled_steps",
+        type=int,
+        default=3,
+        metavar="N",
+        help="unlabeled mini-batches to each labeled one, at least 1 "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--lr",
+        type=float,
+        help="peak learning rate, above 0 (default: half of the seed's)",
+    )
+    parser.add_argument(
+        "--max_epoch", type=int, help="epochs, at least 1 (default: the seed's)"
+    )
+    parser.add_argument(
+        "--ngpu",
+        type=int,
+        help="GPUs of the printed command, at least 0 (default: those of this machine, "
+        "at most as many as the seed had)",
+    )
+
+
+def main(cmd: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        cmd: Command-line arguments; None for those of the process.
+    """
+    parser = get_parser()
+    args = parser.parse_args(cmd)
+    try:
+        lines = run(args)
+    except (UserError, OSError) as error:  # The latter: a disk that is full, say.
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    for line in lines:
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Kaldi-style data directories as ESPnet's data options, their audio looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from espnet_softpl import checks
+from espnet_softpl.checks import UserError
+
+# A file within a Kaldi archive, e.g. data/wav.ark:1234.
+IN_ARCHIVE = re.compile(r"\.ark(\.gz)?:\d+$")
+
+# Lengths that lie beside Kaldi archives: of ESPnet's and Kaldi's own tools.
+LENGTHS = {"wav.scp": ("utt2num_samples",), "feats.scp": ("feats_shape",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """The audio of a set.
+
+    Attributes:
+        path: The script file.
+        kind: ESPnet's type of it, `sound` or `kaldi_ark`.
+        entries: Value by utterance id.
+        lengths: Line by utterance id of a shape file; None where it is to be read from
+            the audio.
+        shape_file: The file that `lengths` come from.
+    """
+
+    path: Path
+    kind: str
+    entries: dict[str, str]
+    lengths: dict[str, str] | None = None
+    shape_file: Path | None = None
+
+    def specs(self) -> list[list[str]]:
+        """Return the value of ESPnet's `*_data_path_and_name_and_type`."""
+        return [[str(self.path), "speech", self.kind]]
+
+
+def find_audio(path: Path, features: bool) -> Audio:
+    """Find the audio of a data directory.
+
+    Args:
+        path: A Kaldi-style directory, or a script file.
+        features: True for a model that takes features (`input_size`) instead of audio.
+
+    Returns:
+        The audio.
+
+    Raises:
+        UserError: The file is missing, empty, or lists what ESPnet cannot read: pipes
+            and recordings that a `segments` file cuts.
+    """
+    name = "feats.scp" if features else "wav.scp"
+    file = path / name if path.is_dir() else path
+    entries = checks.read_scp(file)
+    if not entries:
+        raise UserError(f"{file} is empty")
+    if not features and (file.parent / "segments").is_file():
+        raise UserError(
+            f"{file.parent} has a file 'segments': its wav.scp lists recordings, not "
+            f"utterances. Cut them first, by stage 3 of ESPnet's asr.sh or stage 4 of "
+            f"egs2/librispeech_softpl/run.sh, and give the directory that is made"
+        )
+    pipes = {key: value for key, value in entries.items() if value.endswith("|")}
+    if pipes:
+        raise UserError(
+            f"{file}: {len(pipes)} entries are commands, which ESPnet's training "
+            f"cannot read: {checks.name_some(pipes)}. Make files of them first, by "
+            f"stage 3 of ESPnet's asr.sh or stage 4 of egs2/librispeech_softpl/run.sh"
+        )
+    if not features and not IN_ARCHIVE.search(next(iter(entries.values()))):
+        return Audio(file, "sound", entries)
+    for wanted in LENGTHS[name]:
+        beside = file.with_name(wanted)
+        if beside.is_file():
+            lengths = checks.read_scp(beside)
+            missing = set(entries) - set(lengths)
+            if missing:
+                raise UserError(f"{beside} lacks {checks.name_some(missing)} of {file}")
+            return Audio(file, "kaldi_ark", entries, lengths, beside)
+    raise UserError(
+        f"{file} lists Kaldi archives, and the lengths of their contents are not "
+        f"known: there must be a {' or '.join(LENGTHS[name])} beside it ('utterance-id "
+        f"{'frames,dimension' if features else 'samples'}'), as ESPnet's recipes write"
+    )
+
+
+def write_lines(path: Path, entries: Mapping[str, str]) -> None:
+    """Write a script file under a temporary name, and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = "".join(f"{key} {value}\n" for key, value in entries.items())
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio:
+    """Make one set of one or several.
+
+    Args:
+        paths: Data directories or script files.
+        features: See `find_audio`.
+        directory: Where the script file of several is written.
+
+    Returns:
+        The audio; that of a single path as it is.
+
+    Raises:
+        UserError: See `find_audio`; or sets of different types, or with an utterance id
+            in common.
+    """
+    sets = [find_audio(path, features) for path in paths]
+    if len(sets) == 1:
+        return sets[0]
+    kinds = {part.kind for part in sets}
+    if len(kinds) > 1:
+        raise UserError(
+            f"--unlabeled: some of {', '.join(map(str, paths))} list audio files, some "
+            f"Kaldi archives; give one sort"
+        )
+    entries: dict[str, str] = {}
+    lengths: dict[str, str] = {}
+    for part in sets:
+        twice = set(entries) & set(part.entries)
+        if twice:
+            raise UserError(
+                f"--unlabeled: {part.path} has utterance ids of another set: "
+                f"{checks.name_some(twice)}. Ids must differ; prefix them"
+            )
+        entries.update(part.entries)
+        lengths.update({k: v for k, v in (part.lengths or {}).items() if k in entries})
+    merged = directory / sets[0].path.name
+    write_lines(merged, entries)
+    (kind,) = kinds
+    if kind == "sound":
+        return Audio(merged, kind, entries)
+    shape_file = directory / "speech_shape"
+    write_lines(shape_file, lengths)
+    return Audio(merged, kind, entries, lengths, shape_file)
+
+
+def check_format(audio: Audio, rate: int, what: str) -> None:
+    """Refuse audio files of another sample rate, or with several channels.
+
+    Args:
+        audio: The set.
+        rate: What the seed's front end takes, in Hz.
+        what: What set it is, for the message.
+
+    Raises:
+        UserError: With an entry and what to do; or none can be read.
+    """
+    found = checks.read_some_headers(audio.entries, audio.kind)
+    if not found:
+        check_readable(audio, what)
+    for value, header in found:
+        if header.rate is None:
+            raise UserError(
+                f"{what}: {value} holds features, and the seed takes audio"
+            )
+        if header.rate != rate:
+            raise UserError(
+                f"{what}: {value} has {header.rate} Hz, and the seed's front end takes "
+                f"{rate} (frontend_conf.fs). Resample all of it. {checks.HOW_TO_FORMAT} "
+                f"--fs {rate} --resample true"
+            )
+        if header.integers:
+            raise UserError(
+                f"{what}: {value} is a WAV file within an archive, which ESPnet reads "
+                f"as integers and cannot train on. {checks.HOW_TO_FORMAT}"
+            )
+        if header.shape:
+            raise UserError(
+                f"{what}: {value} has {header.shape[0]} channels, and pseudo-labeling "
+                f"takes one; their mean is taken so. {checks.HOW_TO_FORMAT}"
+            )
+
+
+def check_readable(audio: Audio, what: str) -> None:
+    """Refuse a labeled set of which a file, of those looked at, cannot be read.
+
+    Args:
+        audio: The set, of audio.
+        what: What set it is, for the message.
+
+    Raises:
+        UserError: With some of the files.
+    """
+    scan = checks.scan_audio(checks.some_of(audio.entries), audio.kind)
+    if scan.bad:
+        raise UserError(
+            f"{what}: {len(scan.bad)} of {len(scan.bad) + len(scan.samples)} files "
+            f"that were tried, listed in {audio.path}, cannot be read: "
+            f"{checks.name_some(scan.bad.values())}. Relative paths are meant from the "
+            f"directory that the command is run in"
+        )
+
+
+def labeled_options(
+    directory: Path,
+    part: str,
+    features: bool,
+    shapes: Path,
+    count_tokens: Callable[[str, str], int],
+    vocabulary: int,
+) -> dict[str, list]:
+    """Make ESPnet's options of a labeled set from its data directory.
+
+    The lengths that ESPnet's `--collect_stats` would find are written.
+
+    Args:
+        directory: With wav.scp (or feats.scp) and text.
+        part: `train` or `valid`.
+        features: See `find_audio`.
+        shapes: Directory that `speech_shape` and `text_shape` are written to.
+        count_tokens: Number of tokens of (utterance id, transcript).
+        vocabulary: Size of the token list.
+
+    Returns:
+        `<part>_data_path_and_name_and_type` and `<part>_shape_file`.
+
+    Raises:
+        UserError: A file is missing, audio cannot be read, or utterances lack one of
+            the two.
+    """
+    if not directory.is_dir():
+        raise UserError(
+            f"{directory}: no such directory; it must hold wav.scp and text"
+        )
+    audio = find_audio(directory, features)
+    text = checks.read_scp(directory / "text")
+    for one, name, other, where in (
+        (audio.entries, "audio", text, "text"),
+        (text, "a transcript", audio.entries, audio.path.name),
+    ):
+        lacking = set(one) - set(other)
+        if lacking:
+            raise UserError(
+                f"{directory}: {len(lacking)} utterances have {name} and are not in "
+                f"{where}: {checks.name_some(lacking)}"
+            )
+    lengths = audio.lengths
+    if lengths is None:
+        scan = checks.scan_audio(audio.entries)
+        if scan.bad:
+            raise UserError(
+                f"{audio.path}: {len(scan.bad)} of {len(audio.entries)} files cannot "
+                f"be read: {checks.name_some(scan.bad.values())}. Labeled audio must "
+                "be whole"
+            )
+        lengths = {key: str(length) for key, length in scan.samples.items()}
+    write_lines(shapes / "speech_shape", {k: lengths[k] for k in audio.entries})
+    tokens = {k: f"{count_tokens(k, t)},{vocabulary}" for k, t in text.items()}
+    write_lines(shapes / "text_shape", tokens)
+    data = [*audio.specs(), [str(directory / "text"), "text", "text"]]
+    files = [str(shapes / "speech_shape"), str(shapes / "text_shape")]
+    return {f"{part}_data_path_and_name_and_type": data, f"{part}_shape_file": files}
