@@ -176,6 +176,8 @@ class SoftPLModel(ESPnetASRModel):
             if criterion.trains_decoder and not self.use_transducer_decoder:
                 loss_att = self._attention_loss(encoder_out, lengths, label)
                 loss_pl = loss_pl + (1.0 - self.ctc_weight) * loss_att
+        if self.pl.samples is not None:
+            self.pl.samples.note(step, labels, label, log_probs)
         weight = self.pl.weight_factor * unlabeled_weight[0]
         loss = weight * loss_pl
         self.pl.count_kept(batch, label)

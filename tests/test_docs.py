@@ -39,7 +39,12 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *DOCS, *sorted(ROOT.glob("egs2/librispeech_softpl/*.md"))]
 CRITERIA = ROOT / "docs/criteria.md"
 NAMED = {"criterion", "teacher", "cache", "filter", "regularizer", "shaping", "guard"}
-OTHER_KEYS = {"pl_schedule_conf", "pl_separate_head", "pl_max_bad_share"}
+OTHER_KEYS = {
+    "pl_schedule_conf",
+    "pl_separate_head",
+    "pl_max_bad_share",
+    "pl_samples",
+}
 
 
 def read(page: Path) -> str:
