@@ -56,7 +56,7 @@ EXTRAS = {
 }
 EXTRAS["test"] = ["pytest>=7.0", *EXTRAS["mini"], *EXTRAS["recipe"]]
 
-COMMANDS = ["train", "make-mini-corpus", "make-digits-corpus", "check-env"]
+COMMANDS = ["train", "make-mini-corpus", "make-digits-corpus", "check-env", "report"]
 
 
 def read_version() -> str:
@@ -94,6 +94,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["espnet_softpl", "espnet_softpl.*"]),
+    package_data={"espnet_softpl.report": ["*.html"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={

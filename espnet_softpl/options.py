@@ -119,13 +119,6 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         help="Largest share, in [0, 1], of unlabeled files that cannot be read, and "
         "of labeled utterances with more tokens than frames",
     )
-    group.add_argument(
-        "--pl_samples",
-        type=int,
-        default=8,
-        help="Unlabeled utterances whose labels are recorded in pl_samples/ whenever "
-        "they are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
-    )
     _add_unlabeled_arguments(group)
 
 
@@ -164,6 +157,13 @@ def _add_unlabeled_arguments(group: Any) -> None:
         default=None,
         help="True transcripts of unlabeled utterances, where they exist: for the "
         "statistics pl_wer and pl_cer only, never for a loss",
+    )
+    group.add_argument(
+        "--pl_samples",
+        type=int,
+        default=8,
+        help="Unlabeled utterances whose labels are recorded in pl_samples/ whenever "
+        "they are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
     )
 
 
