@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import html.parser
 import json
+import re
+import shlex
 import shutil
 import sys
 import types
@@ -60,6 +62,7 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data: str) -> None:
         if "style" in self.open:
             return
+        data = data.replace("\N{NO-BREAK SPACE}", " ")
         self.text.append(data)
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data.strip("\n")
@@ -164,7 +167,7 @@ def test_three_experiments_that_are_not_decoded(runs, tmp_path, capsys) -> None:
     stats = load(runs["cached"] / "checkpoint.pth")["reporter"]["stats"]
     row = page.row("cached", "hard_ctc", "student", "slimipl", "2 of 2", "12")
     best = min(stats[epoch]["valid"]["cer_ctc"] for epoch in (1, 2))
-    assert row[7:] == [f"{100 * best:.1f}", "all 2 epochs done"]
+    assert row[7:] == [f"{100 * best:.1f}", "0", "all 2 epochs done"]
     assert page.row("stock", "supervised", "–", "–", "2 of 2", "12")
     ends = [100 * stats[epoch]["train"]["pl_cer"] for epoch in (1, 2)]
     label_row = page.row("cached", f"{ends[0]:.1f} → {ends[1]:.1f}")
@@ -176,13 +179,15 @@ def test_three_experiments_that_are_not_decoded(runs, tmp_path, capsys) -> None:
     assert page.row("pl_cache_conf.size differs")[1:] == ["2", "–"]
     assert page.row("pl_criterion")[1:] == ['"hard_ctc"', '"hard_ctc"']
     files = {file.name for file in (tmp_path / "out").iterdir()}
-    wanted = {"validation", "pl_quality", "collapse", "losses", "schedule", "cache"}
+    wanted = {"validation", "pl_quality", "collapse", "losses", "cache"}
+    assert "The same all the time: weight of the unlabeled loss: 1." in page.words
     assert files == {"report.html", *(f"{name}.png" for name in wanted)}
 
 
 def test_alarms_and_limits_are_shown(runs, tmp_path) -> None:
     page = run_report(runs["alarmed"], runs["cached"], out=tmp_path / "out")
-    assert "1 alarm of the collapse guard" in page.words
+    assert page.row("alarmed", "hard_ctc")[8] == "1"
+    assert "alarmed: 1 alarm." in page.words
     assert "Collapse guard: alarm 1 at step" in page.words
     assert "more labeled_steps" in page.words  # The advice of the report.
     state = torch.load(runs["alarmed"] / "pl_state/2epoch.rank0.pth", weights_only=True)
@@ -207,6 +212,7 @@ def test_decoded_sets_have_intervals(runs, data, tmp_path) -> None:
     assert (tmp_path / "out" / "error_rates.png").is_file()
 
 
+@pytest.mark.slow
 def test_references_are_found_or_named(runs, data, tmp_path, capsys) -> None:
     exp = copy(runs["stock"], tmp_path / "exp")
     place = exp / "decode_lm" / "test_other"
@@ -277,6 +283,7 @@ def page_truths(exp: Path) -> str:
     return yaml.safe_load((exp / "config.yaml").read_text())["unlabeled_oracle_text"]
 
 
+@pytest.mark.slow
 def test_what_comes_from_files_is_escaped(runs, data, tmp_path) -> None:
     exp = copy(runs["cached"], tmp_path / "<b>exp&")
     key = EVIL.replace(" ", "")
@@ -316,6 +323,7 @@ def test_before_the_first_epoch_ends(data, tmp_path) -> None:
     assert row[-1].endswith("epoch 1, mini-batch 3")
 
 
+@pytest.mark.slow
 def test_while_files_are_written(runs, tmp_path) -> None:
     exp = copy(runs["cached"], tmp_path / "exp")
     whole = (exp / "checkpoint.pth").read_bytes()
@@ -361,7 +369,7 @@ def test_curves_come_from_the_log_where_there_is_no_checkpoint(tmp_path) -> None
     page = run_report(exp, out=tmp_path / "out")
     assert "the curves are from train.log, where numbers are rounded" in page.words
     row = page.row("exp", "supervised")
-    assert row[4:] == ["1 of 1", "50", "1:02:08", "50.0", "finished"]
+    assert row[4:] == ["1 of 1", "50", "1:02:08", "50.0", "–", "finished"]
 
 
 def test_a_log_says_what_the_checkpoint_says(data, tmp_path, caplog) -> None:
@@ -505,3 +513,23 @@ def test_weights_and_biases_gets_the_statistics(data, tmp_path, monkeypatch) -> 
         assert f"metrics/{name}" in steps[-1], name
     saved = load(exp / "checkpoint.pth")["reporter"]["stats"][2]["train"]["pl_cer"]
     assert epochs[-1]["train/train_pl_cer_epoch"] == saved
+
+
+@pytest.mark.slow
+def test_the_documented_commands(runs, tmp_path, monkeypatch, capsys) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    names = ("warmup", "hard_ctc", "soft_ce")
+    for name, exp in zip(names, runs.values(), strict=True):
+        copy(exp, tmp_path / "exp" / name)
+    truth = tmp_path / "data" / "test_other" / "text"
+    truth.parent.mkdir(parents=True)
+    truth.write_text("a A B\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(blocks) == 2
+    for block in blocks:
+        words = shlex.split(block)
+        assert words[:3] == ["python", "-m", "espnet_softpl.bin.report"]
+        assert report.main(words[3:]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "report/report.html"
+        check_page(Path("report/report.html"))

@@ -21,6 +21,8 @@ from espnet_softpl.report.figures import Bar, Panel, color_of, draw_bars, draw_p
 from espnet_softpl.scoring import Score
 
 NONE = "–"
+SPACE = "\u00a0"  # Does not break a line.
+ARROW = f"{SPACE}→{SPACE}"
 VALIDATION = {
     "valid/cer_ctc": "validation CER, greedy CTC (%)",
     "valid/cer": "validation CER, decoder (%)",
@@ -63,7 +65,9 @@ def course(
 ) -> str:
     """Return a statistic's first and last value, "first → last"."""
     pair = run.first_and_last(key)
-    return NONE if pair is None else f"{form(pair[0])} → {form(pair[1])}"
+    if pair is None:
+        return NONE
+    return f"{form(pair[0])}{ARROW}{form(pair[1])}"
 
 
 def count(items: Sequence[object], name: str) -> str:
@@ -121,10 +125,42 @@ def picture(
     return [Picture(f"{name}.png", alt, caption)]
 
 
+def moving(
+    runs: Sequence[Experiment],
+    titles: Mapping[str, str],
+    out: Path,
+    name: str,
+    caption: str,
+) -> list[Picture | Paragraph]:
+    """Draw what changes, and say in words what is the same all the time.
+
+    Args:
+        runs: The experiments.
+        titles: Title by key of `history`.
+        out: Directory of the page.
+        name: The file's name without its end.
+        caption: How to read it.
+    """
+    panels = curves(runs, titles)
+    still: dict[str, float] = {}
+    for panel in panels:
+        values = {value for curve in panel.curves for _, value in curve.points}
+        if len(values) == 1:
+            still[panel.title] = values.pop()
+    blocks: list[Picture | Paragraph] = []
+    drawn = [panel for panel in panels if panel.title not in still]
+    if drawn or not panels:
+        blocks += picture(out, name, drawn, caption)
+    if still:
+        words = ", ".join(f"{title}: {value:g}" for title, value in still.items())
+        blocks.append(Paragraph(f"The same all the time: {words}."))
+    return blocks
+
+
 def summary(runs: Sequence[Experiment]) -> Section:
     """Return what there is, one row for each experiment, and what is missing."""
     head = ["experiment", "criterion", "teacher", "cache", "epochs", "mini-batches"]
-    head += ["time", "best validation CER %", "status"]
+    head += ["time", "best validation CER %", "alarms", "status"]
     rows = []
     for run in runs:
         conf = run.config
@@ -132,9 +168,8 @@ def summary(runs: Sequence[Experiment]) -> Section:
         teacher = str(conf.get("pl_teacher", NONE)) if run.pseudo_labels else NONE
         cache = str(conf.get("pl_cache", NONE)) if run.pseudo_labels else NONE
         errors = [v for _, v in _validation_error(run)]
-        status = Cell(run.status, state="bad" if run.alarms else "")
-        if run.alarms:
-            status.note = f"{count(run.alarms, 'alarm')} of the collapse guard"
+        alarms = Cell(str(len(run.alarms)) if run.pseudo_labels else NONE)
+        alarms.state = "bad" if run.alarms else ""
         most = conf.get("max_epoch")
         rows.append(
             [
@@ -142,11 +177,12 @@ def summary(runs: Sequence[Experiment]) -> Section:
                 criterion,
                 teacher,
                 cache,
-                f"{run.epochs} of {most}" if most else str(run.epochs),
+                f"{run.epochs}{SPACE}of{SPACE}{most}" if most else str(run.epochs),
                 str(run.batches),
                 clock(run.seconds),
                 percent(min(errors)) if errors else NONE,
-                status,
+                alarms,
+                run.status,
             ]
         )
     section = Section("summary", "Experiments")
@@ -164,7 +200,7 @@ def _validation_error(run: Experiment) -> list[tuple[int, float]]:
 def _with_interval(score: Score) -> Cell:
     half = (score.high - score.low) / 2
     note = f"{score.substitutions} S, {score.deletions} D, {score.insertions} I"
-    return Cell(f"{score.rate:.1f} ±{half:.1f}", note)
+    return Cell(f"{score.rate:.1f}{SPACE}±{half:.1f}", note)
 
 
 def error_rates(runs: Sequence[Experiment], out: Path) -> Section:
@@ -241,8 +277,7 @@ def labels(runs: Sequence[Experiment], out: Path) -> Section:
     titles = {f"train/{key}": meaning.MEANING[key][0] for key in QUALITY}
     for key in sorted(dropped):
         titles[key] = f"labels dropped by {key.removeprefix(DROPPED)} (%)"
-    panels = curves(runs, titles)
-    section.blocks += picture(out, "pl_quality", panels, meaning.READ_LABELS)
+    section.blocks += moving(runs, titles, out, "pl_quality", meaning.READ_LABELS)
     return section
 
 
@@ -332,7 +367,7 @@ def _level_table(runs: Sequence[Experiment], known: Sequence[Experiment]) -> Tab
         note = ("legal " + " ".join(legal)) if legal else "no limit"
         if level.beyond:
             note = f"BEYOND ITS LIMIT, {note}"
-        return Cell(f"{number(level.seed)} → {number(level.now)}", note, state)
+        return Cell(f"{number(level.seed)}{ARROW}{number(level.now)}", note, state)
 
     rows = []
     for monitor in MONITORS:
@@ -376,15 +411,14 @@ def schedule(runs: Sequence[Experiment], out: Path) -> Section:
                 str(plan.get("start_step", 0)),
                 str(plan.get("weight", 1.0)),
                 str(plan.get("ramp_steps", 0)),
-                f"{dropout} → {plan.get('dropout', dropout)}",
+                f"{dropout}{ARROW}{plan.get('dropout', dropout)}",
                 steps,
             ]
         rows.append([mark(runs, run), *row])
     caption = "Ramps and starts in mini-batches; no weight is an experiment without PL."
     section.blocks.append(Table(caption, head, rows))
     titles = {"train/pl_weight": meaning.MEANING["pl_weight"][0]}
-    panels = curves(runs, titles)
-    section.blocks += picture(out, "schedule", panels, meaning.READ_SCHEDULE)
+    section.blocks += moving(runs, titles, out, "schedule", meaning.READ_SCHEDULE)
     return section
 
 
