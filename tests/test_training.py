@@ -216,6 +216,7 @@ def test_oracle_transcripts_cannot_reach_a_loss(data, hard_run, seed_model, tmp_
     wrong = tmp_path / "wrong"
     wrong.write_text("".join(f"{line.split()[0]} CCCCCCCCC\n" for line in lines))
     weights = load(hard_run / "latest.pth")
+    samples = {path.name: path.read_text() for path in hard_run.glob("pl_samples/*")}
     for oracle in (str(wrong), None):
         options = config(**data.options(), **PL, max_epoch=3)
         options["unlabeled_oracle_text"] = oracle
@@ -227,6 +228,8 @@ def test_oracle_transcripts_cannot_reach_a_loss(data, hard_run, seed_model, tmp_
             best(seed_model),
         )
         assert same_tensors(load(exp / "latest.pth"), weights)
+        for name, text in samples.items():
+            assert (exp / "pl_samples" / name).read_text() == text
         error = reported(exp, "pl_cer")
         assert (
             np.isnan(error) if oracle is None else error != reported(hard_run, "pl_cer")

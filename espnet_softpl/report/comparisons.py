@@ -7,7 +7,7 @@ from typing import Any
 
 from espnet_softpl.report import meaning
 from espnet_softpl.report.blocks import Cell, Paragraph, Sample, Section, Table
-from espnet_softpl.report.differences import compare, differing, flatten
+from espnet_softpl.report.differences import UNSET, compare, differing, flatten
 from espnet_softpl.report.experiment import Experiment
 from espnet_softpl.report.figures import color_of
 from espnet_softpl.report.sections import NONE
@@ -118,6 +118,8 @@ def settings(runs: Sequence[Experiment]) -> Section:
     rows = []
     for key in keys:
         values = [flat.get(key) for flat in flats]
+        if set(values) <= UNSET:
+            continue
         differs = "differs" if len(set(values)) > 1 else ""
         rows.append([Cell(key, differs), *(_setting(value) for value in values)])
     if rows:

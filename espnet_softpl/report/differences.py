@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import kaldialign
 
 GAP = "\0"  # No word has it.
+UNSET = {None, "null", "[]", "{}"}  # What says nothing, as `flatten` writes it.
 
 
 class Word(NamedTuple):
@@ -123,9 +124,13 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str | None
 
     Returns:
         Value in each configuration by dotted key, None where it has no such key;
-        sorted by key.
+        sorted by key. Not to be set, and to be set to nothing, is the same.
     """
     flats = [flatten(config) for config in configs]
     keys = sorted({key for flat in flats for key in flat})
     rows = {key: [flat.get(key) for flat in flats] for key in keys}
-    return {key: row for key, row in rows.items() if len(set(row)) > 1}
+    return {
+        key: row
+        for key, row in rows.items()
+        if len(set(row)) > 1 and not set(row) <= UNSET
+    }

@@ -51,7 +51,8 @@ READ_MONITORS = (
 )
 READ_LOSSES = (
     "Worry when the loss on labeled data rises, or the gradient norm jumps. The loss "
-    "on pseudo-labels may rise while labels improve: soft labels are never learned to 0."
+    "on pseudo-labels may rise while labels improve: soft labels are never learned to "
+    "0; and it falls when labels collapse, for those are easy to learn."
 )
 READ_SCHEDULE = (
     "The factor on the unlabeled loss, ramps and the guard's back-offs included. Worry "

@@ -60,9 +60,7 @@ def number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else NONE
 
 
-def course(
-    run: Experiment, key: str, form: Callable[[float], str] = number
-) -> str:
+def course(run: Experiment, key: str, form: Callable[[float], str] = number) -> str:
     """Return a statistic's first and last value, "first → last"."""
     pair = run.first_and_last(key)
     if pair is None:
