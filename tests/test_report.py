@@ -341,6 +341,10 @@ def test_while_files_are_written(runs, tmp_path) -> None:
     # It only reads.
     assert before == {p: p.read_bytes() for p in exp.rglob("*") if p.is_file()}
     (exp / "pl_state" / "previous_checkpoint.pth").unlink()
+    odd = dict(pl_criterion="hard_ctc", pl_schedule_conf=3, encoder_conf="x")
+    (exp / "config.yaml").write_text(yaml.safe_dump({**odd, "pl_guard": "panic"}))
+    page = run_report(exp, out=tmp_path / "odd")
+    assert "The guard's settings are not legal here: pl_guard: unknown" in page.words
     (exp / "config.yaml").write_text("pl_criterion: [hard")
     page = run_report(exp, out=tmp_path / "two")
     assert "No epoch is finished yet" in page.words

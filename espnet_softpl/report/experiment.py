@@ -117,6 +117,15 @@ class Experiment:
             key.startswith("train/pl_") for key in self.history
         )
 
+    def conf(self, key: str) -> dict[str, Any]:
+        """Return nested settings, nothing where there are none.
+
+        Args:
+            key: Such as `encoder_conf`.
+        """
+        found = self.config.get(key)
+        return found if isinstance(found, dict) else {}
+
     def first_and_last(self, key: str) -> tuple[float, float] | None:
         """Return a statistic in its first and in its last epoch, None if unknown.
 
@@ -246,7 +255,7 @@ def _read_guard(run: Experiment) -> None:
     """Read the guard's levels and limits from the side state of the last epoch."""
     name = str(run.config.get("pl_guard", "warn"))
     try:
-        guard = guards.build(name, **dict(run.config.get("pl_guard_conf") or {}))
+        guard = guards.build(name, **run.conf("pl_guard_conf"))
     except (ValueError, TypeError) as error:
         run.notes.append(f"The guard's settings are not legal here: {error}")
         return

@@ -396,13 +396,12 @@ def schedule(runs: Sequence[Experiment], out: Path) -> Section:
     head += ["ramp", "dropout before → in PL", "optimizer steps"]
     rows = []
     for run in runs:
-        conf = run.config
-        steps = str(run.batches // int(conf.get("accum_grad") or 1))
-        dropout = (conf.get("encoder_conf") or {}).get("dropout_rate", NONE)
+        steps = str(run.batches // int(run.config.get("accum_grad") or 1))
+        dropout = run.conf("encoder_conf").get("dropout_rate", NONE)
         if not run.pseudo_labels:
             row = ["1 : 0", NONE, NONE, NONE, str(dropout), steps]
         else:
-            plan = conf.get("pl_schedule_conf") or {}
+            plan = run.conf("pl_schedule_conf")
             ratio = (plan.get("labeled_steps", 1), plan.get("unlabeled_steps", 1))
             row = [
                 f"{ratio[0]} : {ratio[1]}",
@@ -434,10 +433,9 @@ def cache(runs: Sequence[Experiment], out: Path) -> Section:
     head = ["experiment", "cache", "size", "age", "uses", "turnover", "label change"]
     rows = []
     for run in cached:
-        conf = run.config
-        size = str((conf.get("pl_cache_conf") or {}).get("size", "default"))
+        size = str(run.conf("pl_cache_conf").get("size", "default"))
         values = [course(run, f"train/{key}") for key in CACHE]
-        rows.append([mark(runs, run), str(conf.get("pl_cache")), size, *values])
+        rows.append([mark(runs, run), str(run.config.get("pl_cache")), size, *values])
     caption = "First epoch → last epoch. Size in mini-batches, age in mini-batches."
     section.blocks.append(Table(caption, head, rows))
     titles = {f"train/{key}": meaning.MEANING[key][0] for key in CACHE}
