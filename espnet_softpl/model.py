@@ -179,6 +179,8 @@ class SoftPLModel(DecoderModel):
                 target, encoder_out, lengths, label, labels.decoder
             )
         loss_pl = self._combine(parts)
+        if self.pl.samples is not None:
+            self.pl.samples.note(step, labels, label, log_probs)
         weight = self.pl.weight_factor * unlabeled_weight[0]
         loss = weight * loss_pl
         self.pl.count_kept(batch, label)

@@ -165,6 +165,13 @@ def _add_unlabeled_arguments(group: Any) -> None:
             "statistics pl_wer and pl_cer only, never for a loss"
         ),
     )
+    group.add_argument(
+        "--pl_samples",
+        type=int,
+        default=8,
+        help="Unlabeled utterances whose labels are recorded in pl_samples/ whenever "
+        "they are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
+    )
 
 
 def conf_of(name: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -268,6 +275,8 @@ def check_options(args: argparse.Namespace) -> None:
     frame_level = _check_label(args, criterion)
     if not 0.0 <= args.pl_max_bad_share <= 1.0:
         raise ValueError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
+    if args.pl_samples < 0:
+        raise ValueError(f"pl_samples: must be at least 0, got {args.pl_samples}")
     _check_model(args, frame_level)
     label_forms.check(build_forms(args), args)
     _check_loop_options(args)

@@ -23,6 +23,7 @@ from espnet_softpl.labels import Labels, best_path, without_nan
 from espnet_softpl.metrics import label_statistics
 from espnet_softpl.oracle import Oracle
 from espnet_softpl.prior import RunningMean
+from espnet_softpl.samples import SampleRecorder
 from espnet_softpl.schedule import Scheduled
 from espnet_softpl.shaping import Shaping
 
@@ -68,6 +69,7 @@ class PseudoLabeling:
         start_step: The first mini-batch at which there may be unlabeled ones.
         oracle: Scores them where true transcripts exist, else None.
         guard: Watches for collapse, or None.
+        samples: Records the labels of a few utterances for people to read, or None.
         labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
         sample_rate: In Hz, to count hours; NaN where that is not known.
         kept_hours: Hours of audio that this process has learned from with a label.
@@ -88,6 +90,7 @@ class PseudoLabeling:
     start_step: int = 0
     oracle: Oracle | None = None
     guard: Guard | None = None
+    samples: SampleRecorder | None = None
     labeled_tokens_per_sample: float = float("nan")
     sample_rate: float = 16000
     kept_hours: float = dataclasses.field(init=False, default=0.0)
@@ -329,6 +332,7 @@ class PseudoLabeling:
             "kept_hours": self.kept_hours,
             "prior": None if self.prior is None else self.prior.state_dict(),
             "guard": None if self.guard is None else self.guard.state_dict(),
+            "samples": None if self.samples is None else self.samples.state_dict(),
         }
 
     def load_state_dict(
@@ -370,3 +374,6 @@ class PseudoLabeling:
             self.cache.load_state_dict(state["cache"])
         if self.guard is not None and state["guard"] is not None:
             self.guard.load_state_dict(state["guard"])
+        # States of earlier versions of this package have no such key.
+        if self.samples is not None and state.get("samples") is not None:
+            self.samples.load_state_dict(state["samples"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +32,40 @@ SAFE_GLOBALS = [
 ]
 
 
-def save_atomically(state: Any, path: Path) -> None:
-    """Save with torch under a temporary name, then rename.
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, and rename what was written.
 
     After a kill or a power cut the file is the old one or the new one, whole. Where
     writing fails (a full disk), the part that was written is removed.
 
     Args:
-        state: What to save.
-        path: Where; its directory is made.
+        path: The file; its directory is made.
+
+    Yields:
+        The temporary name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        torch.save(state, temporary)
+        yield temporary
         sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """Save with torch under a temporary name, then rename; see `atomic_file`.
+
+    Args:
+        state: What to save.
+        path: Where; its directory is made.
+    """
+    with atomic_file(path) as temporary:
+        torch.save(state, temporary)
 
 
 def sync(path: Path) -> None:

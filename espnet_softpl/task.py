@@ -32,6 +32,7 @@ from espnet_softpl.model import SoftPLModel, frames_of
 from espnet_softpl.oracle import Oracle
 from espnet_softpl.processes import rank_and_world
 from espnet_softpl.pseudo_labeling import PseudoLabeling
+from espnet_softpl.samples import SampleRecorder, choose
 from espnet_softpl.trainer import SoftPLTrainer
 from espnet_softpl.usable_audio import (
     StrictAudio,
@@ -41,6 +42,8 @@ from espnet_softpl.usable_audio import (
 )
 
 logger = logging.getLogger(__name__)
+
+TEXT_TYPES = ("char", "bpe", "word")  # Tokens of these make a text again.
 
 
 def labeled_lengths(
@@ -113,13 +116,39 @@ def build_to_text(args: argparse.Namespace) -> Callable[[list[int]], str]:
     Raises:
         UserError: The token type has no inverse here.
     """
-    if args.token_type not in ("char", "bpe", "word"):
+    if args.token_type not in TEXT_TYPES:
         raise checks.UserError(
             f"token_type: transcripts need char, bpe or word, got {args.token_type!r}"
         )
     converter = TokenIDConverter(token_list=options.read_token_list(args))
     tokenizer = build_tokenizer(token_type=args.token_type, bpemodel=args.bpemodel)
     return lambda ids: tokenizer.tokens2text(converter.ids2tokens(ids))
+
+
+def build_samples(
+    args: argparse.Namespace, trusted: list[tuple[str, Filter]]
+) -> SampleRecorder | None:
+    """Build what records the labels of a few utterances.
+
+    Args:
+        args: The parsed options; the usable utterances are written.
+        trusted: The filters.
+
+    Returns:
+        The recorder, or None where nothing is to be recorded.
+    """
+    if args.pl_samples == 0:
+        return None
+    if args.token_type in TEXT_TYPES:
+        to_text = build_to_text(args)
+    else:
+        converter = TokenIDConverter(token_list=options.read_token_list(args))
+
+        def to_text(ids: list[int]) -> str:
+            return " ".join(converter.ids2tokens(ids))
+
+    ids = choose(checks.read_lengths(usable_shape_file(args)), args.pl_samples)
+    return SampleRecorder(ids, to_text, [name for name, _ in trusted])
 
 
 def build_pseudo_labeling(
@@ -446,6 +475,7 @@ class SoftPLTask(ASRTask):
         model.pl = build_pseudo_labeling(args, model, labeled_rate)
         if getattr(args, options.UNLABELED_DATA):
             write_usable(args, model)
+            model.pl.samples = build_samples(args, model.pl.filters)
         if args.pl_separate_head:
             model.add_unlabeled_head()
         # A batch may leave the decoder, one of two heads or a dropped layer without

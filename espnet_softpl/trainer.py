@@ -25,6 +25,7 @@ from espnet_softpl.processes import (
     rank_and_world,
     wait_for_all,
 )
+from espnet_softpl.samples import SAMPLES_DIR
 from espnet_softpl.state import (
     ADVICE,
     STATE_DIR,
@@ -63,6 +64,8 @@ def save_state(model: torch.nn.Module, output_dir: Path, epoch: int) -> None:
         epoch: The finished epoch.
     """
     rank, world_size = rank_and_world()
+    if model.pl.samples is not None:
+        model.pl.samples.write(output_dir, epoch, rank)
     state = {
         "version": STATE_VERSION,
         "epoch": epoch,
@@ -130,7 +133,7 @@ def begin_directory(output_dir: Path, options: Any) -> None:
             options.nbest_averaging_interval,
         )
         return
-    names = (STATE_DIR, CACHE_DIR, checkpoints.CHECKPOINT, TEACHER)
+    names = (STATE_DIR, CACHE_DIR, SAMPLES_DIR, checkpoints.CHECKPOINT, TEACHER)
     found = [output_dir / name for name in names if (output_dir / name).exists()]
     if not found:
         return

@@ -41,7 +41,13 @@ PAGES = [ROOT / "README.md", *DOCS, *sorted(ROOT.glob("egs2/librispeech_softpl/*
 CRITERIA = ROOT / "docs/criteria.md"
 NAMED = {"criterion", "teacher", "cache", "filter", "regularizer", "shaping", "guard"}
 FORM_KEYS = {"pl_decoder": "decoder", "pl_interctc": "layers"}
-OTHER_KEYS = {"pl_schedule_conf", "pl_separate_head", "pl_max_bad_share", *FORM_KEYS}
+OTHER_KEYS = {
+    "pl_schedule_conf",
+    "pl_separate_head",
+    "pl_max_bad_share",
+    "pl_samples",
+    *FORM_KEYS,
+}
 
 
 def read(page: Path) -> str:

@@ -28,14 +28,17 @@ import follow  # noqa: E402
 import merge_decode  # noqa: E402
 import progress  # noqa: E402
 import results  # noqa: E402
-import scoring  # noqa: E402
 import split_keys  # noqa: E402
 import train_bpe  # noqa: E402
 from datadir import DataDir, RecipeError, read_table, write_table  # noqa: E402
 from filter_utterances import filter_directory  # noqa: E402
 from overlap import same_audio, separate  # noqa: E402
 from prepare_librispeech import prepare, read_set, speakers_of  # noqa: E402
-from runs import Run, count_updates, read_history, read_run  # noqa: E402
+from runs import Run, count_updates, read_run  # noqa: E402
+
+from espnet_softpl import scoring  # noqa: E402
+from espnet_softpl.checks import UserError  # noqa: E402
+from espnet_softpl.history import read_history  # noqa: E402
 
 RATE = 8000
 SETS = {
@@ -485,7 +488,7 @@ def test_the_confidence_interval_is_repeatable_and_shrinks() -> None:
 
 
 def test_references_without_words_are_refused() -> None:
-    with pytest.raises(RecipeError, match="no words"):
+    with pytest.raises(UserError, match="no words"):
         scoring.score(["", ""], ["A", ""], "word")
 
 

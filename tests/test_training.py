@@ -141,6 +141,11 @@ def compare_runs(one: Path, other: Path, epochs: int) -> None:
                     np.testing.assert_array_equal(*(s[key] for s in stats), err_msg=key)
     states = [load(exp / f"pl_state/{epochs}epoch.rank0.pth") for exp in (one, other)]
     assert repr(states[0]) == repr(states[1])
+    samples = [
+        {path.name: path.read_text() for path in exp.glob("pl_samples/*")}
+        for exp in (one, other)
+    ]
+    assert samples[0] and samples[0] == samples[1]
     teachers = [exp / "teacher.pth" for exp in (one, other)]
     assert teachers[0].exists() == teachers[1].exists()
     if teachers[0].exists():
@@ -211,6 +216,7 @@ def test_oracle_transcripts_cannot_reach_a_loss(data, hard_run, seed_model, tmp_
     wrong = tmp_path / "wrong"
     wrong.write_text("".join(f"{line.split()[0]} CCCCCCCCC\n" for line in lines))
     weights = load(hard_run / "latest.pth")
+    samples = {path.name: path.read_text() for path in hard_run.glob("pl_samples/*")}
     for oracle in (str(wrong), None):
         options = config(**data.options(), **PL, max_epoch=3)
         options["unlabeled_oracle_text"] = oracle
@@ -222,6 +228,8 @@ def test_oracle_transcripts_cannot_reach_a_loss(data, hard_run, seed_model, tmp_
             best(seed_model),
         )
         assert same_tensors(load(exp / "latest.pth"), weights)
+        for name, text in samples.items():
+            assert (exp / "pl_samples" / name).read_text() == text
         error = reported(exp, "pl_cer")
         assert (
             np.isnan(error) if oracle is None else error != reported(hard_run, "pl_cer")
@@ -388,6 +396,7 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
         "schedule": ({"pl_schedule_conf": {"unlabeled_steps": 0}}, "unlabeled_steps"),
         "ratio": ({"pl_schedule_conf": {"ratio": 3}}, "unknown key 'ratio'"),
         "share": ({"pl_max_bad_share": 2.0}, "pl_max_bad_share"),
+        "samples": ({"pl_samples": -1}, "pl_samples: must be at least 0"),
         "no ctc": ({"model_conf": {"ctc_weight": 0.0}}, "model_conf.ctc_weight"),
         "model": ({"model": "maskctc"}, "model: 'maskctc'"),
         "warp": ({"pl_criterion": "soft_ce", "specaug_conf": {}}, "apply_time_warp"),

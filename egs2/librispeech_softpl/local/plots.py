@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import matplotlib
+from runs import Run
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-from runs import Run  # noqa: E402
+from espnet_softpl.report.figures import (
+    Bar,
+    Panel,
+    color_of,
+    draw_bars,
+    draw_panels,
+)
 
 FIGURES = {
     "losses": {
@@ -35,20 +37,6 @@ FIGURES = {
 }
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    """Write a figure as PNG; it appears under its name only when complete.
-
-    Args:
-        figure: The figure; it is closed.
-        path: File to write.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
-    os.replace(temporary, path)
-
-
 def plot_curves(runs: list[Run], curves: dict[str, str], path: Path) -> None:
     """Draw statistics over training, one panel each and one line per run.
 
@@ -57,32 +45,15 @@ def plot_curves(runs: list[Run], curves: dict[str, str], path: Path) -> None:
         curves: Title by statistic.
         path: PNG file to write.
     """
-    columns = min(3, len(curves))
-    rows = -(-len(curves) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False
-    )
     systems = list(dict.fromkeys(run.system for run in runs))
-    for axis in axes.flat[len(curves) :]:
-        axis.set_visible(False)
-    for axis, (key, title) in zip(axes.flat, curves.items()):
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("mini-batches", fontsize=8)
-        axis.tick_params(labelsize=8)
-        named: set[str] = set()
+    panels = []
+    for key, title in curves.items():
+        panel = Panel(title)
         for run in runs:
-            if run.history.get(key):
-                steps, values = zip(*run.history[key])
-                label = None if run.system in named else run.system
-                named.add(run.system)
-                color = f"C{systems.index(run.system) % 10}"
-                axis.plot(steps, values, color=color, label=label, linewidth=1.2)
-        if named:
-            axis.legend(fontsize=8)
-        else:
-            axis.text(0.5, 0.5, "no data", ha="center", transform=axis.transAxes)
-    figure.tight_layout()
-    save(figure, path)
+            color = color_of(systems.index(run.system))
+            panel.add(run.system, run.history.get(key, []), color)
+        panels.append(panel)
+    draw_panels(panels, path)
 
 
 def plot_error_rates(runs: list[Run], path: Path) -> None:
@@ -97,32 +68,19 @@ def plot_error_rates(runs: list[Run], path: Path) -> None:
     """
     scored = [run for run in runs if run.scores]
     systems = list(dict.fromkeys(run.system for run in scored))
-    sets = list(scored[0].scores)
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    width = 0.8 / len(systems)
-    for axis, unit, title in zip(axes, ("char", "word"), ("CER", "WER")):
-        for index, system in enumerate(systems):
+    groups: dict[str, dict[str, dict[str, Bar]]] = {"CER": {}, "WER": {}}
+    for unit, title in (("char", "CER"), ("word", "WER")):
+        for system in systems:
             group = [run for run in scored if run.system == system]
-            heights, below, above = [], [], []
-            for name in sets:
+            groups[title][system] = {}
+            for name in scored[0].scores:
                 found = [run.scores[name][unit] for run in group]
                 rates = [item.rate for item in found]
                 low, high = min(rates), max(rates)
                 if len(found) == 1:
                     low, high = found[0].low, found[0].high
-                heights.append(sum(rates) / len(rates))
-                below.append(max(0.0, heights[-1] - low))
-                above.append(max(0.0, high - heights[-1]))
-            places = [place + index * width for place in range(len(sets))]
-            axis.bar(
-                places, heights, width, yerr=[below, above], capsize=3, label=system
-            )
-        axis.set_xticks([place + 0.4 - width / 2 for place in range(len(sets))], sets)
-        axis.set_title(f"{title} (%)", fontsize=10)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=6, loc="upper center")
-    figure.tight_layout(rect=(0, 0, 1, 0.93))
-    save(figure, path)
+                groups[title][system][name] = Bar(sum(rates) / len(rates), low, high)
+    draw_bars(groups, path)
 
 
 def plot_all(runs: list[Run], out: Path) -> None:

@@ -20,7 +20,9 @@ from datadir import DataDir, RecipeError, atomic_write, read_table, run_main
 from plots import plot_all
 from progress import clock
 from runs import SUPERVISED, Run, read_run
-from scoring import Score, load_references, score_sets
+
+from espnet_softpl.checks import UserError
+from espnet_softpl.scoring import Score, load_references, score_sets
 
 NOT_RUN = "not run"
 Table = list[list[str]]
@@ -371,7 +373,7 @@ def score_runs(
             continue
         try:
             run.scores = score_sets(sets, read_table(hypotheses))
-        except RecipeError as error:
+        except UserError as error:
             if run.seed in args.seeds and run.system in args.systems:
                 raise RecipeError(f"{hypotheses}: {error}") from error
             print(f"warning: {hypotheses} is left out: it is of other data ({error})")
@@ -389,7 +391,10 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--command", default="./run.sh", help="what made the results")
     args = parser.parse_args()
-    sets = load_references(args.dump / "org")
+    try:
+        sets = load_references(args.dump / "org")
+    except UserError as error:
+        raise RecipeError(str(error)) from error
     runs = find_runs(args.exp, args.seeds, args.systems)
     stale = score_runs(runs, args, sets)
     runs = [run for run in runs if run not in stale]

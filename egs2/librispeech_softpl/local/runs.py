@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from espnet_softpl.history import read_history, seconds_of
+from espnet_softpl.state import load_checkpoint
 
 SUPERVISED = ("warmup", "control")
 
@@ -50,29 +52,6 @@ class Run:
         return (values[0][1], values[-1][1]) if values else None
 
 
-def read_history(stats: dict[int, Any]) -> dict[str, list[tuple[int, float]]]:
-    """Turn the state of ESPnet's reporter into curves.
-
-    Args:
-        stats: Statistics by name, by ``train`` or ``valid``, by epoch.
-
-    Returns:
-        Curve by ``train/name`` or ``valid/name``; values that are not finite are left
-        out.
-    """
-    history: dict[str, list[tuple[int, float]]] = {}
-    for epoch in sorted(stats):
-        batches = int(stats[epoch]["train"]["total_count"])
-        for phase in ("train", "valid"):
-            for name, value in stats[epoch].get(phase, {}).items():
-                if name in ("time", "total_count") or not math.isfinite(value):
-                    continue
-                history.setdefault(f"{phase}/{name}", []).append(
-                    (batches, float(value))
-                )
-    return history
-
-
 def count_updates(optimizer: dict[str, Any]) -> int:
     """Return how many steps an optimizer has made, from its state.
 
@@ -108,9 +87,6 @@ def read_run(directory: Path, seed: str) -> Run:
     checkpoint, config = directory / "checkpoint.pth", directory / "config.yaml"
     if not (checkpoint.is_file() and config.is_file()):
         return run
-    # Imported where it is needed: it takes seconds.
-    from espnet_softpl.state import load_checkpoint
-
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     if run.system not in SUPERVISED:
         run.criterion = str(settings.get("pl_criterion", run.system))
@@ -119,11 +95,6 @@ def read_run(directory: Path, seed: str) -> Run:
     stats = state["reporter"]["stats"]
     run.history = read_history(stats)
     run.updates = count_updates(state["optimizers"][0])
-    run.seconds = sum(
-        epoch[phase]["time"].total_seconds()
-        for epoch in stats.values()
-        for phase in ("train", "valid")
-        if phase in epoch
-    )
+    run.seconds = seconds_of(stats)
     run.command = read_command(directory)
     return run

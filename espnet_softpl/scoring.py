@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kaldialign
-from datadir import DataDir, RecipeError, examples
+
+from espnet_softpl.checks import UserError, name_some
+from espnet_softpl.oracle import read_text
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ def to_units(text: str, unit: str) -> list[str]:
 
     Args:
         text: Words with single spaces.
-        unit: ``word``, or ``char``, where a space is a character too (as in ESPnet's
+        unit: `word`, or `char`, where a space is a character too (as in ESPnet's
             recipes).
+
+    Returns:
+        Words or characters.
     """
     words = text.split()
     return words if unit == "word" else list(" ".join(words))
@@ -54,17 +59,20 @@ def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
     Args:
         references: Transcripts.
         hypotheses: What was recognized, in the same order.
-        unit: ``word`` or ``char``.
+        unit: `word` or `char`.
+
+    Returns:
+        The errors. Utterances are resampled 10 000 times for the interval, from a
+        seed: the same errors give the same interval (kaldialign's bootstrap).
 
     Raises:
-        RecipeError: The references have no words at all.
+        UserError: The references have no words at all.
     """
     refs = [to_units(text, unit) for text in references]
     hyps = [to_units(text, unit) for text in hypotheses]
     counts = kaldialign.batch_error_rate(refs, hyps)
     if not counts["ref_len"]:
-        raise RecipeError("the references to score against have no words")
-    # The resampling of utterances is seeded: the same errors give the same interval.
+        raise UserError("the references to score against have no words")
     interval = kaldialign.bootstrap_wer_ci(refs, hyps, replications=10000, seed=1)
     return Score(
         reference=int(counts["ref_len"]),
@@ -80,22 +88,28 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
     """Read the transcripts that systems are scored against.
 
     Args:
-        org: Directory with the formatted data directories ``dev`` and ``test``.
+        org: Directory with the formatted data directories `dev` and `test`; in each
+            `text` and, where a part has several sets, `utt2set`.
 
     Returns:
-        Transcript by utterance, by set. A part with one set is called ``dev`` or
-        ``test``; the sets of a part with several keep their own names.
+        Transcript by utterance, by set. A part with one set is called `dev` or
+        `test`; the sets of a part with several keep their own names.
+
+    Raises:
+        UserError: A file is missing or malformed.
     """
     sets: dict[str, dict[str, str]] = {}
     for part in ("dev", "test"):
-        data = DataDir.load(org / part)
-        names = sorted(set(data.set_name.values()))
+        for name in ("text", "utt2set"):
+            if not (org / part / name).is_file():
+                raise UserError(f"{org / part / name} does not exist")
+        texts = read_text(org / part / "text")
+        set_of = read_text(org / part / "utt2set")
+        names = sorted(set(set_of.values()))
         for name in names:
             label = part if len(names) == 1 else name
             sets[label] = {
-                utt: text
-                for utt, text in data.text.items()
-                if data.set_name[utt] == name
+                key: text for key, text in texts.items() if set_of.get(key) == name
             }
     return sets
 
@@ -110,18 +124,18 @@ def score_sets(
         hypotheses: What was recognized, by utterance.
 
     Returns:
-        Score by unit (``char`` and ``word``), by set.
+        Score by unit (`char` and `word`), by set.
 
     Raises:
-        RecipeError: An utterance was not decoded.
+        UserError: An utterance was not decoded.
     """
     scores: dict[str, dict[str, Score]] = {}
     for name, references in sets.items():
         missing = references.keys() - hypotheses.keys()
         if missing:
-            raise RecipeError(
+            raise UserError(
                 f"{len(missing)} utterances of {name} were not decoded: "
-                f"{examples(missing)}"
+                f"{name_some(missing)}"
             )
         refs = list(references.values())
         hyps = [hypotheses[utterance] for utterance in references]

@@ -1,0 +1,106 @@
+"""Write one HTML page about experiments: errors, labels, monitors, settings.
+
+It reads what trainings have written so far, running or finished, with pseudo-labels or
+without; it changes nothing in them. The page (report.html) needs no network, and the
+plots lie beside it as PNG files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_softpl.checks import UserError
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    parser = argparse.ArgumentParser(
+        prog="espnet-softpl-report", description=(__doc__ or "").strip()
+    )
+    parser.add_argument(
+        "experiments",
+        metavar="EXP",
+        type=Path,
+        nargs="+",
+        help="output_dir of a training, stock ESPnet's or this package's",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("report"),
+        help="directory for report.html and the PNG files; it is made, and files of "
+        "these names are replaced (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ref_text",
+        metavar="SET=FILE",
+        action="append",
+        default=[],
+        help="true transcripts of a decoded set, 'utterance transcript' a line, where "
+        "they are not found by themselves: beside the validation data, or in "
+        "score_wer/ref.trn; once for each set",
+    )
+    return parser
+
+
+def parse_references(entries: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each set.
+
+    Args:
+        entries: Words of the form `SET=FILE`.
+
+    Raises:
+        UserError: A word has another form, a set is there twice, or its file is not.
+    """
+    references: dict[str, Path] = {}
+    for entry in entries:
+        name, equals, file = entry.partition("=")
+        if not (name and equals and file):
+            raise UserError(f"--ref_text must be SET=FILE, got {entry!r}")
+        if name in references:
+            raise UserError(f"--ref_text: {name} is there twice")
+        if not Path(file).is_file():
+            raise UserError(f"--ref_text: {file} does not exist")
+        references[name] = Path(file)
+    return references
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page.
+
+    Args:
+        argv: Command-line arguments; None for those of the process.
+
+    Returns:
+        0; a user's mistake ends the process with status 2.
+    """
+    parser = get_parser()
+    options = parser.parse_args(argv)
+    if importlib.util.find_spec("matplotlib") is None:
+        parser.error("matplotlib is not installed: pip install matplotlib")
+    from espnet_softpl.report.page import read_experiments, write_page
+
+    try:
+        if options.out.exists() and not options.out.is_dir():
+            raise UserError(f"--out: {options.out} is no directory")
+        references = parse_references(options.ref_text)
+        runs = read_experiments(options.experiments, references)
+        page = write_page(runs, options.out)
+    except UserError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"--out: {options.out} cannot be written to: {error}")
+    for run in runs:
+        for note in run.notes:
+            print(f"{run.name}: {note}")
+    print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

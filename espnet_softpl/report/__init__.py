@@ -1,0 +1,1 @@
+"""The report: experiments side by side, as one HTML page."""
