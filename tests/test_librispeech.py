@@ -137,7 +137,7 @@ def test_the_settings_of_slimipl(
 
 
 def test_the_full_models_can_be_built(tmp_path: Path) -> None:
-    """On torch's device without memory; the E-Branchformer's size is ESPnet's 38.47 M."""
+    """On torch's device without memory; the E-Branchformer has ESPnet's 38.47 M."""
     sizes = {}
     for file in WARMUPS:
         vocab = 31 if "slimipl" in name_of(file) else 5000

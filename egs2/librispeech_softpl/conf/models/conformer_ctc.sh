@@ -1,5 +1,5 @@
 # ESPnet's CTC Conformer of librispeech_100: 18 blocks, BPE, a frame in 32 ms.
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 token_type=bpe
 nbpe=5000
 speed_perturb_factors="0.9 1.0 1.1"

@@ -1,6 +1,6 @@
 # ESPnet's hybrid CTC/attention E-Branchformer of librispeech_100: 12 blocks, BPE, a
 # frame in 40 ms. Decoded with both branches; transcripts train the decoder too.
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 token_type=bpe
 nbpe=5000
 speed_perturb_factors="0.9 1.0 1.1"

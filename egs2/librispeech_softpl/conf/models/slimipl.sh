@@ -1,6 +1,6 @@
 # slimIPL: the authors' CTC Transformer of 36 blocks with characters, a frame in 30 ms.
 # Two sets of configurations: for 10 h of labels (librilight_10) and for 100 h (others).
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash disable=SC2034,SC2154
 token_type=char
 feats_normalize=utterance_mvn
 config_dir=conf/models/slimipl/ls100
