@@ -4,7 +4,8 @@
 #   5 length filter    6 token list    7 statistics    8 supervised warm-up
 #   9 continuous PL training and the control    10 decoding    11 scoring    12 packing
 # The default corpus, mini, is synthesized: no download, minutes on two processors.
-# Run it in its own directory; paths are relative to that. Results: exp/<corpus>.
+# Run it in its own directory; paths are relative to that. Results: exp/<corpus>, and
+# with --model exp/<corpus>_<model>.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -14,6 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 stage=1                 # first stage to run, 1 to 12
 stop_stage=12           # last stage to run
 corpus=mini             # preset in conf/corpora, or a name for your own data
+model=                  # preset in conf/models (default: the small model of mini)
 seeds="1"               # seeds of the trainings, one or more
 seed=                   # the same as --seeds
 ngpu=0                  # GPUs of each training and decoding
@@ -50,7 +52,8 @@ feats_normalize=global_mvn  # global_mvn (by statistics of the labeled set) or u
 warmup_config=conf/train_warmup.yaml    # supervised warm-up
 control_config=conf/train_control.yaml  # its supervised continuation
 run_control=true        # train the control too
-pl_config="hard_ctc soft_ce"            # X (conf/tuning/train_pl_X.yaml) or YAML files
+pl_config="hard_ctc soft_ce"            # X ($config_dir/train_pl_X.yaml) or YAML files
+config_dir=conf/tuning                  # where the configurations named X are
 init_model=valid.cer_ctc.ave.pth        # model of the warm-up that others start from
 train_args=             # more arguments for every training
 pl_args=                # more arguments for PL training
@@ -88,7 +91,7 @@ check_corpus_options
 set_roots
 pl_configs=() pl_names=()
 for file in $pl_config; do
-    [[ $file == *.yaml || $file == *.yml ]] || file=conf/tuning/train_pl_$file.yaml
+    [[ $file == *.yaml || $file == *.yml ]] || file=$config_dir/train_pl_$file.yaml
     name=$(basename "${file%.*}")
     pl_configs+=("$file") pl_names+=("${name#train_pl_}")
 done
@@ -103,7 +106,9 @@ systems+=("${pl_names[@]}")
 [ "$(printf '%s\n' "${systems[@]}" | sort -u | wc -l)" -eq ${#systems[@]} ] ||
     die "two systems have the same name: ${systems[*]}"
 
-data=data/$corpus dump=dump/$corpus exp=exp/$corpus
+# Models share the data directories; what depends on tokens and frames is their own.
+run_name=$corpus${model:+_$model}
+data=data/$corpus dump=dump/$run_name exp=exp/$run_name
 labeled=$data/labeled
 [ -z "$speed_perturb_factors" ] || labeled=$data/labeled_sp
 tokens=$dump/token_list/$token_type/tokens.txt
@@ -139,7 +144,7 @@ if begin_stage 3 "speed perturbation (${speed_perturb_factors:-none})"; then
         read -r -a factors <<<"$speed_perturb_factors"
         if changed "$labeled/.done" "${factors[*]}" "$data/.prepared"; then
             run "$PYTHON" local/perturb_speed.py --source "$data/labeled" --nj "$nj" \
-                --target "$labeled" --audio "$dump/speed" --factors "${factors[@]}"
+                --target "$labeled" --audio "dump/$corpus/speed" --factors "${factors[@]}"
             mark_done "$labeled/.done" "${factors[*]}" "$data/.prepared"
         fi
     fi

@@ -42,7 +42,7 @@ job() { # CMD_VARIABLE LOG [JOB=1:N] -- COMMAND...
 
 # Statistics of the labeled features, and the shapes that batches are made from.
 collect_stats() { # OUTPUT_DIR
-    local out=$1 parts=1 part vocab
+    local out=$1 parts=1 part vocab ngpu=0
     [ "$dry_run" = true ] ||
         [ "$(wc -l <"$dump/labeled/utt2num_samples")" -lt 2000 ] || parts=$nj
     run "$PYTHON" local/split_keys.py --parts "$parts" --out "$out/split/train" \
@@ -116,7 +116,8 @@ train_run() { # DIR CONFIG SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
 
 # Decodes the dev and test sets with the stock ESPnet decoder.
 decode_run() { # DIR
-    local dir=$1 out=$1/decode
+    # ESPnet decodes with one GPU at most.
+    local dir=$1 out=$1/decode ngpu=$((ngpu > 0))
     local -a files extra
     files=("$dir/config.yaml" "$dir/$inference_model" "$inference_config"
         "$dump/eval/wav.scp" "$dump/.formatted")
@@ -200,7 +201,7 @@ score_all() {
 # Stage 12: a stock ESPnet archive of one system, first seed.
 pack_model() {
     local dir=$exp/seed${seeds[0]}/$pack_system
-    local archive=$dir/$pack_system.zip
+    local archive=$dir/$pack_system.zip ngpu=0
     local -a options=()
     [ "$token_type" != bpe ] || options=(--option "$bpemodel")
     if changed "$dir/.packed" "" "$dir/config.yaml" "$dir/$inference_model"; then

@@ -5,7 +5,7 @@
 # true or false, a whole number, a decimal number, or text (which may be in quotes).
 # Options are given as `--name value` or `--name=value`, with `-` or `_` between words;
 # `--name` alone stands for true. A preset conf/corpora/<corpus>.sh overrides the
-# defaults, and the command line overrides both. The current directory must be the
+# defaults, conf/models/<model>.sh overrides both, and the command line all of them. The current directory must be the
 # script's own.
 # shellcheck shell=bash
 
@@ -113,25 +113,33 @@ _read_command_line() {
     done
 }
 
-# Applies the preset of the corpus; a corpus of the user's own needs none.
-_read_preset() {
+# Applies a preset, whose assignments must all be options.
+_read_preset() { # FILE
     local name
-    corpus=${_given[corpus]:-$corpus}
-    [[ $corpus =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
-        _refuse "--corpus '$corpus' must be made of letters, digits, '.', '_' and '-'"
-    preset=conf/corpora/$corpus.sh
-    if [ ! -e "$preset" ]; then
-        preset=
-        return
-    fi
     while read -r name; do
-        _check_known "$name" "in $preset"
-    done < <(sed -n 's/^\([A-Za-z0-9_]*\)=.*/\1/p' "$preset")
+        _check_known "$name" "in $1"
+    done < <(sed -n 's/^ *\([A-Za-z0-9_]*\)=.*/\1/p' "$1")
     # shellcheck disable=SC1090
-    . "./$preset"
+    . "./$1"
     for name in "${_names[@]}"; do
         _check_type "$name" "${!name}"
     done
+}
+
+# Applies the presets of the corpus and of the model. A corpus of the user's own needs
+# none; a model always has one.
+_read_presets() {
+    local name
+    corpus=${_given[corpus]:-$corpus} model=${_given[model]:-$model}
+    for name in corpus model; do
+        [[ ${!name:-none} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
+            _refuse "--$name '${!name}' must be made of letters, digits, '.', '_' and '-'"
+    done
+    [ ! -e "conf/corpora/$corpus.sh" ] || _read_preset "conf/corpora/$corpus.sh"
+    [ -n "$model" ] || return 0
+    [ -e "conf/models/$model.sh" ] || _refuse "--model '$model' is none of:\
+ $(basename -s .sh conf/models/*.sh | paste -s -d ' ')"
+    _read_preset "conf/models/$model.sh"
 }
 
 declare -A _default=() _given=()
@@ -139,7 +147,7 @@ command_line="./$_script"
 [ $# -eq 0 ] || command_line+=$(printf ' %q' "$@")
 _read_block
 _read_command_line "$@"
-_read_preset
+_read_presets
 for _name in "${!_given[@]}"; do
     printf -v "$_name" '%s' "${_given[$_name]}"
 done

@@ -1,0 +1,22 @@
+# ESPnet's hybrid CTC/attention E-Branchformer of librispeech_100: 12 blocks, BPE, a
+# frame in 40 ms. Decoded with both branches; transcripts train the decoder too.
+# shellcheck shell=bash disable=SC2034,SC2154
+token_type=bpe
+nbpe=5000
+speed_perturb_factors="0.9 1.0 1.1"
+config_dir=conf/models/e_branchformer
+warmup_config=$config_dir/train_warmup.yaml
+pl_config="hard_ctc soft_ctc"
+init_model=valid.acc.ave.pth
+inference_config=conf/decode_hybrid.yaml
+inference_model=valid.acc.ave.pth
+# The control costs as much as a PL run: --run_control true trains it.
+run_control=false
+control_config=$config_dir/train_warmup.yaml
+control_args="--num_iters_per_epoch 4000 --max_epoch 50 --optim_conf lr=0.001 \
+--scheduler_conf warmup_steps=5000"
+# 10 h have few words to learn pieces from, and less to say in each block.
+if [ "$corpus" = librilight_10 ]; then
+    nbpe=500
+    pl_args="--pl_schedule_conf unlabeled_steps=10"
+fi
