@@ -92,7 +92,17 @@ fi
 mkdir -p "${target}"
 target="$(cd "${target}" && pwd)"
 mkdir "${target}/clone"
-(cd "${root}" && git ls-files -z -co --exclude-standard |
+
+# Prints what a clone would hold: what git tracks or would track, or without git all
+# but what runs leave behind. Names end with a zero byte.
+list_files() {
+  git ls-files -z -co --exclude-standard 2>/dev/null ||
+    find . -type d \( -name .venv -o -name exp -o -name dump -o -name data \
+      -o -name downloads \) -prune -o -type f -print0
+}
+
+# Files that git lists, and that are deleted, are no reason to fail.
+(cd "${root}" && list_files |
   tar --null --files-from=- --ignore-failed-read -cf - 2>/dev/null) |
   tar -xf - -C "${target}/clone"
 

@@ -49,13 +49,13 @@ def commands(block: Block) -> list[str]:
 
 def kind_of(command: str) -> str | None:
     """Say how a command can be checked by itself; None where it cannot."""
-    if re.fullmatch(r"cd [\w./-]+", command):
-        return "cd"
+    if re.fullmatch(r"(cd|\.) [\w./-]+", command):
+        return "place"  # Where one is, and the environment there.
     if command.startswith("./run.sh"):
         return "recipe"
     if PROGRAM.match(command):
         return "program"
-    if command.startswith("pip install "):
+    if re.match(r"pip (install|wheel|download) ", command):
         return "network"
     if command.split()[0] in OURS:
         return "script"
@@ -112,7 +112,7 @@ def test_every_block_is_run_or_says_why_not(page: Path) -> None:
     [
         ("sh", "mkdir x\n", "", "nothing runs 'mkdir x'"),
         ("sh", "./run.sh --stage 1 \\\n    --seed 2 && rm -r x\n", "", "nothing runs"),
-        ("sh", "# a comment\n./run.sh  # another\n", "", None),
+        ("sh", "# a comment\n. ./path.sh && ./run.sh  # another\n", "", None),
         ("sh", "mkdir x\n", "needs: corpus, gpu", None),
         ("sh", "mkdir x\n", "needs: patience", "needs: legal are"),
         ("sh", "mkdir x\n", "test: tests/test_doc_blocks.py::test_nothing", "is no"),
