@@ -18,6 +18,7 @@ import argparse
 import importlib
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -233,20 +234,25 @@ def python_pages() -> list:
 
 
 @pytest.mark.parametrize("found", python_pages())
-def test_python_blocks_run(found: list[Block], tmp_path: Path) -> None:
+def test_python_blocks_run(found: list[Block], tmp_path: Path, monkeypatch) -> None:
     """A block that begins with a file's name goes there; test files are for pytest."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     for number, block in enumerate(found):
         named = re.match(r'"""(\w+\.py): ', block.text)
         file = tmp_path / (named[1] if named else f"block{number}.py")
         with open(file, "a", encoding="utf-8") as stream:
             stream.write(block.text)
-        test = file.name.startswith("test_")
+        monkeypatch.delitem(sys.modules, file.stem, raising=False)
+        if not file.name.startswith("test_"):
+            runpy.run_path(str(file), run_name="__main__")
+            continue
         result = subprocess.run(
-            [sys.executable, *(["-m", "pytest", "-q"] if test else []), file.name],
-            cwd=tmp_path,
+            [sys.executable, "-m", "pytest", "-q", file.name],
             env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
             capture_output=True,
             text=True,
             timeout=120,
         )
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        assert "passed" in result.stdout
