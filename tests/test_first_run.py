@@ -140,9 +140,9 @@ def test_what_comes_out_is_a_stock_experiment(run: Path) -> None:
 @pytest.mark.slow
 def test_the_report_is_one_page_about_both(run: Path) -> None:
     page = (run / RECIPE / "report" / "report.html").read_text(encoding="utf-8")
-    assert "exp/seed" in page and "exp/pl" in page
-    for monitor in ("pl_blank_share", "pl_mutual_information"):
-        assert monitor in page
+    assert "seed, pl" in page
+    for part in ("test WER", "pl_blank_share", "pl_mutual_information"):
+        assert part in page
     assert not re.search(r"""(?:src|href)=["']https?:""", page)
 
 
