@@ -2,7 +2,8 @@
 
 The line before a block may be a mark:
 
-* `<!-- needs: corpus -->`: what keeps tests from running it, out of `NEEDS`.
+* `<!-- needs a corpus -->`, `<!-- needs: corpus, gpu -->`: what keeps tests from running
+  it, out of `NEEDS`.
 * `<!-- test: tests/test_x.py::test_y -->`: the test that runs it.
 * `<!-- tests: tests/test_x.py -->`, once on a page: the file that runs all of its
   blocks without a mark of their own.
@@ -78,10 +79,11 @@ def fault_of(block: Block) -> str | None:
     """Say what is wrong with a block that no test runs and that does not say why."""
     if block.language in OUTPUT:
         return None
-    what, _, value = block.mark.partition(": ")
-    if what == "needs":
-        words = set(re.split(r", *", value))
+    wanted = re.fullmatch(r"needs(?::| an?| the) (.*)", block.mark)
+    if wanted:
+        words = set(re.split(r", *", wanted[1]))
         return None if words <= NEEDS else f"needs: legal are {sorted(NEEDS)}"
+    what, _, value = block.mark.partition(": ")
     if what in ("test", "tests"):
         file, _, test = value.partition("::")
         if not (ROOT / file).is_file():
@@ -115,6 +117,7 @@ def test_every_block_is_run_or_says_why_not(page: Path) -> None:
         ("sh", "./run.sh --stage 1 \\\n    --seed 2 && rm -r x\n", "", "nothing runs"),
         ("sh", "# a comment\n. ./path.sh && ./run.sh  # another\n", "", None),
         ("sh", "mkdir x\n", "needs: corpus, gpu", None),
+        ("sh", "mkdir x\n", "needs a network", None),
         ("sh", "mkdir x\n", "needs: patience", "needs: legal are"),
         ("sh", "mkdir x\n", "test: tests/test_doc_blocks.py::test_nothing", "is no"),
         ("sh", "mkdir x\n", "test: tests/test_nothing.py::test_x", "is no tests/"),
