@@ -2,8 +2,8 @@
 
 The line before a block may be a mark:
 
-* `<!-- needs a corpus -->`, `<!-- needs: corpus, gpu -->`: what keeps tests from running
-  it, out of `NEEDS`.
+* `<!-- needs a corpus -->`, `<!-- needs: corpus, gpu -->`: what keeps tests from
+  running it, out of `NEEDS`.
 * `<!-- test: tests/test_x.py::test_y -->`: the test that runs it.
 * `<!-- tests: tests/test_x.py -->`, once on a page: the file that runs all of its
   blocks without a mark of their own.
