@@ -5,6 +5,7 @@ import functools
 import inspect
 import itertools
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from conftest import (
     path_log_prob,
     reference_collapse,
 )
+from doc_pages import DOCS, PAGES, ROOT, blocks, name_of, read
 
 from espnet_softpl import (
     cache,
@@ -35,9 +37,6 @@ from espnet_softpl.label_forms import LabelForms
 from espnet_softpl.registry import build_from_conf, named_confs
 from espnet_softpl.schedule import Schedule, Scheduled
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", *DOCS, *sorted(ROOT.glob("egs2/librispeech_softpl/*.md"))]
 CRITERIA = ROOT / "docs/criteria.md"
 NAMED = {"criterion", "teacher", "cache", "filter", "regularizer", "shaping", "guard"}
 FORM_KEYS = {"pl_decoder": "decoder", "pl_interctc": "layers"}
@@ -48,10 +47,6 @@ OTHER_KEYS = {
     "pl_samples",
     *FORM_KEYS,
 }
-
-
-def read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
 
 
 def table(header: str) -> list[str]:
@@ -67,12 +62,11 @@ def first_cell(row: str) -> str:
 
 
 def yaml_blocks() -> Iterator[Any]:
-    """Yield the blocks of all pages, each with its page's name."""
-    for page in DOCS:
-        for number, block in enumerate(
-            re.findall(r"```yaml\n(.*?)```", read(page), re.S)
-        ):
-            yield pytest.param(block, id=f"{page.name}-{number + 1}")
+    """Yield the blocks of all pages, each with its page's name and line."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "yaml":
+                yield pytest.param(block.text, id=block.name)
 
 
 def test_every_name_has_its_rows() -> None:
@@ -83,14 +77,13 @@ def test_every_name_has_its_rows() -> None:
 
 
 def parts(conf: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    """Assign settings to the parts that a key names, users' own left out."""
+    """Assign settings to the parts that a key names."""
     name = f"pl_{key}"
-    found = named_confs(name, conf.get(name, []), conf.get(f"{name}_conf", {}))
-    return {part: settings for part, settings in found.items() if ":" not in part}
+    return named_confs(name, conf.get(name, []), conf.get(f"{name}_conf", {}))
 
 
 def build_block(conf: Mapping[str, Any]) -> None:
-    """Build all that the `pl_*` keys of a configuration name, but users' own parts."""
+    """Build all that the `pl_*` keys of a configuration name."""
     keys = {key for key in conf if key.startswith("pl_")} - OTHER_KEYS
     assert {key.removeprefix("pl_").removesuffix("_conf") for key in keys} <= NAMED
     for key, module in (("criterion", criteria), ("regularizer", regularizers)):
@@ -107,7 +100,23 @@ def build_block(conf: Mapping[str, Any]) -> None:
     LabelForms(**{FORM_KEYS[key]: conf[key] for key in FORM_KEYS.keys() & conf.keys()})
 
 
+@pytest.fixture
+def own_modules(tmp_path, monkeypatch) -> None:
+    """The reader's modules, of which pages have the text, can be imported."""
+    texts: dict[str, list[str]] = {}
+    for page in PAGES:
+        for block in blocks(page):
+            named = re.match(r'"""(\w+)\.py: ', block.text)
+            if named and block.language == "python":
+                texts.setdefault(named[1], []).append(block.text)
+    for name, found in texts.items():
+        (tmp_path / f"{name}.py").write_text("\n".join(found), encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
 @pytest.mark.parametrize("block", list(yaml_blocks()))
+@pytest.mark.usefixtures("own_modules")
 def test_yaml_blocks_are_legal(block) -> None:
     build_block(yaml.safe_load(block))
 
@@ -165,18 +174,51 @@ def test_the_settings_of_the_guard_are_the_defaults_of_the_code() -> None:
         assert documented[name] == parameters[name].default, name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def without_blocks(page: Path) -> str:
+    return re.sub(r"^\s*```.*?^\s*```$", "", read(page), flags=re.S | re.M)
+
+
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.*)$", without_blocks(page), re.M):
+        text = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        names = (f"{slug}-{n}" if n else slug for n in itertools.count())
+        found.add(next(name for name in names if name not in found))
+    return found
+
+
+def broken_links(page: Path) -> list[str]:
+    """List the links of a page to files or anchors that are not there."""
+    targets = re.findall(r"""(?:\]\(|src="|href=")([^)\s"]+)""", without_blocks(page))
+    broken = []
+    for target in targets:
+        if re.match(r"https?:|mailto:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        if not path.exists():
+            broken.append(target)
+        elif anchor and (path.suffix != ".md" or anchor not in anchors(path)):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page) -> None:
-    text = re.sub(r"```.*?```", "", read(page), flags=re.S)
-    targets = re.findall(r"""(?:\]\(|src="|href=")([^)\s"]+)""", text)
-    local = [target for target in targets if not re.match(r"https?:|mailto:|#", target)]
-    paths = [page.parent / target.partition("#")[0] for target in local]
-    assert not [str(path) for path in paths if not path.exists()]
+    assert not broken_links(page)
 
 
-def test_the_link_test_sees_links() -> None:
+def test_the_link_test_sees_links(tmp_path) -> None:
     assert PAGES[0].exists() and CRITERIA in DOCS
     assert "](collapse.md)" in read(CRITERIA)
+    (tmp_path / "b.md").write_text("# Two (words): `code`, x\n```sh\n# none\n```\n")
+    links = ["a.md#one", "#one", "#two", "b.md", "b.md#two-words-code-x", "b.md#none"]
+    page = tmp_path / "a.md"
+    page.write_text("# One\n" + " ".join(f"[x]({link})" for link in (*links, "c.md")))
+    assert broken_links(page) == ["#two", "b.md#none", "c.md"]
 
 
 # Section 3 (b): frame-level soft labels of a teacher that is the student.
