@@ -7,8 +7,7 @@ from pathlib import Path
 
 import kaldialign
 
-from espnet_softpl.checks import UserError, name_some
-from espnet_softpl.oracle import read_text
+from espnet_softpl.checks import UserError, name_some, read_scp
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
         for name in ("text", "utt2set"):
             if not (org / part / name).is_file():
                 raise UserError(f"{org / part / name} does not exist")
-        texts = read_text(org / part / "text")
-        set_of = read_text(org / part / "utt2set")
+        texts = read_scp(org / part / "text", empty=True)
+        set_of = read_scp(org / part / "utt2set", empty=True)
         names = sorted(set(set_of.values()))
         for name in names:
             label = part if len(names) == 1 else name

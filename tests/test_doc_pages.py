@@ -23,7 +23,12 @@ PAPER = ROOT / "docs" / "paper_to_code.md"
 TROUBLE = ROOT / "docs" / "troubleshooting.md"
 WRITE = ROOT / "docs" / "write_a_criterion.md"
 KEYS = {*PL_STATISTICS, *CACHE_STATISTICS, *ORACLE_STATISTICS}
-OTHERS = {"loss", "loss_labeled", "loss_pl", "pl_dropped_<filter>"}
+OTHERS = {"loss", "loss_labeled", "loss_pl", "pl_dropped_<filter>"} | {
+    "loss_pl_ctc",
+    "loss_pl_interctc",
+    "loss_pl_decoder",
+    "pl_decoder_disagreement",
+}
 
 
 def tables(page: Path, header: str) -> list[list[list[str]]]:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "egs2" / "librispeech_softpl"
 sys.path.insert(0, str(RECIPE / "local"))
 
-import check_archive  # noqa: E402
 import download_librispeech as download  # noqa: E402
 import follow  # noqa: E402
 import merge_decode  # noqa: E402
@@ -765,20 +763,6 @@ def test_archives_are_found_by_set() -> None:
     assert half.url == "http://a/test-other.tar.gz"
     with pytest.raises(RecipeError, match="no set of LibriSpeech"):
         download.archive_of("train-clean-100-unlabeled", "http://a", "http://b")
-
-
-def test_a_packed_model_without_its_statistics_is_refused(tmp_path: Path) -> None:
-    config = "normalize: global_mvn\nnormalize_conf: {stats_file: stats.npz}\n"
-    meta = "yaml_files: {asr_train_config: c.yaml}\nfiles: {asr_model_file: m.pth}\n"
-    path = tmp_path / "model.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in (("meta.yaml", meta), ("c.yaml", config), ("m.pth", "x")):
-            archive.writestr(name, content)
-    with pytest.raises(RecipeError, match="lacks stats.npz"):
-        check_archive.check(path)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("stats.npz", "x")
-    assert "stats.npz" in check_archive.check(path)
 
 
 def test_a_mean_over_seeds_needs_no_control() -> None:

@@ -27,9 +27,8 @@ class Blend(PLCriterion):
     opposes the drift that frame-level parts allow. Every number, the weights included,
     may be scheduled.
 
-    Source: hard and soft blended, a regularizer named in the discussion of
-    Likhomanenko et al. 2022, https://arxiv.org/abs/2211.06007, and usual in
-    distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531).
+    Source: hard and soft targets blended, as is usual in distillation (Hinton et al.
+    2015, https://arxiv.org/abs/1503.02531).
 
     Known failure: that of its heaviest part; with little weight on the
     sequence-consistent part it drifts as `soft_ce` does, only later.

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet_softpl.checks import UserError, name_some
-from espnet_softpl.oracle import read_text
+from espnet_softpl.checks import UserError, name_some, read_scp
 from espnet_softpl.scoring import Score, load_references, score_sets
 
 RECOGNIZED = "1best_recog"
@@ -80,7 +79,7 @@ def find_decodings(
     for tag, name, path in _hypotheses(directory):
         where = path.parent.relative_to(directory)
         try:
-            hypotheses = read_text(path)
+            hypotheses = read_scp(path, empty=True)
             sets = _references(path, name, given, dumps, hypotheses)
             scores = score_sets(sets, hypotheses)
         except (OSError, ValueError) as error:
@@ -109,8 +108,8 @@ def read_reference(path: Path) -> dict[str, str]:
         UserError: It is missing, or no such file.
     """
     try:
-        texts = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+        texts = read_scp(path, empty=True)
+    except (OSError, ValueError) as error:
         raise UserError(f"--ref_text: {path} cannot be read: {error}") from error
     if not texts:
         raise UserError(f"--ref_text: {path} is empty")
@@ -171,7 +170,7 @@ def _references(
     for dump in dumps:
         for candidate in (dump / name / "text", dump / "org" / name / "text"):
             if candidate.is_file():
-                return {short: read_text(candidate)}
+                return {short: read_scp(candidate, empty=True)}
     return {}
 
 

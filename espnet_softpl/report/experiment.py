@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from espnet_softpl import guard as guards
-from espnet_softpl.checks import UserError
+from espnet_softpl.checks import UserError, read_scp
 from espnet_softpl.guard import MONITORS, Guard
 from espnet_softpl.guarding import REPORT_DIR
 from espnet_softpl.history import (
@@ -28,7 +28,6 @@ from espnet_softpl.history import (
     read_statistics,
     seconds_of,
 )
-from espnet_softpl.oracle import read_text
 from espnet_softpl.report.decodings import Decoding, find_decodings, resolve
 from espnet_softpl.samples import SAMPLES_DIR
 from espnet_softpl.state import STATE_DIR, load_state
@@ -319,7 +318,7 @@ def _read_samples(run: Experiment) -> None:
         return
     path = resolve(str(oracle), run.directory)
     try:
-        run.truths = read_text(path) if path else {}
+        run.truths = read_scp(path, empty=True) if path else {}
     except (OSError, ValueError):
         path = None
     if path is None:

@@ -202,15 +202,9 @@ score_all() {
 pack_model() {
     local dir=$exp/seed${seeds[0]}/$pack_system
     local archive=$dir/$pack_system.zip ngpu=0
-    local -a options=()
-    [ "$token_type" != bpe ] || options=(--option "$bpemodel")
     if changed "$dir/.packed" "" "$dir/config.yaml" "$dir/$inference_model"; then
-        job train_cmd "$dir/pack.log" -- "$PYTHON" -m espnet2.bin.pack asr \
-            --asr_train_config "$dir/config.yaml" \
-            --asr_model_file "$dir/$inference_model" --outpath "$dir/unchecked.zip" \
-            --option "$stats/train/feats_stats.npz" "${options[@]}"
-        run "$PYTHON" local/check_archive.py "$dir/unchecked.zip"
-        run mv "$dir/unchecked.zip" "$archive"
+        job train_cmd "$dir/pack.log" -- "$PYTHON" -m espnet_softpl.bin.export \
+            --asr_exp "$dir" --student "$inference_model" --out "$archive"
         mark_done "$dir/.packed" "" "$dir/config.yaml" "$dir/$inference_model"
     fi
     echo "  $archive"
