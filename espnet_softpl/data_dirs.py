@@ -64,15 +64,15 @@ def find_audio(path: Path, features: bool) -> Audio:
     if not features and (file.parent / "segments").is_file():
         raise UserError(
             f"{file.parent} has a file 'segments': its wav.scp lists recordings, not "
-            f"utterances. Cut them first, by stage 3 of ESPnet's asr.sh or stage 4 of "
-            f"egs2/librispeech_softpl/run.sh, and give the directory that is made"
+            f"utterances. Cut them first, and give the directory that is made. "
+            f"{checks.HOW_TO_FORMAT}"
         )
     pipes = {key: value for key, value in entries.items() if value.endswith("|")}
     if pipes:
         raise UserError(
             f"{file}: {len(pipes)} entries are commands, which ESPnet's training "
-            f"cannot read: {checks.name_some(pipes)}. Make files of them first, by "
-            f"stage 3 of ESPnet's asr.sh or stage 4 of egs2/librispeech_softpl/run.sh"
+            f"cannot read: {checks.name_some(pipes)}. Make files of them first. "
+            f"{checks.HOW_TO_FORMAT} --allow_pipes true"
         )
     if not features and not IN_ARCHIVE.search(next(iter(entries.values()))):
         return Audio(file, "sound", entries)
@@ -167,8 +167,8 @@ def check_format(audio: Audio, rate: int, what: str) -> None:
         if header.rate != rate:
             raise UserError(
                 f"{what}: {value} has {header.rate} Hz, and the seed's front end takes "
-                f"{rate} (frontend_conf.fs). Resample all of it. {checks.HOW_TO_FORMAT} "
-                f"--fs {rate} --resample true"
+                f"{rate} (frontend_conf.fs). Resample all of it. "
+                f"{checks.HOW_TO_FORMAT} --resample true"
             )
         if header.integers:
             raise UserError(

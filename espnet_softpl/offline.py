@@ -196,7 +196,7 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
             if header.rate != rate:
                 raise UserError(
                     f"{file} has {header.rate} Hz, the model wants {rate} Hz; resample "
-                    f"it: {checks.HOW_TO_FORMAT} --fs {rate} --resample true"
+                    f"it. {checks.HOW_TO_FORMAT} --resample true"
                 )
     if shape_file is not None:
         known = checks.read_lengths(shape_file)

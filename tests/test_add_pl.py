@@ -517,7 +517,7 @@ def test_a_seed_that_cannot_be_used(here, tmp_path, capsys, changes, message) ->
     [
         (dict(a=(NOISE, 8000)), "a.wav has 8000 Hz, and the seed's front end takes"),
         (dict(a=np.stack([NOISE, NOISE], 1)), "has 2 channels"),
-        (dict(a=NOISE[:0]), "cannot be read"),
+        (dict(a=NOISE[:0]), "cannot be used"),
         ({"dev-000": NOISE}, "are in the validation data too: dev-000"),
         ({}, "is empty"),
     ],

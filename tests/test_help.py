@@ -117,7 +117,9 @@ def lacks(parser: argparse.ArgumentParser, action: argparse.Action) -> list[str]
     if action.nargs == 0:
         return wrong
     positional = not action.option_strings and action.nargs not in ("?", "*")
-    has_default = not (action.required or positional)
+    one_of = [g for g in parser._mutually_exclusive_groups if g.required]
+    chosen = any(action in group._group_actions for group in one_of)
+    has_default = not (action.required or positional or chosen)
     if has_default and action.default is not argparse.SUPPRESS:
         if "default" not in text and "if not given" not in text:
             wrong.append("its default")

@@ -96,10 +96,10 @@ class Recorder(PseudoLabelGenerator):
 
     made: list = []
 
-    def __call__(self, student, speech, speech_lengths, dropout=False):
-        found = super().__call__(student, speech, speech_lengths, dropout)
-        self.made.append((speech.clone(), speech_lengths.clone(), found))
-        return found
+    def listen(self, student, speech, speech_lengths, dropout=False):
+        heard = super().listen(student, speech, speech_lengths, dropout)
+        self.made.append((speech.clone(), speech_lengths.clone(), heard.label))
+        return heard
 
 
 def test_they_are_the_labels_of_a_training(

@@ -420,7 +420,7 @@ def test_one_recording_in_two_sets_is_found_by_its_parts(tmp_path: Path) -> None
 
 def test_scores_of_a_script_without_spaces(tmp_path: Path) -> None:
     sys.path.insert(0, str(RECIPE / "local"))
-    import scoring
+    from espnet_softpl import scoring
 
     hello = "\u4f60\u597d"
     refs, hyps = [f"{hello}\u5417", hello], [hello, hello]

@@ -83,7 +83,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar=("OLD", "NEW"),
         help="a file or directory of the seed's configuration that lies elsewhere now; "
-        "may be given several times",
+        "may be given several times (default: none has moved)",
     )
     parser.add_argument(
         "--init_param",
@@ -133,7 +133,7 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lr",
         type=float,
-        help="peak learning rate, above 0 (default: half of the seed's)",
+        help="peak learning rate, greater than 0 (default: half of the seed's)",
     )
     parser.add_argument(
         "--max_epoch", type=int, help="epochs, at least 1 (default: the seed's)"

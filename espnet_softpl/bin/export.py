@@ -82,7 +82,8 @@ def get_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a further file for the archive, such as RESULTS.md; may be repeated",
+        help="a further file for the archive, such as RESULTS.md; may be repeated "
+        "(default: none)",
     )
     return parser
 

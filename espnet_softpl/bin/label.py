@@ -78,7 +78,7 @@ def get_parser() -> argparse.ArgumentParser:
         action=NestedDictAction,
         default={},
         help="their keyword arguments, e.g. threshold=0.9 for confidence; of several, "
-        "by name: confidence.threshold=0.9",
+        "by name: confidence.threshold=0.9 (default: each filter's own)",
     )
     parser.add_argument(
         "--batch_bins",
@@ -92,7 +92,8 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         choices=(0, 1),
         default=0,
-        help="GPUs; for several split the wav.scp (default: %(default)s)",
+        help="number of GPUs, 0 to 1; for several split the wav.scp (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--num_workers",
@@ -112,7 +113,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--seed",
         type=int,
         default=0,
-        help="seed of filters that draw, any integer (default: %(default)s)",
+        help="seed of filters that draw, at least 0 (default: %(default)s)",
     )
     return parser
 

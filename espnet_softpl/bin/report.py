@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         help="true transcripts of a decoded set, 'utterance transcript' a line, where "
         "they are not found by themselves: beside the validation data, or in "
-        "score_wer/ref.trn; once for each set",
+        "score_wer/ref.trn; once for each set (default: none)",
     )
     return parser
 

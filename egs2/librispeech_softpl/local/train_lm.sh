@@ -12,6 +12,7 @@ if [ $# -lt 4 ]; then
 fi
 token_dir=$1 text=$2 dev_text=$3 out=$4
 shift 4
+# shellcheck source=../path.sh
 . ./path.sh
 for file in "$token_dir/tokens.txt" "$text" "$dev_text"; do
     [ -s "$file" ] || { echo "train_lm.sh: error: there is no '$file'" >&2; exit 2; }
