@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from espnet_softpl import checks
 from espnet_softpl.checks import UserError
+from espnet_softpl.kaldi_dir import atomic_write
 
 # A file within a Kaldi archive, e.g. data/wav.ark:1234.
 IN_ARCHIVE = re.compile(r"\.ark(\.gz)?:\d+$")
@@ -93,11 +93,8 @@ def find_audio(path: Path, features: bool) -> Audio:
 
 def write_lines(path: Path, entries: Mapping[str, str]) -> None:
     """Write a script file under a temporary name, and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = "".join(f"{key} {value}\n" for key, value in entries.items())
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_write(path) as stream:
+        stream.writelines(f"{key} {value}\n" for key, value in entries.items())
 
 
 def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from espnet2.main_funcs.pack_funcs import Archiver, unpack
 
 from espnet_softpl.checkpoints import has_end
 from espnet_softpl.checks import UserError
+from espnet_softpl.seed import read_config
 from espnet_softpl.state import STATE_DIR, STATE_VERSION, TEACHER, load_state
 from espnet_softpl.teacher.topn import average
 
@@ -263,21 +263,6 @@ class Experiment:
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(
-            f"{path} does not exist; want an experiment of ESPnet, the --output_dir of "
-            f"a training"
-        )
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
-    if not isinstance(config, dict) or "token_list" not in config:
-        raise UserError(f"{path} does not describe an ASR model: it has no token_list")
-    return config
-
-
 def _unpack(path: Path, directory: str) -> dict[str, str]:
     """Unpack an archive with ESPnet's own function, names that lead out refused."""
     try:
@@ -308,7 +293,7 @@ def open_experiment(path: str | Path) -> Iterator[Experiment]:
     """
     path = Path(path)
     if not is_archive(path):
-        yield Experiment(path, _read_config(path / "config.yaml"))
+        yield Experiment(path, read_config(path / "config.yaml"))
         return
     if not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -320,4 +305,4 @@ def open_experiment(path: str | Path) -> Iterator[Experiment]:
             )
         config = Path(files["asr_train_config"])
         model = Path(files["asr_model_file"])
-        yield Experiment(config.parent, _read_config(config), model, archive=path)
+        yield Experiment(config.parent, read_config(config), model, archive=path)

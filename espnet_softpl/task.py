@@ -6,7 +6,6 @@ import argparse
 import copy
 import logging
 import math
-import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from espnet_softpl.filters import Filter
 from espnet_softpl.generator import PseudoLabelGenerator
 from espnet_softpl.interruption import LastingFactory, terminating_children
 from espnet_softpl.iterator import MixedIterFactory
+from espnet_softpl.kaldi_dir import atomic_write
 from espnet_softpl.model import SoftPLModel, frames_of
 from espnet_softpl.oracle import Oracle
 from espnet_softpl.processes import rank_and_world
@@ -285,11 +285,8 @@ def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
 
 def write_lengths(lengths: dict[str, int], path: Path) -> None:
     """Write an ESPnet shape file, of which every process writes the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    lines = [f"{key} {length}\n" for key, length in lengths.items()]
-    temporary.write_text("".join(lines), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_write(path) as stream:
+        stream.writelines(f"{key} {length}\n" for key, length in lengths.items())
 
 
 def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:

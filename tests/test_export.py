@@ -420,11 +420,11 @@ def damage_config(run: Path, **changes: object) -> None:
         (lambda run: (run / "config.yaml").unlink(), "config.yaml does not exist"),
         (
             lambda run: (run / "config.yaml").write_text("a: ["),
-            "config.yaml is not YAML",
+            "config.yaml is no YAML file",
         ),
         (
             lambda run: (run / "config.yaml").write_text("lr: 1"),
-            "does not describe an ASR model: it has no token_list",
+            "holds no token_list",
         ),
         (
             lambda run: damage_config(run, normalize_conf={"stats_file": "gone.npz"}),
