@@ -15,7 +15,7 @@ from espnet_softpl.kaldi_dir import atomic_write
 IN_ARCHIVE = re.compile(r"\.ark(\.gz)?:\d+$")
 
 # Lengths that lie beside Kaldi archives: of ESPnet's and Kaldi's own tools.
-LENGTHS = {"wav.scp": ("utt2num_samples",), "feats.scp": ("feats_shape",)}
+LENGTHS = {"wav.scp": "utt2num_samples", "feats.scp": "feats_shape"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,19 +76,20 @@ def find_audio(path: Path, features: bool) -> Audio:
         )
     if not features and not IN_ARCHIVE.search(next(iter(entries.values()))):
         return Audio(file, "sound", entries)
-    for wanted in LENGTHS[name]:
-        beside = file.with_name(wanted)
-        if beside.is_file():
-            lengths = checks.read_scp(beside)
-            missing = set(entries) - set(lengths)
-            if missing:
-                raise UserError(f"{beside} lacks {checks.name_some(missing)} of {file}")
-            return Audio(file, "kaldi_ark", entries, lengths, beside)
-    raise UserError(
-        f"{file} lists Kaldi archives, and the lengths of their contents are not "
-        f"known: there must be a {' or '.join(LENGTHS[name])} beside it ('utterance-id "
-        f"{'frames,dimension' if features else 'samples'}'), as ESPnet's recipes write"
-    )
+    beside = file.with_name(LENGTHS[name])
+    if beside.is_file():
+        lengths = checks.read_scp(beside)
+        missing = set(entries) - set(lengths)
+        if missing:
+            raise UserError(f"{beside} lacks {checks.name_some(missing)} of {file}")
+        return Audio(file, "kaldi_ark", entries, lengths, beside)
+    if features:
+        raise UserError(
+            f"{file} lists features, and their lengths are not known: there must be a "
+            f"{LENGTHS[name]} beside it ('utterance-id frames,dimension'), as ESPnet's "
+            f"recipes write"
+        )
+    return Audio(file, "kaldi_ark", entries)
 
 
 def write_lines(path: Path, entries: Mapping[str, str]) -> None:
@@ -135,7 +136,7 @@ def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio
     merged = directory / sets[0].path.name
     write_lines(merged, entries)
     (kind,) = kinds
-    if kind == "sound":
+    if any(part.lengths is None for part in sets):
         return Audio(merged, kind, entries)
     shape_file = directory / "speech_shape"
     write_lines(shape_file, lengths)
@@ -244,7 +245,7 @@ def labeled_options(
             )
     lengths = audio.lengths
     if lengths is None:
-        scan = checks.scan_audio(audio.entries)
+        scan = checks.scan_audio(audio.entries, audio.kind)
         if scan.bad:
             raise UserError(
                 f"{audio.path}: {len(scan.bad)} of {len(audio.entries)} files cannot "
