@@ -92,7 +92,7 @@ def look_at_audio(config: dict[str, Any], unlabeled: data_dirs.Audio) -> None:
     Raises:
         UserError: With a file and what to do.
     """
-    from espnet_softpl.task import sample_rate
+    from espnet_softpl.data_lengths import sample_rate
 
     if config.get("input_size") is not None:
         return
@@ -109,11 +109,11 @@ def look_at_audio(config: dict[str, Any], unlabeled: data_dirs.Audio) -> None:
 
 def length_notes(options: argparse.Namespace, features: bool) -> list[str]:
     """Say how much audio there is, and whether some of it is unusually long."""
-    from espnet_softpl import dry_run, task
+    from espnet_softpl import data_lengths, dry_run
 
     if features:
         return []
-    rate = task.sample_rate(options)
+    rate = data_lengths.sample_rate(options)
     seconds = dry_run.unlabeled_seconds(options, rate)
     total = sum(seconds)
     amount = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.1f} min"
@@ -121,7 +121,7 @@ def length_notes(options: argparse.Namespace, features: bool) -> list[str]:
         f"Unlabeled audio: {len(seconds)} utterances, {amount}, the longest "
         f"{max(seconds):.1f} s"
     ]
-    known = task.labeled_lengths(options)
+    known = data_lengths.labeled_lengths(options)
     if known is not None:
         longest = max(known[1].values()) / rate
         if max(seconds) > 2 * longest:

@@ -13,7 +13,8 @@ import yaml
 
 from espnet_softpl import checks
 from espnet_softpl.checks import UserError
-from espnet_softpl.task import SoftPLTask, usable_shape_file
+from espnet_softpl.data_lengths import usable_shape_file
+from espnet_softpl.task import SoftPLTask
 
 
 @functools.lru_cache(maxsize=1)

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader
 
 from espnet_softpl import checks, filters
 from espnet_softpl.checks import UserError
+from espnet_softpl.data_lengths import sample_rate
+from espnet_softpl.engine import build_to_text, check_filters
 from espnet_softpl.experiment import Experiment, Weights
 from espnet_softpl.filters import Candidate, Filter
 from espnet_softpl.filters.base import KEPT
@@ -38,7 +40,7 @@ from espnet_softpl.label_files import (
 )
 from espnet_softpl.model import SoftPLModel, frames_of
 from espnet_softpl.shaping.confidence import utterance_confidence
-from espnet_softpl.task import SoftPLTask, build_to_text, check_filters, sample_rate
+from espnet_softpl.task import SoftPLTask
 from espnet_softpl.teacher import Teacher, evaluating
 from espnet_softpl.teacher.base import check_structure
 from espnet_softpl.usable_audio import UsableAudio, UsableShare, smallest_input

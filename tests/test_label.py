@@ -106,7 +106,7 @@ def test_they_are_the_labels_of_a_training(
     data, seed_model, tmp_path, monkeypatch
 ) -> None:
     """Bit for bit on the same mini-batch; the files have the same transcripts."""
-    monkeypatch.setattr("espnet_softpl.task.PseudoLabelGenerator", Recorder)
+    monkeypatch.setattr("espnet_softpl.engine.PseudoLabelGenerator", Recorder)
     monkeypatch.setattr(Recorder, "made", [])
     ids: list[list[str]] = []
     forward = SoftPLModel._forward_unlabeled

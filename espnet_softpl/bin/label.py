@@ -23,8 +23,8 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet_softpl import filters, offline, options
 from espnet_softpl.bin.export import add_model_arguments, share
 from espnet_softpl.checks import UserError
+from espnet_softpl.data_lengths import sample_rate
 from espnet_softpl.experiment import open_experiment
-from espnet_softpl.task import sample_rate
 
 
 def at_least_1(text: str) -> int:
