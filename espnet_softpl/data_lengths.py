@@ -1,4 +1,4 @@
-"""Lengths of labeled and unlabeled utterances, from ESPnet's options and shape files."""
+"""Lengths of utterances, from ESPnet's options and shape files."""
 
 from __future__ import annotations
 
