@@ -14,7 +14,7 @@ Copies the project into DIR (new or empty), as a clone would, and runs the block
 commands of docs/first_run.md there as one script. Prints how long each took (seconds);
 what each printed is in DIR/block<N>.log. Status: that of the first block that fails.
 
-  --scale full|tiny  full (default): as the page has it, about 12 minutes on 2 cores.
+  --scale full|tiny  full (default): as the page has it, about 11 minutes on 2 cores.
                      tiny: a tenth of the corpus, two short epochs; about 2 minutes
   --python FILE      an environment that has all that is needed: block 1 does not
                      make one (default: it does, 2 minutes and 1.7 GB)
