@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from espnet2.main_funcs.pack_funcs import Archiver, unpack
 
+from espnet_softpl import archives
 from espnet_softpl.checkpoints import has_end
 from espnet_softpl.checks import UserError
-from espnet_softpl.seed import read_config
+from espnet_softpl.seed import from_unpacked, read_config
 from espnet_softpl.state import STATE_DIR, STATE_VERSION, TEACHER, load_state
 from espnet_softpl.teacher.topn import average
 
@@ -263,21 +263,6 @@ class Experiment:
         )
 
 
-def _unpack(path: Path, directory: str) -> dict[str, str]:
-    """Unpack an archive with ESPnet's own function, names that lead out refused."""
-    try:
-        with Archiver(path) as archive:
-            names = [archive.get_name_from_info(info) for info in archive]
-        outside = [n for n in names if Path(n).is_absolute() or ".." in Path(n).parts]
-        if outside:
-            raise UserError(f"{path}: {outside[0]!r} would lie outside of the archive")
-        return unpack(path, directory)
-    except UserError:
-        raise
-    except Exception as error:  # Each kind of archive fails in its own ways.
-        raise UserError(f"{path} is no archive of ESPnet: {error}") from error
-
-
 @contextlib.contextmanager
 def open_experiment(path: str | Path) -> Iterator[Experiment]:
     """Open an experiment, or an archive as `espnet2.bin.pack asr` makes it.
@@ -295,14 +280,8 @@ def open_experiment(path: str | Path) -> Iterator[Experiment]:
     if not is_archive(path):
         yield Experiment(path, read_config(path / "config.yaml"))
         return
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
     with tempfile.TemporaryDirectory(prefix="espnet_softpl.") as directory:
-        files = _unpack(path, directory)
-        if not {"asr_train_config", "asr_model_file"} <= files.keys():
-            raise UserError(
-                f"{path} holds no ASR model, only {', '.join(sorted(files))}"
-            )
-        config = Path(files["asr_train_config"])
-        model = Path(files["asr_model_file"])
-        yield Experiment(config.parent, read_config(config), model, archive=path)
+        content = Path(directory) / "content"
+        archives.unpack(path, content)
+        packed = from_unpacked(content)
+        yield Experiment(content, packed.config, packed.checkpoint, archive=path)

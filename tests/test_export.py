@@ -509,9 +509,27 @@ def test_archives_that_lead_out_are_refused(tmp_path: Path, member: str) -> None
     path = tmp_path / "bad.tar"
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo(member), io.BytesIO())
-    with pytest.raises(checks.UserError, match="would lie outside of the archive"):
+    with pytest.raises(checks.UserError, match="members lead out of the archive"):
         with open_experiment(path):
             pass
+
+
+def test_links_in_archives_lead_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "bad.tar"
+    (tmp_path / "outside").mkdir()
+    meta = b"files: {}\nyaml_files: {}\n"
+    with tarfile.open(path, "w") as archive:
+        described = tarfile.TarInfo("meta.yaml")
+        described.size = len(meta)
+        archive.addfile(described, io.BytesIO(meta))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("link/file"), io.BytesIO())
+    with pytest.raises(checks.UserError, match="cannot be unpacked"):
+        with open_experiment(path):
+            pass
+    assert not list((tmp_path / "outside").iterdir())
 
 
 def test_archives_that_are_none(tmp_path: Path) -> None:
@@ -520,13 +538,13 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
         with open_experiment(path):
             pass
     path.write_text("no archive")
-    with pytest.raises(checks.UserError, match="is no archive of ESPnet"):
+    with pytest.raises(checks.UserError, match="neither a zip nor a tar archive"):
         with open_experiment(path):
             pass
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("meta.yaml", "{files: {lm_file: a}, yaml_files: {}}")
         archive.writestr("a", "")
-    with pytest.raises(checks.UserError, match="holds no ASR model, only lm_file"):
+    with pytest.raises(checks.UserError, match="names no asr_train_config"):
         with open_experiment(path):
             pass
 
