@@ -113,7 +113,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["espnet_softpl", "espnet_softpl.*"]),
-    package_data={"espnet_softpl.report": ["*.html"]},
+    package_data={"espnet_softpl.commands.report": ["*.html"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={

@@ -40,7 +40,7 @@ from common import (
     write_json,
 )
 
-from espnet_softpl.compression import PRECISIONS, Compression
+from espnet_softpl.cache.compression import PRECISIONS, Compression
 from espnet_softpl.criteria.soft_ce import soft_ce
 from espnet_softpl.ctc import frame_mask, greedy
 

@@ -22,9 +22,10 @@ import common
 import torch
 import yaml
 
-from espnet_softpl.cache_plan import CachePlan
-from espnet_softpl.schedule import Schedule
-from espnet_softpl.state import STATE_DIR, load_checkpoint, load_state
+from espnet_softpl.cache.plan import CachePlan
+from espnet_softpl.core.files import load_state
+from espnet_softpl.training.resume.layout import STATE_DIR, load_checkpoint
+from espnet_softpl.training.schedule import Schedule
 
 
 def read_run(directory: Path) -> dict[str, Any]:

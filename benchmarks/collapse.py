@@ -39,9 +39,9 @@ import yaml
 from mini import RECIPE, prepare, read_preset, seed_model
 
 from espnet_softpl.ctc import greedy
-from espnet_softpl.guard import MONITORS, Guard
-from espnet_softpl.guard_report import explain
-from espnet_softpl.metrics import error_rates
+from espnet_softpl.monitors.diagnosis import explain
+from espnet_softpl.monitors.guard import MONITORS, Guard
+from espnet_softpl.monitors.oracle import error_rates
 
 EPOCH_STEPS = 20  # Steps between two decodings of the dev set.
 ONE_AT_A_TIME = threading.Lock()

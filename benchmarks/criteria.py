@@ -40,21 +40,22 @@ from common import (
     write_json,
 )
 
-from espnet_softpl.confusion import ConfusionNetwork, confusion_network
-from espnet_softpl.criteria import PLCriterion, PseudoLabel, build
+from espnet_softpl.criteria import PLCriterion, build
 from espnet_softpl.criteria.consistency import frame_kl
-from espnet_softpl.criteria.sampled_ctc import sample_transcripts
-from espnet_softpl.ctc import frame_mask, greedy, sharpen
-from espnet_softpl.ctc_loss import ctc_nll, occupancies
-from espnet_softpl.frame_ce import (
+from espnet_softpl.criteria.frame_ce import (
     distribution_ce,
     frame_weights,
     path_ce,
     probability_ce,
 )
-from espnet_softpl.graph_ctc import graph_ctc
-from espnet_softpl.sampling import sample_paths
-from espnet_softpl.viterbi import viterbi
+from espnet_softpl.criteria.sampled_ctc import sample_transcripts
+from espnet_softpl.ctc import frame_mask, greedy, sharpen
+from espnet_softpl.ctc.confusion import ConfusionNetwork, confusion_network
+from espnet_softpl.ctc.graph import graph_ctc
+from espnet_softpl.ctc.loss import ctc_nll, occupancies
+from espnet_softpl.ctc.sampling import sample_paths
+from espnet_softpl.ctc.viterbi import viterbi
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 MODEL_CONFIG = ROOT / "egs2/librispeech_softpl/conf/train_warmup.yaml"
 

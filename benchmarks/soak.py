@@ -41,13 +41,13 @@ import torch
 import yaml
 from mini import RECIPE, prepare, read_preset, seed_model
 
-from espnet_softpl.interruption import EXIT_STATUS
-from espnet_softpl.state import load_checkpoint
+from espnet_softpl.training.resume.interruption import EXIT_STATUS
+from espnet_softpl.training.resume.layout import load_checkpoint
 
 # Trainings are forked from a process that has imported ESPnet, which takes longer than
 # a training here.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["espnet_softpl.task"])
+SERVER.set_forkserver_preload(["espnet_softpl.training.task"])
 MOST_KILLS = 6  # Of one run; then it may finish.
 HARD = dict(pl_criterion="hard_ctc", pl_teacher="student")
 SOFT = dict(pl_criterion="soft_ce")
@@ -243,7 +243,7 @@ def train(config: Path, out: Path, recipe: Path, attempt: Attempt, ready: Any) -
     os.chdir(recipe)
     torch.set_num_threads(1)
     arm(attempt)
-    from espnet_softpl.task import SoftPLTask
+    from espnet_softpl.training.task import SoftPLTask
 
     ready.set()
     status = 0

@@ -138,7 +138,7 @@ def build(conf: dict[str, Any], vocab: int, work: Path) -> torch.nn.Module:
         vocab: Tokens.
         work: A directory for the files that the parser wants.
     """
-    from espnet_softpl.task import SoftPLTask
+    from espnet_softpl.training.task import SoftPLTask
 
     tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(vocab - 3)), "<sos/eos>"]
     (work / "tokens.txt").write_text("\n".join(tokens) + "\n")

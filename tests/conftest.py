@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from espnet_softpl.criteria import PseudoLabel
 from espnet_softpl.ctc import greedy
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_softpl import criteria, teacher
-from espnet_softpl.add_pl import run
-from espnet_softpl.checks import UserError
+from espnet_softpl.commands.add_pl.command import run
+from espnet_softpl.core.errors import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl import options
-from espnet_softpl.checks import UserError
-from espnet_softpl.experiment import WHICH, open_experiment
-from espnet_softpl.export import check_target, export
+from espnet_softpl.commands.experiment import WHICH, open_experiment
+from espnet_softpl.commands.export import check_target, export
+from espnet_softpl.core import errors
+from espnet_softpl.core.errors import UserError
 
 
 def share(text: str) -> float:
@@ -102,7 +102,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
             weights = experiment.weights(args.which, args.student, args.weight)
             names = export(experiment, weights, args.which, args.out, args.option)
     except (UserError, OSError) as error:
-        options.refuse(error)
+        errors.refuse(error)
     print(f"{args.which}: {weights.source}")
     for out in args.out:
         print(f"{out}: {', '.join(names)}")

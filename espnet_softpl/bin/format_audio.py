@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from espnet_softpl.checks import UserError
-from espnet_softpl.formatting import format_directory
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.data.formatting import format_directory
 
 
 def get_parser() -> argparse.ArgumentParser:

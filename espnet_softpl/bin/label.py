@@ -20,11 +20,14 @@ from pathlib import Path
 import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
 
-from espnet_softpl import filters, offline, options
+from espnet_softpl import filters
 from espnet_softpl.bin.export import add_model_arguments, share
-from espnet_softpl.checks import UserError
-from espnet_softpl.data_lengths import sample_rate
-from espnet_softpl.experiment import open_experiment
+from espnet_softpl.commands import label
+from espnet_softpl.commands.experiment import open_experiment
+from espnet_softpl.core import errors
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.training import build
+from espnet_softpl.training.lengths import sample_rate
 
 
 def at_least_1(text: str) -> int:
@@ -124,17 +127,17 @@ def run(args: argparse.Namespace) -> dict:
         raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
     if args.num_workers < 0:
         raise UserError(f"--num_workers must be at least 0, got {args.num_workers}")
-    trusted = options.build_filters(args)
+    trusted = build.build_filters(args)
     with open_experiment(args.asr_exp) as experiment:
         weights = experiment.weights(args.which, args.student, args.weight)
-        labeler = offline.build_labeler(experiment, weights, trusted)
-    audio = offline.read_audio(
+        labeler = label.build_labeler(experiment, weights, trusted)
+    audio = label.read_audio(
         args.wav_scp, args.data_type, args.shape_file, sample_rate(labeler.args)
     )
     listed = Path(args.wav_scp).read_bytes()
     settings = {
         "model": weights.source,
-        "sha256_of_model": offline.digest(weights),
+        "sha256_of_model": label.digest(weights),
         "wav_scp": str(args.wav_scp),
         "sha256_of_wav_scp": hashlib.sha256(listed).hexdigest(),
         "data_type": args.data_type,
@@ -143,7 +146,7 @@ def run(args: argparse.Namespace) -> dict:
         "batch_bins": args.batch_bins,
         "seed": args.seed,
     }
-    return offline.label(
+    return label.label(
         labeler,
         audio,
         args.out,
@@ -167,7 +170,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     try:
         counts = run(args)
     except (ValueError, OSError) as error:
-        options.refuse(error)
+        errors.refuse(error)
     lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
     print(
         f"{args.out}: {counts['kept']} of {counts['utterances']} utterances kept, "

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.corpus.build import Corpus
-from espnet_softpl.corpus.command import corpus_parser, run_command
-from espnet_softpl.corpus.digits import DEFAULT_UTTERANCES, SETS, digits_corpus
+from espnet_softpl.commands.corpus.build import Corpus
+from espnet_softpl.commands.corpus.command import corpus_parser, run_command
+from espnet_softpl.commands.corpus.digits import DEFAULT_UTTERANCES, SETS, digits_corpus
 
 
 def get_parser() -> argparse.ArgumentParser:

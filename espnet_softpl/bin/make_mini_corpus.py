@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from espnet_softpl.corpus import espeak
-from espnet_softpl.corpus.build import Corpus
-from espnet_softpl.corpus.command import corpus_parser, run_command
-from espnet_softpl.corpus.mini import mini_corpus
+from espnet_softpl.commands.corpus import espeak
+from espnet_softpl.commands.corpus.build import Corpus
+from espnet_softpl.commands.corpus.command import corpus_parser, run_command
+from espnet_softpl.commands.corpus.mini import mini_corpus
 
 
 def get_parser() -> argparse.ArgumentParser:

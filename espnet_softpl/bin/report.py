@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.checks import UserError
+from espnet_softpl.core.errors import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if importlib.util.find_spec("matplotlib") is None:
         parser.error("matplotlib is not installed: pip install matplotlib")
-    from espnet_softpl.report.page import read_experiments, write_page
+    from espnet_softpl.commands.report.page import read_experiments, write_page
 
     try:
         if options.out.exists() and not options.out.is_dir():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from espnet_softpl.task import SoftPLTask
+from espnet_softpl.training.task import SoftPLTask
 
 
 def main(cmd: Sequence[str] | None = None) -> None:

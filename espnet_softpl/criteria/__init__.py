@@ -1,12 +1,6 @@
 """Criteria: the loss of a student against a pseudo-label, one file each."""
 
-from espnet_softpl.criteria.base import (
-    PLCriterion,
-    PseudoLabel,
-    available,
-    build,
-    register,
-)
+from espnet_softpl.criteria.base import PLCriterion, available, build, register
 from espnet_softpl.criteria.best_path_ce import BestPathCE
 from espnet_softpl.criteria.blend import Blend
 from espnet_softpl.criteria.consistency import Consistency
@@ -18,6 +12,7 @@ from espnet_softpl.criteria.sampled_path_ce import SampledPathCE
 from espnet_softpl.criteria.soft_ce import SoftCE, soft_ce
 from espnet_softpl.criteria.soft_ctc import SoftCTC
 from espnet_softpl.criteria.viterbi_ce import ViterbiCE
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 __all__ = [
     "BestPathCE",

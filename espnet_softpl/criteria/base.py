@@ -6,38 +6,27 @@ B utterances, T frames after subsampling, V tokens with blank, U labels.
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
 
 import torch
 
-from espnet_softpl.registry import Registry
+from espnet_softpl.core.registry import Registry
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
-class PseudoLabel(NamedTuple):
-    """Everything a teacher says about a batch of unlabeled utterances.
+def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Average the losses of a batch over all of its utterances.
 
-    Attributes:
-        log_probs: The teacher's frame log-posteriors, (B, T, V), without gradient.
-        lengths: Frames per utterance, (B,).
-        tokens: The teacher's transcript, (B, U), padded with -1.
-        token_lengths: Tokens per utterance, (B,).
-        weight: Trust in each utterance, (B,), at least 0; 0 leaves it out exactly.
-        frame_weight: Trust in each frame, (B, T), in [0, 1], or None for full trust.
-            It multiplies the student's log-posteriors: a frame of weight 0 costs
-            nothing and, in a sum over alignments, may be any token.
-        prior: The mean frame posterior on labeled data, (V,), or None if unknown.
-        second_view: The student's log-posteriors of a second augmentation of the
-            same audio, (B, T, V), with gradient; only for criteria with two `views`.
+    Args:
+        losses: Loss of each utterance, (B,).
+        weights: Trust in each utterance, (B,); 0 removes it exactly, even where its
+            loss is not finite.
+
+    Returns:
+        sum(weights * losses) / B, a scalar: a dropped utterance does not make the
+        others count more, as in ESPnet's own CTC.
     """
-
-    log_probs: torch.Tensor
-    lengths: torch.Tensor
-    tokens: torch.Tensor
-    token_lengths: torch.Tensor
-    weight: torch.Tensor
-    frame_weight: torch.Tensor | None = None
-    prior: torch.Tensor | None = None
-    second_view: torch.Tensor | None = None
+    kept = torch.where(weights > 0, losses, torch.zeros_like(losses))
+    return (kept * weights).sum() / losses.numel()
 
 
 class PLCriterion(torch.nn.Module, abc.ABC):
@@ -112,6 +101,11 @@ class PLCriterion(torch.nn.Module, abc.ABC):
 
 REGISTRY: Registry[PLCriterion] = Registry("pl_criterion", PLCriterion)
 
+
 register = REGISTRY.register
+
+
 available = REGISTRY.available
+
+
 build = REGISTRY.build

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.criteria.base import PLCriterion, register
+from espnet_softpl.criteria.frame_ce import frame_weights, path_ce
 from espnet_softpl.ctc import in_float32
-from espnet_softpl.frame_ce import frame_weights, path_ce
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 @register("best_path_ce")

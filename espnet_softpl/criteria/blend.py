@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, build, register
+from espnet_softpl.core.ranges import fraction, not_negative
+from espnet_softpl.criteria.base import PLCriterion, build, register
 from espnet_softpl.ctc import in_float32
-from espnet_softpl.ranges import fraction, not_negative
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 PART_KEYS = ("criterion", "criterion_conf", "weight")
 

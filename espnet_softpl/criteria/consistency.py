@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.core.ranges import not_negative
+from espnet_softpl.criteria.base import PLCriterion, register
+from espnet_softpl.criteria.frame_ce import distribution_ce, frame_weights
 from espnet_softpl.ctc import in_float32
-from espnet_softpl.frame_ce import distribution_ce, frame_weights
-from espnet_softpl.ranges import not_negative
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 def frame_kl(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.criteria.base import PLCriterion, register
 from espnet_softpl.ctc import weigh
-from espnet_softpl.ctc_loss import ctc_nll
+from espnet_softpl.ctc.loss import ctc_nll
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 def hard_ctc(

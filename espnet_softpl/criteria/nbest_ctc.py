@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel, register
+from espnet_softpl.criteria.base import register
 from espnet_softpl.criteria.transcripts import TranscriptsCriterion
 from espnet_softpl.ctc import weigh
-from espnet_softpl.ctc_loss import ctc_nll
+from espnet_softpl.ctc.loss import ctc_nll
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 @register("nbest_ctc")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel, register
+from espnet_softpl.criteria.base import register
+from espnet_softpl.criteria.frame_ce import frame_weights, probability_ce
 from espnet_softpl.criteria.transcripts import TranscriptsCriterion
 from espnet_softpl.ctc import in_float32, sharpen
-from espnet_softpl.ctc_loss import occupancies
-from espnet_softpl.frame_ce import frame_weights, probability_ce
+from espnet_softpl.ctc.loss import occupancies
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 @register("occupancy_ce")

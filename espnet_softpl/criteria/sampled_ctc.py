@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.core.ranges import at_least, positive
+from espnet_softpl.criteria.base import PLCriterion, register
 from espnet_softpl.ctc import collapse, weigh
-from espnet_softpl.ctc_loss import ctc_nll
-from espnet_softpl.ranges import at_least, positive
-from espnet_softpl.sampling import sample_paths
+from espnet_softpl.ctc.loss import ctc_nll
+from espnet_softpl.ctc.sampling import sample_paths
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 def sample_transcripts(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.core.ranges import at_least, choice, positive
+from espnet_softpl.criteria.base import PLCriterion, register
+from espnet_softpl.criteria.frame_ce import distribution_ce, frame_weights
 from espnet_softpl.ctc import BLANK, frame_mask, in_float32, sharpen
-from espnet_softpl.frame_ce import distribution_ce, frame_weights
-from espnet_softpl.ranges import at_least, choice, positive
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 BLANK_HANDLING = ("all", "drop", "symmetric")
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.confusion import confusion_network
-from espnet_softpl.criteria.base import PseudoLabel, register
+from espnet_softpl.criteria.base import register
 from espnet_softpl.criteria.transcripts import TranscriptsCriterion
 from espnet_softpl.ctc import in_float32, weigh
-from espnet_softpl.graph_ctc import graph_ctc
+from espnet_softpl.ctc.confusion import confusion_network
+from espnet_softpl.ctc.graph import graph_ctc
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 @register("soft_ctc")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.beam_search import prefix_beam_search
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
+from espnet_softpl.core.ranges import at_least, positive
+from espnet_softpl.criteria.base import PLCriterion
 from espnet_softpl.ctc import in_float32, sharpen
-from espnet_softpl.ranges import at_least, positive
+from espnet_softpl.ctc.beam_search import prefix_beam_search
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 @torch.no_grad()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel, register
+from espnet_softpl.criteria.base import PLCriterion, register
+from espnet_softpl.criteria.frame_ce import frame_weights, path_ce
 from espnet_softpl.ctc import in_float32
-from espnet_softpl.frame_ce import frame_weights, path_ce
-from espnet_softpl.viterbi import viterbi
+from espnet_softpl.ctc.viterbi import viterbi
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 @register("viterbi_ce")

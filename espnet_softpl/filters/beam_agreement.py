@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.beam_search import prefix_beam_search
+from espnet_softpl.core.ranges import at_least, not_negative
 from espnet_softpl.ctc import greedy
-from espnet_softpl.edit_distance import distance
+from espnet_softpl.ctc.beam_search import prefix_beam_search
+from espnet_softpl.ctc.edit_distance import distance
 from espnet_softpl.filters.base import Candidate, Filter, register
-from espnet_softpl.ranges import at_least, not_negative
 
 
 @register("beam_agreement")

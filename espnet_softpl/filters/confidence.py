@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from espnet_softpl.core.ranges import at_least, fraction, is_finite
 from espnet_softpl.ctc import greedy
-from espnet_softpl.edit_distance import edits
+from espnet_softpl.ctc.edit_distance import edits
 from espnet_softpl.filters.base import Candidate, Filter, register
-from espnet_softpl.ranges import at_least, fraction, is_finite
-from espnet_softpl.shaping.confidence import utterance_confidence
+from espnet_softpl.labels.confidence import utterance_confidence
 
 # With fewer labeled utterances an error rate over the surest of them is mostly chance.
 ENOUGH = 50

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from espnet_softpl.core.ranges import at_least
 from espnet_softpl.ctc import min_frames
 from espnet_softpl.filters.base import Candidate, Filter, register
-from espnet_softpl.ranges import at_least
 
 
 @register("feasible")

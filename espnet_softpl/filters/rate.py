@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from espnet_softpl.core.ranges import not_negative, positive
 from espnet_softpl.filters.base import Candidate, Filter, register
-from espnet_softpl.ranges import not_negative, positive
 
 
 @register("rate")

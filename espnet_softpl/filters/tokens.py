@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from espnet_softpl.core.ranges import at_least
 from espnet_softpl.filters.base import Candidate, Filter, register
-from espnet_softpl.ranges import at_least
 
 
 @register("tokens")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PLCriterion, PseudoLabel
+from espnet_softpl.core.ranges import not_negative
+from espnet_softpl.core.registry import Registry
+from espnet_softpl.criteria.base import PLCriterion
 from espnet_softpl.ctc import frame_mask
-from espnet_softpl.prior import mean_posterior
-from espnet_softpl.ranges import not_negative
-from espnet_softpl.registry import Registry
+from espnet_softpl.labels.prior import mean_posterior
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 REGISTRY: Registry[PLCriterion] = Registry("pl_regularizer", PLCriterion)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 
 

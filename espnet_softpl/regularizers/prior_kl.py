@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel
-from espnet_softpl.prior import with_floor
+from espnet_softpl.labels.prior import with_floor
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 from espnet_softpl.regularizers.mean_entropy import negative_entropy
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.core.ranges import not_negative
 from espnet_softpl.ctc import in_float32
-from espnet_softpl.prior import RunningMean, with_floor
-from espnet_softpl.ranges import not_negative
+from espnet_softpl.labels.prior import RunningMean, with_floor
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register, relabel
 
 MAX_RATIO = 10.0

@@ -9,10 +9,10 @@ import abc
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.core.registry import Registry
+from espnet_softpl.core.stateful import Stateful
 from espnet_softpl.ctc import greedy
-from espnet_softpl.registry import Registry
-from espnet_softpl.stateful import Stateful
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 class Shaping(Stateful, abc.ABC):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.core.ranges import finite, not_negative
 from espnet_softpl.ctc import BLANK, in_float32
-from espnet_softpl.prior import with_floor
-from espnet_softpl.ranges import finite, not_negative
+from espnet_softpl.labels.prior import with_floor
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register, relabel
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.criteria.base import PseudoLabel
+from espnet_softpl.core.ranges import positive
 from espnet_softpl.ctc import collapse
-from espnet_softpl.ranges import positive
-from espnet_softpl.sampling import sample_paths
+from espnet_softpl.ctc.sampling import sample_paths
+from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register
 
 

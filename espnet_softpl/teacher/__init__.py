@@ -8,15 +8,8 @@ depends on the student's weights alone: processes that hold the same student hol
 same teacher, without a further exchange.
 """
 
-from espnet_softpl.teacher.base import (
-    REGISTRY,
-    Teacher,
-    available,
-    build,
-    evaluating,
-    frozen_copy,
-    register,
-)
+from espnet_softpl.core.modules import evaluating, frozen_copy
+from espnet_softpl.teacher.base import REGISTRY, Teacher, available, build, register
 from espnet_softpl.teacher.delayed import DelayedTeacher
 from espnet_softpl.teacher.ema import EMATeacher
 from espnet_softpl.teacher.following import FollowingTeacher

@@ -2,90 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from espnet_softpl.checks import UserError, name_some
-from espnet_softpl.registry import Registry
-
-
-@contextlib.contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Put a module in eval mode, and every part of it back as it was afterwards.
-
-    Args:
-        module: The module; its `eval()` and `train()` are not called.
-
-    Yields:
-        The module.
-    """
-    # Only the flags: some adapters (LoRA) merge their weights into those below them
-    # when eval() is called, and the student has to go on training unmerged.
-    modes = [(part, part.training) for part in module.modules()]
-    for part, _ in modes:
-        part.training = False
-    try:
-        yield module
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
-    """Copy a module in training into float32, eval mode, without gradients.
-
-    Args:
-        module: The module; it may be in the middle of training.
-
-    Returns:
-        The copy.
-    """
-    # Attention layers keep the weights of their last call, with their graph, which
-    # cannot be copied and must not be: the copy starts without them.
-    results = {
-        id(value): None
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, torch.Tensor) and value.grad_fn is not None
-    }
-    clone = copy.deepcopy(module, results).float().requires_grad_(False)
-    for part in clone.modules():
-        part.training = False  # As in `evaluating`: what eval() merged would not match.
-    for parameter in clone.parameters():
-        parameter.grad = None
-    return clone
-
-
-def check_structure(
-    found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], what: str
-) -> None:
-    """Refuse weights whose names or shapes are not those of a model.
-
-    Args:
-        found: The weights by name.
-        wanted: The model's `state_dict()`.
-        what: What the weights are, for the message; in the plural.
-
-    Raises:
-        UserError: A name is missing, or more than wanted, or has another shape.
-    """
-    common = sorted(found.keys() & wanted.keys())
-    faults = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unknown": sorted(found.keys() - wanted.keys()),
-        "of another shape": [n for n in common if found[n].shape != wanted[n].shape],
-    }
-    if any(faults.values()):
-        named = [
-            f"{len(names)} {fault} ({name_some(names)})"
-            for fault, names in faults.items()
-            if names
-        ]
-        raise UserError(f"{what} do not fit the model: {'; '.join(named)}")
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.registry import Registry
 
 
 class Teacher:
@@ -167,8 +90,15 @@ class Teacher:
 
 
 REGISTRY: Registry[Teacher] = Registry("pl_teacher", Teacher)
+
+
 REGISTRY.register("student")(Teacher)
 
+
 register = REGISTRY.register
+
+
 available = REGISTRY.available
+
+
 build = REGISTRY.build

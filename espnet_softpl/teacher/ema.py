@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.ranges import at_least, choice, fraction, is_finite, positive
+from espnet_softpl.core.ranges import at_least, choice, fraction, is_finite, positive
 from espnet_softpl.teacher.base import register
 from espnet_softpl.teacher.following import FollowingTeacher, follow
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.ranges import at_least
+from espnet_softpl.core.ranges import at_least
 from espnet_softpl.teacher.frozen import FrozenTeacher
 
 

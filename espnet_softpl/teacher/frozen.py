@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.teacher.base import Teacher, check_structure, frozen_copy, register
+from espnet_softpl.core.modules import check_structure, frozen_copy
+from espnet_softpl.teacher.base import Teacher, register
 
 
 @register("frozen")

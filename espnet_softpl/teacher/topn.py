@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from espnet_softpl.ranges import at_least, choice
-from espnet_softpl.teacher.base import check_structure, register
+from espnet_softpl.core.modules import average, check_structure
+from espnet_softpl.core.ranges import at_least, choice
+from espnet_softpl.teacher.base import register
 from espnet_softpl.teacher.frozen import FrozenTeacher
 
 logger = logging.getLogger(__name__)
@@ -34,58 +34,6 @@ def best_epochs(finished: Sequence[tuple[int, float]], n: int, mode: str) -> lis
         (sign * value, epoch) for epoch, value in finished if math.isfinite(value)
     ]
     return [epoch for _, epoch in sorted(usable)[:n]]
-
-
-def average(
-    states: Iterable[Mapping[str, torch.Tensor]], shares: Iterable[float] | None = None
-) -> dict[str, torch.Tensor]:
-    """Average the weights of several models.
-
-    Floating-point tensors are summed in float64, each model with the same weight
-    unless `shares` says otherwise, and returned in the first model's precision, but at
-    least in float32. A tensor with a value that is not finite (batch-norm statistics
-    after one bad batch) is left out of its average; where all are such, it is the
-    first model's. All other tensors, such as batch norm's counters, are the first
-    model's: a sum of counters would count batches that no model has seen.
-
-    Args:
-        states: `state_dict()`s of the same structure, the best model's first; read one
-            after the other, so that a generator needs the memory of one.
-        shares: Weight of each model, at least 0, not all 0; a model of weight 0 is
-            left out, but for what only the first one gives. None is 1 for each.
-
-    Returns:
-        A state with new tensors.
-
-    Raises:
-        ValueError: There is no state, or not as many shares.
-        UserError: The states differ in structure.
-    """
-    first: Mapping[str, torch.Tensor] | None = None
-    totals: dict[str, torch.Tensor] = {}
-    counts: dict[str, float] = {}
-    given = itertools.repeat(1.0) if shares is None else shares
-    for state, share in zip(states, given, strict=shares is not None):
-        first = state if first is None else first
-        check_structure(state, first, "the weights of models to average")
-        for name, value in state.items():
-            finite = value.is_floating_point() and bool(value.isfinite().all())
-            if share == 0.0 or not finite:
-                continue
-            if name in totals:
-                totals[name].add_(value, alpha=share)
-            else:
-                totals[name] = value.to(torch.float64, copy=True).mul_(share)
-            counts[name] = counts.get(name, 0.0) + share
-    if first is None:
-        raise ValueError("there is no model to average")
-    averages = {}
-    for name, value in first.items():
-        mean = totals[name] / counts[name] if name in totals else value.clone()
-        if value.is_floating_point():
-            mean = mean.to(torch.promote_types(value.dtype, torch.float32))
-        averages[name] = mean
-    return averages
 
 
 @register("topn")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 # Recipe and package have one error for users' mistakes, and one reader of tables.
-from espnet_softpl.checks import UserError as RecipeError
-from espnet_softpl.checks import name_some as examples
-from espnet_softpl.checks import read_scp
-from espnet_softpl.kaldi_dir import atomic_write, write_table
+from espnet_softpl.core.errors import UserError as RecipeError
+from espnet_softpl.core.errors import name_some as examples
+from espnet_softpl.core.files import atomic_write
+from espnet_softpl.data.tables import read_scp, write_table
 
 __all__ = ["DataDir", "RecipeError", "atomic_write", "examples", "read_table"]
 __all__ += ["run_main", "write_table"]

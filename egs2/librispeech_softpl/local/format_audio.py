@@ -17,14 +17,14 @@ from pathlib import Path
 from datadir import DataDir, RecipeError, run_main
 from progress import follow
 
-from espnet_softpl.formatting import (
+from espnet_softpl.data.formatting import (
     Job,
     Mapper,
     check_rates,
     format_recording,
     list_bad,
 )
-from espnet_softpl.kaldi_dir import Cut, Recording
+from espnet_softpl.data.kaldi_dir import Cut, Recording
 
 
 def format_directory(

@@ -18,7 +18,7 @@ from datadir import DataDir, RecipeError, run_main
 from progress import follow
 from scipy.signal import resample_poly
 
-from espnet_softpl.formatting import write_flac
+from espnet_softpl.data.formatting import write_flac
 
 
 @dataclass(frozen=True)

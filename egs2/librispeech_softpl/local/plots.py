@@ -6,7 +6,7 @@ from pathlib import Path
 
 from runs import Run
 
-from espnet_softpl.report.figures import (
+from espnet_softpl.commands.report.figures import (
     Bar,
     Panel,
     color_of,

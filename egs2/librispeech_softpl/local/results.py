@@ -21,8 +21,8 @@ from plots import plot_all
 from progress import clock
 from runs import SUPERVISED, Run, read_run
 
-from espnet_softpl.checks import UserError
-from espnet_softpl.scoring import Score, load_references, score_sets
+from espnet_softpl.commands.scoring import Score, load_references, score_sets
+from espnet_softpl.core.errors import UserError
 
 NOT_RUN = "not run"
 Table = list[list[str]]

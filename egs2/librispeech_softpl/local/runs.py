@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from espnet_softpl.history import read_history, seconds_of
-from espnet_softpl.state import load_checkpoint
+from espnet_softpl.commands.report.history import read_history, seconds_of
+from espnet_softpl.training.resume.layout import load_checkpoint
 
 SUPERVISED = ("warmup", "control")
 

@@ -1,0 +1,225 @@
+"""Small copies of frame posteriors, for a cache of soft labels.
+
+A frame is kept as gaps: how many nats each token lies below the best one. The best one
+has gap 0 and every other a gap above 0 at any precision, so that the top token is the
+same after rounding; and what is restored from gaps by normalizing them is a
+distribution, so that no rounding can leave a negative rest.
+
+B utterances, T frames after subsampling, V tokens with blank, N frames of all
+utterances without padding, K tokens kept per frame.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from espnet_softpl.core.ranges import at_least, choice
+from espnet_softpl.ctc import frame_mask, in_float32
+
+PRECISIONS = ("float32", "float16", "uint8")
+
+
+# Gaps are multiples of 2^-15 nats, at most 64: with float32 log-posteriors between
+# -128 and 0 a gap is then found again exactly, and rounding is idempotent.
+STEPS_PER_NAT = 2.0**15
+
+
+MAX_GAP = 64.0
+
+
+# One byte counts the steps of (p / p of the best token) ** (1 / 5). Even steps of the
+# log-probability waste levels on tokens that hardly weigh, those of p itself lose all
+# rare ones; roots 3 to 8 were measured (KL divergence, V = 31 and 5000): below 4 the
+# tail of many tokens is cut off, above 6 the frequent tokens are coarse.
+ROOT = 5.0
+
+
+LEVELS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Compression:
+    """How a soft label is kept: how many tokens of a frame, and how exactly.
+
+    The mass of the tokens that are not kept is spread evenly over them. It is kept as
+    one more gap, that of each of them, which is rounded like the others. `restore`
+    normalizes, so that scores that do not sum to 1 come back as a distribution.
+
+    Rounding errors, of the log-probability relative to the best token, u nats below
+    it: `float32` 1.5e-5 nats; `float16` that or 0.05 % of u, whichever is more;
+    `uint8` about exp(u / 5) / 100 nats, with u at most 28. In any, u is at most 64.
+    Tokens that tie with the best one lie one step below it afterwards (3e-5 nats, with
+    `uint8` 0.02).
+
+    What was restored and is compressed again restores the same values, bit for bit,
+    with the same settings on the same device.
+
+    Source: ours. slimIPL's cache (https://arxiv.org/abs/2010.11524) keeps transcripts.
+
+    Args:
+        top_k: K, the tokens kept per frame, at least 1; more than V is V. None keeps
+            all of them, and then no indices.
+        precision: Type of the numbers kept: `float32`, `float16` or `uint8`.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    top_k: int | None = 32
+    precision: str = "uint8"
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None:
+            at_least("top_k", self.top_k, 1)
+        choice("precision", self.precision, PRECISIONS)
+
+    @torch.no_grad()
+    def compress(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Make the small copy.
+
+        Args:
+            log_probs: Frame log-posteriors, (B, T, V), of any floating type; -inf is
+                legal where the best token of the frame is finite.
+            lengths: Frames per utterance, (B,), at most T.
+
+        Returns:
+            Tensors on the CPU, frames of one utterance after the other. With K < V:
+            `tokens` (N, K), the best token first, uint8, int16 or int32 by V; `gaps`
+            (N, K), of the second to the K-th token and of each of the rest. Else
+            `gaps` (N, V) in the order of the vocabulary.
+
+        Raises:
+            ValueError: A frame has no best token: it holds NaN, or nothing finite.
+        """
+        mask = frame_mask(lengths.to(log_probs.device), log_probs.size(1))
+        frames = in_float32(log_probs[mask])
+        best, best_token = frames.max(-1, keepdim=True)
+        if not best.isfinite().all():
+            raise ValueError("log_probs hold a frame with NaN, or with nothing finite")
+        heights = frames.sub_(best).float()  # A copy already; large ones cost time.
+        vocabulary = log_probs.size(-1)
+        if self.top_k is None or self.top_k >= vocabulary:
+            packed = _encode(heights.neg_(), self.precision).scatter_(1, best_token, 0)
+            return {"gaps": packed.cpu()}
+        tokens, gaps = _nearest(heights, best_token, self.top_k)
+        return {
+            "tokens": tokens.to(_index_type(vocabulary)).cpu(),
+            "gaps": _encode(gaps, self.precision).cpu(),
+        }
+
+    @torch.no_grad()
+    def restore(
+        self,
+        packed: dict[str, torch.Tensor],
+        lengths: torch.Tensor,
+        num_frames: int,
+        vocabulary: int,
+    ) -> torch.Tensor:
+        """Make log-posteriors of a small copy, made with these settings or others.
+
+        Args:
+            packed: What `compress` returned.
+            lengths: Those given to `compress`, (B,).
+            num_frames: T, at least the longest length; it may differ from the
+                original padding.
+            vocabulary: V.
+
+        Returns:
+            (B, T, V), float32, on the device of the lengths. Every frame is a
+            distribution, as closely as float32 log-posteriors are (its sum is 1 within
+            1e-6 for hundreds of tokens), with the best token of the original, the
+            first of several; padding is uniform.
+
+        Raises:
+            ValueError: The copy is not of as many frames or tokens.
+        """
+        gaps = _decode(packed["gaps"].to(lengths.device))
+        tokens = packed.get("tokens")
+        mask = frame_mask(lengths, num_frames)
+        columns = vocabulary if tokens is None else tokens.size(1)
+        shape = (int(mask.sum()), columns)
+        longest = int(lengths.max()) if lengths.numel() else 0
+        if gaps.shape != shape or columns > vocabulary or longest > num_frames:
+            raise ValueError(
+                f"a copy of gaps {tuple(gaps.shape)} is not of {vocabulary} tokens "
+                f"in {int(lengths.sum())} frames, at most {num_frames} each"
+            )
+        # Equal gaps of 0 are the uniform distribution: the padding.
+        padded = gaps.new_zeros(*mask.shape, columns)
+        padded[mask] = gaps
+        if tokens is None:
+            return padded.neg_().log_softmax(-1)
+        places = tokens.new_zeros(padded.shape, dtype=torch.long, device=lengths.device)
+        places[mask] = tokens.to(lengths.device, torch.long)
+        return _spread(places, padded, vocabulary)
+
+
+def _nearest(
+    heights: torch.Tensor, best_token: torch.Tensor, top_k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pick the tokens of the smallest gaps, and share out the mass of the others.
+
+    Args:
+        heights: Gaps with a minus, (N, V); overwritten.
+        best_token: (N, 1), the first of those of height 0.
+        top_k: K, less than V.
+
+    Returns:
+        tokens (N, K) from the best one on, and gaps (N, K) of the second to the K-th
+        and of each other token, ascending.
+    """
+    # Of several tokens of height 0, `topk` may put any first.
+    heights.scatter_(1, best_token, 1.0)
+    kept, tokens = heights.topk(top_k, dim=1)
+    kept.neg_()[:, 0] = 0.0
+    rest = heights.scatter_(1, tokens, -math.inf).exp_().sum(1, keepdim=True)
+    # No nearer than the last one kept, which rounding of the sum could bring about.
+    each = math.log(heights.size(1) - top_k) - rest.log()
+    return tokens, torch.cat([kept[:, 1:], each.maximum(kept[:, -1:])], 1)
+
+
+def _spread(tokens: torch.Tensor, gaps: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Invert `_nearest` and normalize.
+
+    Args:
+        tokens: (B, T, K).
+        gaps: (B, T, K).
+        vocabulary: V, more than K.
+
+    Returns:
+        Log-posteriors, (B, T, V).
+    """
+    probs = gaps.neg().exp_()
+    probs[..., -1] *= vocabulary - gaps.size(-1)
+    total = probs.sum(-1, keepdim=True).add_(1.0).log_()
+    below = gaps.add(total).neg_()
+    log_probs = below[..., -1:].expand(*gaps.shape[:-1], vocabulary).contiguous()
+    return log_probs.scatter_(2, tokens, torch.cat([-total, below[..., :-1]], -1))
+
+
+def _encode(gaps: torch.Tensor, precision: str) -> torch.Tensor:
+    """Round gaps to a precision, away from 0 where they are near it."""
+    if precision == "uint8":
+        levels = LEVELS - LEVELS * (gaps / -ROOT).exp_()
+        return levels.round_().clamp_(1, LEVELS - 1).to(torch.uint8)
+    steps = (gaps.clamp(max=MAX_GAP) * STEPS_PER_NAT).round_().clamp_(min=1.0)
+    return steps.div_(STEPS_PER_NAT).to(getattr(torch, precision))
+
+
+def _decode(gaps: torch.Tensor) -> torch.Tensor:
+    """Return encoded gaps in nats, float32."""
+    if gaps.dtype is not torch.uint8:
+        return gaps.float()
+    return (gaps.float() / -LEVELS).log1p_().mul_(-ROOT)
+
+
+def _index_type(vocabulary: int) -> torch.dtype:
+    """Find the smallest type that numbers the tokens and can be indexed with."""
+    if vocabulary <= 2**8:
+        return torch.uint8
+    return torch.int16 if vocabulary <= 2**15 else torch.int32

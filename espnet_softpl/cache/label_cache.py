@@ -1,0 +1,248 @@
+"""The label cache: labels are made once, and trained on until they are replaced.
+
+With C slots of one mini-batch each and a probability p of replacing a slot's labels
+when it is visited, labels are used 1/p times on average and replaced after C/p
+unlabeled updates: the model learns from labels of many earlier states of itself,
+which takes the place of a teacher (slimIPL, https://arxiv.org/abs/2010.11524). Which
+slot is visited when is the business of `cache_plan`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_softpl.cache.packing import pack, unpack
+from espnet_softpl.cache.plan import CachePlan
+from espnet_softpl.cache.settings import CacheSettings, LabelChange
+from espnet_softpl.cache.store import LabelStore
+from espnet_softpl.ctc.edit_distance import distance
+from espnet_softpl.labels.forms import LabelForms
+from espnet_softpl.labels.pseudo_label import Labels
+
+CACHE_DIR = "pl_cache"  # In the experiment directory; one directory per process in it.
+
+
+@dataclasses.dataclass
+class Counts:
+    """What has happened in a cache, of one process.
+
+    Attributes:
+        made: Labels of mini-batches made, the filling included.
+        replaced: Those that have been replaced since.
+        uses: Training steps on those that have been replaced.
+        updates: Unlabeled updates between their making and their replacement.
+        missed: Visits that found no labels, because a back-off had cleared them.
+    """
+
+    made: int = 0
+    replaced: int = 0
+    uses: int = 0
+    updates: int = 0
+    missed: int = 0
+
+
+class LabelCache:
+    """The labels in the slots, and the decisions about them.
+
+    Args:
+        settings: What `build_settings` returned.
+        keep_posteriors: Whether anything looks at the labels' posteriors.
+        directory: Where labels go that exceed the limit on memory; each process has
+            its own. May be None where there is no limit.
+        forms: What else the labels are for.
+    """
+
+    def __init__(
+        self,
+        settings: CacheSettings,
+        keep_posteriors: bool,
+        directory: Path | None,
+        forms: LabelForms = LabelForms(),
+    ) -> None:
+        self.settings = settings
+        self.counts = Counts()
+        self._keep_posteriors = keep_posteriors
+        self._compression = settings.compression()
+        self._forms = forms
+        self._store = LabelStore(directory, settings.memory_limit_mb)
+        self._uses: dict[int, int] = {}
+        self._born: dict[int, int] = {}
+        self._decisions: list[bool] = []  # Of the visits, in order.
+        self._plan: CachePlan | None = None
+
+    def follow(self, plan: CachePlan) -> None:
+        """Take the plan that the data loader follows."""
+        self._plan = plan
+
+    def take(self, slot: int, utterance_ids: list[str], device: Any) -> Labels | None:
+        """Return a slot's labels to train on them, and count the use.
+
+        Args:
+            slot: The slot.
+            utterance_ids: The mini-batch that the loader brought for it.
+            device: Where the labels go.
+
+        Returns:
+            The labels, or None where there are none.
+
+        Raises:
+            RuntimeError: The slot has labels of another mini-batch: cache and loader
+                do not belong together.
+        """
+        if slot not in self._store:
+            self.counts.missed += 1
+            return None
+        labels = unpack(self._store.get(slot), self._compression, device)
+        if labels.utterance_ids != list(utterance_ids):
+            raise RuntimeError(
+                f"slot {slot} of the label cache has labels of "
+                f"{labels.utterance_ids[:3]}, the loader brought {utterance_ids[:3]}"
+            )
+        self._uses[slot] += 1
+        return dataclasses.replace(labels, uses=self._uses[slot])
+
+    def insert(self, slot: int, labels: Labels, draw: int) -> None:
+        """Store labels in a slot, in the place of those that are there.
+
+        Args:
+            slot: The slot.
+            labels: The labels of one mini-batch.
+            draw: Unlabeled updates of the plan so far, the filling included.
+        """
+        if slot in self._store:
+            self.counts.replaced += 1
+            self.counts.uses += self._uses[slot]
+            self.counts.updates += draw - self._born[slot]
+        self.counts.made += 1
+        self._uses[slot] = 0
+        self._born[slot] = draw
+        self._store.put(slot, pack(labels, self._compression, self._keep_posteriors))
+
+    @property
+    def turnover(self) -> float:
+        """How often the labels of a slot have been made on average so far."""
+        return self.counts.made / self._plan.size
+
+    @property
+    def decides(self) -> bool:
+        """Whether labels are made at every visit, to decide about the slot."""
+        return isinstance(self.settings, LabelChange)
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether a mini-batch that stays takes the labels made at a visit."""
+        return self.decides and self.settings.refresh
+
+    @property
+    def measures_change(self) -> bool:
+        """Whether labels are made once more when they are replaced."""
+        return not self.decides and self.settings.measure_change
+
+    def decide(self, draw: int, change: float) -> None:
+        """Decide whether the slot visited at a draw gets another mini-batch.
+
+        Args:
+            draw: The draw; all visits before it have been decided on.
+            change: How much its labels have changed, the probability.
+
+        Raises:
+            RuntimeError: Visits were left out, or came twice.
+        """
+        if draw != self._plan.size + len(self._decisions):
+            raise RuntimeError(
+                f"label cache: draw {draw} was trained on after "
+                f"{len(self._decisions)} visits of {self._plan.size} slots"
+            )
+        self._decisions.append(self._plan.chance(draw) < change)
+
+    def left(self, draw: int) -> bool:
+        """Tell what was decided about the visit at a draw.
+
+        Raises:
+            RuntimeError: Nothing was: the loader reads further ahead than `lag`.
+        """
+        visit = draw - self._plan.size
+        if visit >= len(self._decisions):
+            raise RuntimeError(
+                f"pl_cache_conf.lag: {self.settings} is too short: the loader asked "
+                f"for the decision at draw {draw} before it was taken"
+            )
+        return self._decisions[visit]
+
+    def clear(self) -> None:
+        """Forget all labels; the slots get new ones when they are visited next."""
+        self._store.clear()
+        self._uses.clear()
+        self._born.clear()
+
+    def forget_files(self, states: list[dict[str, Any]]) -> None:
+        """Delete files of labels that are neither in use nor in a saved state.
+
+        Args:
+            states: What `state_dict` returned for each state that may be resumed.
+        """
+        self._store.forget([state["store"] for state in states])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, tensors and plain values only."""
+        return {
+            "settings": self._identity(),
+            "counts": dataclasses.asdict(self.counts),
+            "store": self._store.state_dict(),
+            "uses": dict(self._uses),
+            "born": dict(self._born),
+            "decisions": torch.tensor(self._decisions, dtype=torch.bool),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state.
+
+        Args:
+            state: What `state_dict` returned.
+
+        Raises:
+            ValueError: The state is that of a cache with other settings.
+        """
+        # States of older versions name no forms: they are the defaults.
+        saved = {**LabelForms().identity(), **state["settings"]}
+        given = self._identity()
+        differ = [k for k in {**saved, **given} if saved.get(k) != given.get(k)]
+        if differ:
+            words = "; ".join(
+                f"{k}: {saved.get(k)!r}, {given.get(k)!r}" for k in differ
+            )
+            raise ValueError(
+                f"pl_cache, pl_cache_conf: the saved labels belong to other settings "
+                f"(saved, given): {words}"
+            )
+        self.counts = Counts(**state["counts"])
+        self._store.load_state_dict(state["store"])
+        self._uses = dict(state["uses"])
+        self._born = dict(state["born"])
+        self._decisions = state["decisions"].tolist()
+
+    def _identity(self) -> dict[str, Any]:
+        """Return the settings that saved labels depend on."""
+        settings = dataclasses.asdict(self.settings)
+        del settings["memory_limit_mb"]
+        kind = type(self.settings).__name__
+        return {"pl_cache": kind, **settings, **self._forms.identity()}
+
+
+def label_change(old: Labels, new: Labels) -> float:
+    """Measure how far the transcripts of a mini-batch have changed.
+
+    Args:
+        old: Earlier labels.
+        new: Later labels of the same utterances.
+
+    Returns:
+        Token edit distance between the greedy transcripts, per token of the old ones
+        (mean over utterances, each at most 1).
+    """
+    changes = distance(*old.transcripts(), *new.transcripts())
+    return float(changes.clamp(max=1.0).mean())

@@ -1,0 +1,153 @@
+"""The settings of a label cache, and their names in YAML."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+from espnet_softpl.cache.compression import Compression
+from espnet_softpl.cache.plan import CachePlan
+from espnet_softpl.core.ranges import at_least, fraction, not_negative
+from espnet_softpl.core.registry import build_from_conf, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheSettings(abc.ABC):
+    """What every cache has (`pl_cache_conf`).
+
+    Attributes:
+        size: C, slots of one unlabeled mini-batch each, at least 1, or `all` for as
+            many as one pass over the unlabeled data has.
+        top_k: Tokens whose posteriors are kept per frame, at least 1; None for all.
+            Any are kept only where a criterion or a regularizer looks at them.
+        precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
+        memory_limit_mb: Megabytes of labels that stay in memory, at least 0; what is
+            above goes to files in the experiment directory. None: all in memory.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    size: int | str = 100
+    top_k: int | None = 32
+    precision: str = "uint8"
+    memory_limit_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.size != "all":
+            if isinstance(self.size, str):
+                raise ValueError(f"size must be an integer or 'all': {self.size!r}")
+            at_least("size", self.size, 1)
+        if self.memory_limit_mb is not None:
+            not_negative("memory_limit_mb", self.memory_limit_mb)
+        self.compression()
+
+    def compression(self) -> Compression:
+        """Return how posteriors are kept."""
+        return Compression(self.top_k, self.precision)
+
+    @abc.abstractmethod
+    def plan(self, num_batches: int, seed: int) -> CachePlan:
+        """Return which slot is visited when.
+
+        Args:
+            num_batches: Unlabeled mini-batches of one pass, for a size of `all`.
+            seed: The run's seed.
+        """
+
+    def slots(self, num_batches: int) -> int:
+        """Return the number of slots."""
+        return num_batches if self.size == "all" else int(self.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class SlimIPL(CacheSettings):
+    """Replace labels with a constant probability (`pl_cache: slimipl`).
+
+    Attributes:
+        probability: p, in [0, 1]; 0 keeps the labels of the filling for ever.
+        in_place: Replace the labels of a slot by new ones of the same mini-batch, not
+            by those of the next one. With a size of `all` this labels a share p of the
+            unlabeled data anew in each pass, as TopIPL does
+            (https://arxiv.org/abs/2506.07659).
+        measure_change: Label a mini-batch once more when its labels are replaced, for
+            the statistic `pl_label_change`; costs a teacher forward each time, and
+            nothing with `in_place`.
+    """
+
+    probability: float = 0.1
+    in_place: bool = False
+    measure_change: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction("probability", self.probability)
+
+    def plan(self, num_batches: int, seed: int) -> CachePlan:
+        """See `CacheSettings.plan`."""
+        return CachePlan(self.slots(num_batches), seed, self.probability, self.in_place)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelChange(CacheSettings):
+    """Replace labels as they change (`pl_cache: label_change`).
+
+    At each visit the mini-batch is labeled again. Its slot gets another mini-batch with
+    a probability of the token edit distance between its old and new transcripts, per
+    token of the old ones, at most 1. That changes in the labels control membership of
+    the cache is from "Continuous Pseudo-Labeling from the Start"
+    (https://arxiv.org/abs/2210.08711); the formula is our reading of its abstract.
+
+    Attributes:
+        refresh: Where a mini-batch stays, it takes the new labels.
+        lag: Unlabeled updates between the decision and the replacement, at least
+            2 * num_workers + 1: what the loader may have read ahead.
+    """
+
+    refresh: bool = True
+    lag: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("lag", self.lag, 1)
+
+    def plan(self, num_batches: int, seed: int) -> CachePlan:
+        """See `CacheSettings.plan`."""
+        return CachePlan(self.slots(num_batches), seed, None, lag=self.lag)
+
+
+CACHES: dict[str, type[CacheSettings]] = {
+    "label_change": LabelChange,
+    "slimipl": SlimIPL,
+}
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the caches, sorted."""
+    return tuple(sorted(CACHES))
+
+
+def build_settings(name: str, **conf: Any) -> CacheSettings | None:
+    """Build a cache's settings from `pl_cache` and `pl_cache_conf`.
+
+    Args:
+        name: One of `available()`, or `none`.
+        **conf: The cache's settings.
+
+    Returns:
+        The settings, or None for `none`.
+
+    Raises:
+        ValueError: Unknown name or setting, or a value out of its range.
+    """
+    if name == "none":
+        if conf:
+            raise ValueError(f"pl_cache_conf: {conf} without a pl_cache")
+        return None
+    if name not in CACHES:
+        raise ValueError(
+            f"pl_cache: unknown cache {name!r}.{did_you_mean(name, CACHES)} Legal: "
+            f"{', '.join(available())}, none."
+        )
+    return build_from_conf(CACHES[name], conf, "pl_cache_conf")

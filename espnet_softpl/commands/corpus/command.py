@@ -1,0 +1,81 @@
+"""What the commands that build a corpus have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from espnet_softpl.commands.corpus.build import Corpus, build
+from espnet_softpl.commands.corpus.librispeech import CorpusError
+
+
+def corpus_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """Returns a parser with the options that all corpora share."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory of the corpus; made if new"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of everything random, at least 0 (default 0)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="speakers made at once, at least 1; does not change the corpus (default: "
+        "as many as cores)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="report errors only")
+    return parser
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    plan: Callable[[argparse.Namespace], Corpus],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Plans and builds a corpus as the command line says.
+
+    Args:
+        parser: Of ``corpus_parser``, with further options.
+        plan: Turns the parsed options into a corpus. A ValueError of it is about the
+            options, a CorpusError about anything else.
+        arguments: The command line, by default the process's own.
+
+    Returns:
+        0, or 1 after an error for the user, or 130 after an interruption.
+    """
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, not {options.jobs}")
+    if options.seed < 0:
+        parser.error(f"--seed must be at least 0, not {options.seed}")
+    try:
+        try:
+            corpus = plan(options)
+        except ValueError as error:
+            parser.error(str(error))
+        summary = build(corpus, options.out, options.jobs, options.quiet)
+    except (CorpusError, OSError) as error:
+        sys.stderr.write(f"{parser.prog}: error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{parser.prog}: interrupted; run it again to go on\n")
+        return 130
+    if not options.quiet:
+        for name, size in summary["sets"].items():
+            sys.stdout.write(
+                f"{name}: {size['speakers']} speakers, {size['utterances']} "
+                f"utterances, {size['minutes']:.1f} minutes\n"
+            )
+    return 0

@@ -1,0 +1,336 @@
+"""Pseudo-labels of a whole set as files, by an ESPnet model, outside of a training.
+
+They are what the generator of a training makes of the same audio with the same weights:
+greedy CTC transcripts by a model in eval mode, judged by the same filters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from espnet2.layers.create_adapter import create_adapter
+from espnet2.train.dataset import ESPnetDataset
+from torch.utils.data import DataLoader
+
+from espnet_softpl import filters
+from espnet_softpl.commands.experiment import Experiment, Weights
+from espnet_softpl.commands.label_files import (
+    SUMMARY,
+    UNUSABLE,
+    Audio,
+    Progress,
+    Record,
+    check_settings,
+    write_labels,
+)
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.modules import check_structure, evaluating
+from espnet_softpl.data import scan as data_scan
+from espnet_softpl.data import tables
+from espnet_softpl.data.usable_audio import UsableAudio, UsableShare, smallest_input
+from espnet_softpl.filters import Candidate, Filter
+from espnet_softpl.filters.base import KEPT
+from espnet_softpl.labels.confidence import utterance_confidence
+from espnet_softpl.teacher import Teacher
+from espnet_softpl.teacher.generator import PseudoLabelGenerator
+from espnet_softpl.training.build import build_to_text, check_filters
+from espnet_softpl.training.lengths import sample_rate
+from espnet_softpl.training.model import SoftPLModel, frames_of
+from espnet_softpl.training.task import SoftPLTask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labeler:
+    """A model that labels, and what it needs.
+
+    Attributes:
+        model: In eval mode.
+        args: ESPnet's options that it was trained with.
+        filters: Which labels are kept, by name, in order.
+        to_text: Turns token ids into a transcript.
+    """
+
+    model: SoftPLModel
+    args: argparse.Namespace
+    filters: Sequence[tuple[str, Filter]]
+    to_text: Callable[[list[int]], str]
+
+    def __call__(self, batch: Mapping[str, torch.Tensor]) -> list[Record]:
+        """Label a mini-batch.
+
+        Args:
+            batch: `speech` (B, N), `speech_lengths` (B,) and `usable` (B, 1).
+
+        Returns:
+            For each utterance `text`, `confidence` (the geometric mean of the best
+            posterior over the frames that say something, as the filter `confidence`
+            has it), `weight` (0 is dropped) and `reason`, the filter that dropped it,
+            `unusable`, or None.
+        """
+        speech, lengths = batch["speech"], batch["speech_lengths"]
+        generator = PseudoLabelGenerator(Teacher())
+        label = generator(self.model, speech, lengths)
+        confidence = utterance_confidence(label.log_probs, label.lengths)
+        usable = (batch["usable"].reshape(-1) > 0) & confidence.isfinite()
+        label = label._replace(weight=label.weight * usable)
+        candidate = Candidate(
+            label=label,
+            speech_lengths=lengths,
+            labeled_tokens_per_sample=math.nan,
+            relabel=lambda: generator(self.model, speech, lengths, dropout=True),
+        )
+        weight, reason = filters.apply(self.filters, candidate)
+        names = [*(name for name, _ in self.filters), UNUSABLE]
+        rows = zip(
+            label.tokens.tolist(),
+            label.token_lengths.tolist(),
+            confidence.tolist(),
+            weight.tolist(),
+            reason.tolist(),
+        )
+        return [
+            {
+                "text": " ".join(self.to_text(tokens[:count]).split()),
+                "confidence": sure if math.isfinite(sure) else 0.0,
+                "weight": trust,
+                "reason": None if why == KEPT else names[why],
+            }
+            for tokens, count, sure, trust, why in rows
+        ]
+
+
+def build_labeler(
+    experiment: Experiment,
+    weights: Weights,
+    trusted: Sequence[tuple[str, Filter]],
+) -> Labeler:
+    """Build the model of an experiment, to label with.
+
+    Args:
+        experiment: The experiment.
+        weights: Of student, teacher or their average.
+        trusted: Filters by name, in order.
+
+    Returns:
+        The model on the CPU, in eval mode, with what it needs.
+
+    Raises:
+        UserError: The model has no CTC head, the weights are not its own, or a filter
+            needs the labeled data of a training.
+    """
+    experiment.check_files()
+    config = experiment.place_files(experiment.config, lambda f: str(f.resolve()))
+    args = argparse.Namespace(**{"model": "espnet", **config})
+    if args.model != "espnet" or args.model_conf.get("ctc_weight", 0.5) == 0.0:
+        raise UserError(
+            f"{experiment.directory}: labels come from the CTC head, which needs "
+            f"model: espnet with a ctc_weight in (0, 1]; this is {args.model!r} with "
+            f"{args.model_conf}"
+        )
+    to_text = build_to_text(args)
+    model = SoftPLTask.build_student(args)
+    wanted = model.state_dict()
+    if getattr(args, "use_adapter", False):
+        create_adapter(model, args.adapter, args.adapter_conf)
+        wanted = {n: v for n, v in model.state_dict().items() if n in weights.state}
+    check_structure(weights.state, wanted, f"the weights of {weights.source}")
+    model.load_state_dict(weights.state, strict=False)
+    for name, part in trusted:
+        if part.needs_rate or part.needs_labeled:
+            raise UserError(
+                f"pl_filter: {name} as it is set learns from the labeled data of a "
+                f"training, and there are none here"
+            )
+    check_filters(args, list(trusted), model, math.nan)
+    return Labeler(model.eval(), args, trusted, to_text)
+
+
+def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
+    """Sort utterances into mini-batches, those of like length together.
+
+    Args:
+        lengths: Samples by utterance id.
+        batch_bins: Most samples of a mini-batch, padding included; a longer utterance
+            is one of its own.
+
+    Returns:
+        Utterance ids of each, a function of the arguments alone; the longest first, so
+        that memory runs out at once or never.
+    """
+    batches: list[list[str]] = []
+    longest = 0
+    for key in sorted(lengths, key=lambda key: (-lengths[key], key)):
+        if not batches or (len(batches[-1]) + 1) * longest > batch_bins:
+            batches.append([])
+            longest = max(lengths[key], 1)
+        batches[-1].append(key)
+    return batches
+
+
+def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio:
+    """Read which audio there is, and how long it is.
+
+    Args:
+        path: Lines of `utterance-id value`.
+        kind: ESPnet's type: `sound` for audio files.
+        shape_file: ESPnet's shape file; None reads the headers of the files.
+        rate: The model's sample rate in Hz.
+
+    Returns:
+        The audio.
+
+    Raises:
+        UserError: A file is missing or malformed, the sample rate is another, or
+            lengths are not known.
+    """
+    entries, _ = data_scan.speech_scp([(path, "speech", kind)], "--wav_scp")
+    if kind == "sound":
+        for file, header in data_scan.read_some_headers(entries, kind):
+            if header.rate != rate:
+                raise UserError(
+                    f"{file} has {header.rate} Hz, the model wants {rate} Hz; resample "
+                    f"it. {data_scan.HOW_TO_FORMAT} --resample true"
+                )
+    if shape_file is not None:
+        known = tables.read_lengths(shape_file)
+        lengths = {key: known[key] for key in entries if key in known}
+        bad = {k: f"{k}: not in {shape_file}" for k in entries if k not in known}
+    elif kind == "sound":
+        scan = data_scan.scan_audio(entries)
+        lengths, bad = scan.samples, scan.bad
+    else:
+        raise UserError(
+            f"--shape_file must be given for data of type {kind!r}; only of 'sound' "
+            f"can the lengths be read from the files"
+        )
+    return Audio(path, kind, entries, lengths, bad)
+
+
+def load(
+    labeler: Labeler, audio: Audio, batches: Sequence[list[str]], num_workers: int
+) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
+    """Read mini-batches as a training does, silence in the place of bad audio.
+
+    Args:
+        labeler: Whose options are those of the loader.
+        audio: What is read.
+        batches: Utterance ids of each mini-batch.
+        num_workers: Processes that read ahead; 0 reads in this one.
+
+    Yields:
+        Utterance ids, and tensors by name.
+    """
+    args = labeler.args
+    waveforms = args.input_size is None
+    fewest = 1
+    if waveforms:
+        with evaluating(labeler.model) as model:
+            fewest = smallest_input(lambda n: frames_of(model, n), 64000)
+    dataset = UsableAudio(
+        ESPnetDataset(
+            [(audio.path, "speech", audio.kind)],
+            preprocess=SoftPLTask.build_preprocess_fn(args, train=False),
+        ),
+        audio.lengths,
+        min_samples=fewest,
+        sample_shape=() if waveforms else (args.input_size,),
+        sample_rate=sample_rate(args),
+    )
+    yield from DataLoader(
+        dataset,
+        batch_sampler=list(batches),
+        collate_fn=SoftPLTask.build_collate_fn(args, train=False),
+        num_workers=num_workers,
+    )
+
+
+def digest(weights: Weights, *parts: str) -> str:
+    """Return a checksum of weights and texts."""
+    sha = hashlib.sha256()
+    for name, value in weights.state.items():
+        sha.update(name.encode())
+        sha.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    for part in parts:
+        sha.update(part.encode())
+    return sha.hexdigest()
+
+
+def label(
+    labeler: Labeler,
+    audio: Audio,
+    out: Path,
+    settings: dict[str, Any],
+    batch_bins: int,
+    device: str = "cpu",
+    num_workers: int = 1,
+    max_bad_share: float = 0.01,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Label a set, or what is left of it, and write the labels.
+
+    Labels are a function of the settings: those of a run that was killed and begun
+    again are those of one that was not.
+
+    Args:
+        labeler: The model, on the CPU.
+        audio: The set.
+        out: The directory to write.
+        settings: What the labels depend on, plain values; labels of others are refused.
+        batch_bins: See `batches_of`.
+        device: Where the model runs.
+        num_workers: See `load`.
+        max_bad_share: Largest share of audio that may be unusable, in [0, 1].
+        seed: Of filters that draw.
+
+    Returns:
+        The counts; see `write_labels`.
+
+    Raises:
+        UserError: Too much audio is unusable, or `out` holds other labels.
+    """
+    summary = out / SUMMARY
+    if summary.exists():
+        found = yaml.safe_load(summary.read_text(encoding="utf-8"))
+        check_settings(found, settings, summary)
+        return {key: found[key] for key in found if key not in settings}
+    data_scan.check_bad_share(
+        audio.bad, len(audio.entries), max_bad_share, "cannot be read"
+    )
+    for key, reason in sorted(audio.bad.items()):
+        logger.warning("Utterance %s is left out: %s", key, reason)
+    progress = Progress(out, settings)
+    batches = batches_of(audio.lengths, batch_bins)
+    todo = [n for n in range(len(batches)) if n not in progress.done]
+    share = UsableShare(max_bad_share)
+    loader = load(labeler, audio, [batches[n] for n in todo], num_workers)
+    first = True
+    for number, (ids, batch) in zip(todo, loader):
+        if first:  # The loader has looked at the model on the CPU.
+            labeler.model.to(device)
+            first = False
+        share.count(ids, batch["usable"])
+        torch.manual_seed(seed + number)
+        tensors = {key: value.to(device) for key, value in batch.items()}
+        records = labeler(tensors)
+        progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
+        logger.info("%d of %d mini-batches", len(progress.done), len(batches))
+    bad = {k: k for k, r in progress.labels().items() if r["reason"] == UNUSABLE}
+    total = len(audio.entries)
+    data_scan.check_bad_share(
+        {**audio.bad, **bad}, total, max_bad_share, "cannot be used"
+    )
+    hour = 3600.0 * sample_rate(labeler.args)
+    counts = write_labels(out, audio, progress, settings, hour)
+    progress.remove()
+    return counts

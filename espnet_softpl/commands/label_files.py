@@ -1,0 +1,170 @@
+"""Pseudo-labels as files: progress that outlives a kill, and Kaldi's tables.
+
+`text` and `wav.scp` hold what is kept, `confidence` all that was labeled, `dropped` the
+rest with the reason, `label.yaml` how the labels were made, and counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_softpl.core.errors import UserError
+
+PROGRESS = ".progress"  # In the output directory: a line of settings, one per batch.
+
+
+SUMMARY = "label.yaml"  # The same settings, and the counts; written last.
+
+
+UNUSABLE = "unusable"
+
+
+# Settings that say where something was; the checksums beside them are what counts.
+PLACES = ("model", "wav_scp")
+
+
+Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Audio:
+    """The audio to label.
+
+    Attributes:
+        path: Kaldi's wav.scp, or the like.
+        kind: ESPnet's type of what it lists.
+        entries: Value by utterance id, in the order of the file.
+        lengths: Samples by utterance id, of those that can be read.
+        bad: Reason by utterance id, of those that cannot.
+    """
+
+    path: str
+    kind: str
+    entries: dict[str, str]
+    lengths: dict[str, int]
+    bad: dict[str, str]
+
+
+class Progress:
+    """The mini-batches that are labeled, in a file that a kill leaves usable.
+
+    Args:
+        out: The output directory; it is made.
+        settings: What the labels depend on.
+
+    Attributes:
+        done: Records of each finished mini-batch, by its number.
+
+    Raises:
+        UserError: The directory holds labels of other settings.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+        self._path = out / PROGRESS
+        self.done: dict[int, list[Record]] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        lines = self._path.read_bytes().splitlines(True) if self._path.exists() else []
+        # What has no end of line was cut off by a kill.
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if whole:
+            check_settings(json.loads(whole[0]), settings, self._path)
+        for line in whole[1:]:
+            number, records = json.loads(line)
+            self.done[number] = records
+        kept = [line.decode().rstrip("\n") for line in whole]
+        write_text(self._path, kept or [json.dumps(settings)])
+
+    def add(self, number: int, records: list[Record]) -> None:
+        """Store a mini-batch; it is on the disk when this returns."""
+        with open(self._path, "ab") as file:
+            file.write(json.dumps([number, records]).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.done[number] = records
+
+    def labels(self) -> dict[str, Record]:
+        """Return the records by utterance id."""
+        return {r["id"]: r for records in self.done.values() for r in records}
+
+    def remove(self) -> None:
+        """Remove the file."""
+        self._path.unlink()
+
+
+def check_settings(found: Any, wanted: dict[str, Any], path: Path) -> None:
+    """Refuse labels that were made otherwise.
+
+    Args:
+        found: The settings in a file.
+        wanted: Those of this run.
+        path: The file.
+
+    Raises:
+        UserError: They differ.
+    """
+    found = found if isinstance(found, dict) else {}
+    for key, value in wanted.items():
+        if key not in PLACES and found.get(key) != value:
+            raise UserError(
+                f"{path} is of labels with {key} {found.get(key)!r}, this run has "
+                f"{value!r}; name another --out, or remove that directory"
+            )
+
+
+def write_text(path: Path, lines: Sequence[str]) -> None:
+    """Write lines under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_labels(
+    out: Path,
+    audio: Audio,
+    progress: Progress,
+    settings: dict[str, Any],
+    samples_per_hour: float,
+) -> dict[str, Any]:
+    """Write `text`, `wav.scp`, `confidence`, `dropped` and, last, `label.yaml`.
+
+    Args:
+        out: The directory.
+        audio: What was labeled.
+        progress: The labels.
+        settings: What they depend on.
+        samples_per_hour: To count hours.
+
+    Returns:
+        The counts: `utterances`, `kept`, `hours`, `kept_hours`, `dropped` by reason.
+    """
+    labels = progress.labels()
+    labels |= {key: {"reason": UNUSABLE} for key in audio.bad}
+    ordered = [(key, labels[key]) for key in audio.entries]
+    kept = [(key, record) for key, record in ordered if record["reason"] is None]
+    lost = [(key, record["reason"]) for key, record in ordered if record["reason"]]
+    sure = [(k, r["confidence"]) for k, r in ordered if r["reason"] != UNUSABLE]
+    write_text(out / "text", [f"{key} {r['text']}".rstrip() for key, r in kept])
+    write_text(out / "wav.scp", [f"{key} {audio.entries[key]}" for key, _ in kept])
+    write_text(out / "confidence", [f"{key} {value:.6f}" for key, value in sure])
+    write_text(out / "dropped", [f"{key} {reason}" for key, reason in lost])
+    kept_samples = sum(audio.lengths[key] for key, _ in kept)
+    counts = {
+        "utterances": len(ordered),
+        "kept": len(kept),
+        "hours": round(sum(audio.lengths.values()) / samples_per_hour, 4),
+        "kept_hours": round(kept_samples / samples_per_hour, 4),
+        "dropped": dict(sorted(Counter(reason for _, reason in lost).items())),
+    }
+    write_text(
+        out / SUMMARY,
+        yaml.safe_dump({**settings, **counts}, sort_keys=False).splitlines(),
+    )
+    return counts

@@ -1,0 +1,138 @@
+"""Packed ESPnet models, from a file or from the model zoo, unpacked safely."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from espnet_softpl.core.errors import UserError, name_some
+
+# espnet_model_zoo asks for ESPnet, and pip would then replace torch: see setup.py.
+INSTALL_ZOO = (
+    "pip install --no-deps espnet_model_zoo && "
+    "pip install huggingface_hub pandas requests tqdm filelock"
+)
+
+
+DESCRIPTION = "meta.yaml"  # What espnet2.bin.pack puts first into an archive.
+
+
+DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+
+
+def check_members(names: Iterable[str], archive: Path) -> None:
+    """Refuse an archive whose members would land outside of its directory.
+
+    Args:
+        names: The members' names.
+        archive: The archive, for the message.
+
+    Raises:
+        UserError: A name is absolute, goes up, or has a backslash.
+    """
+    bad = [
+        name
+        for name in names
+        if PurePosixPath(name).is_absolute()
+        or ".." in PurePosixPath(name).parts
+        or "\\" in name
+    ]
+    if bad:
+        raise UserError(
+            f"{archive}: members lead out of the archive's directory "
+            f"({name_some(bad)}); it is not unpacked. espnet2.bin.pack writes no such "
+            f"archive: get the model from its author again"
+        )
+
+
+def _extract(archive: Path, target: Path) -> None:
+    """Unpack into an empty directory; a member that leads out of it is refused."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as members:
+            check_members(members.namelist(), archive)
+            for info in members.infolist():
+                members.extract(info, target)  # Links become files of their text.
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as members:
+            check_members(members.getnames(), archive)
+            members.extractall(target, filter="data")
+    else:
+        raise UserError(
+            f"{archive} is neither a zip nor a tar archive, as espnet2.bin.pack writes"
+        )
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack an archive of `espnet2.bin.pack`, whole or not at all.
+
+    ESPnet's own `unpack` trusts the members' names; this does not.
+
+    Args:
+        archive: A .zip or .tar file, compressed or not.
+        target: Where; made anew. If it holds this very archive already (the same
+            meta.yaml, which has the time of packing), nothing is done.
+
+    Raises:
+        UserError: The archive does not exist, is damaged, is no packed model or has
+            members that lead elsewhere; or `target` holds something else.
+    """
+    if not archive.is_file():
+        raise UserError(f"{archive} does not exist")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack.") as directory:
+        content = Path(directory) / "content"
+        content.mkdir()
+        try:
+            _extract(archive, content)
+        except DAMAGED as error:
+            raise UserError(f"{archive} cannot be unpacked: {error}") from error
+        description = content / DESCRIPTION
+        if not description.is_file():
+            raise UserError(
+                f"{archive} has no {DESCRIPTION}: it is no model that espnet2.bin.pack "
+                f"has packed"
+            )
+        if target.exists():
+            known = target / DESCRIPTION
+            if known.is_file() and known.read_bytes() == description.read_bytes():
+                return
+            raise UserError(
+                f"{target} exists and is not what {archive} holds; give another "
+                f"--unpack_dir, or remove it"
+            )
+        os.replace(content, target)
+
+
+def fetch(tag: str, cache_dir: Path | None) -> Path:
+    """Download a model by its name in the model zoo, or find it in the cache.
+
+    Args:
+        tag: As `Speech2Text.from_pretrained` takes it: `user/model` of Hugging Face,
+            a name of espnet_model_zoo's table, or a URL.
+        cache_dir: Where models are kept; None for espnet_model_zoo's own place.
+
+    Returns:
+        An archive, or a directory with its content.
+
+    Raises:
+        UserError: espnet_model_zoo is not installed, or the download fails.
+    """
+    try:
+        from espnet_model_zoo.downloader import ModelDownloader
+    except ImportError as error:
+        raise UserError(
+            f"--model_tag needs espnet_model_zoo ({error}). Install it by: "
+            f"{INSTALL_ZOO}. Or download the archive and give it by --archive"
+        ) from error
+    try:
+        return Path(ModelDownloader(cache_dir).download(tag))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(
+            f"--model_tag {tag}: cannot be downloaded: {error}. Check the name, and "
+            f"that the network is reachable; or give an archive by --archive"
+        ) from error

@@ -1,0 +1,143 @@
+"""Word and character error rates with bootstrap confidence intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import kaldialign
+
+from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.data.tables import read_scp
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of one system on one set, in one unit.
+
+    Attributes:
+        reference: Number of reference words or characters.
+        substitutions: Number of substitutions.
+        deletions: Number of deletions.
+        insertions: Number of insertions.
+        low: Lower end of the 95 % confidence interval of the error rate, in percent.
+        high: Upper end of it, in percent.
+    """
+
+    reference: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    low: float
+    high: float
+
+    @property
+    def rate(self) -> float:
+        """Error rate in percent."""
+        errors = self.substitutions + self.deletions + self.insertions
+        return 100.0 * errors / self.reference
+
+
+def to_units(text: str, unit: str) -> list[str]:
+    """Split a transcript.
+
+    Args:
+        text: Words with single spaces.
+        unit: `word`, or `char`, where a space is a character too (as in ESPnet's
+            recipes).
+
+    Returns:
+        Words or characters.
+    """
+    words = text.split()
+    return words if unit == "word" else list(" ".join(words))
+
+
+def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
+    """Compare hypotheses with references.
+
+    Args:
+        references: Transcripts.
+        hypotheses: What was recognized, in the same order.
+        unit: `word` or `char`.
+
+    Returns:
+        The errors. Utterances are resampled 10 000 times for the interval, from a
+        seed: the same errors give the same interval (kaldialign's bootstrap).
+
+    Raises:
+        UserError: The references have no words at all.
+    """
+    refs = [to_units(text, unit) for text in references]
+    hyps = [to_units(text, unit) for text in hypotheses]
+    counts = kaldialign.batch_error_rate(refs, hyps)
+    if not counts["ref_len"]:
+        raise UserError("the references to score against have no words")
+    interval = kaldialign.bootstrap_wer_ci(refs, hyps, replications=10000, seed=1)
+    return Score(
+        reference=int(counts["ref_len"]),
+        substitutions=int(counts["sub"]),
+        deletions=int(counts["del"]),
+        insertions=int(counts["ins"]),
+        low=100.0 * interval["ci95min"],
+        high=100.0 * interval["ci95max"],
+    )
+
+
+def load_references(org: Path) -> dict[str, dict[str, str]]:
+    """Read the transcripts that systems are scored against.
+
+    Args:
+        org: Directory with the formatted data directories `dev` and `test`; in each
+            `text` and, where a part has several sets, `utt2set`.
+
+    Returns:
+        Transcript by utterance, by set. A part with one set is called `dev` or
+        `test`; the sets of a part with several keep their own names.
+
+    Raises:
+        UserError: A file is missing or malformed.
+    """
+    sets: dict[str, dict[str, str]] = {}
+    for part in ("dev", "test"):
+        for name in ("text", "utt2set"):
+            if not (org / part / name).is_file():
+                raise UserError(f"{org / part / name} does not exist")
+        texts = read_scp(org / part / "text", empty=True)
+        set_of = read_scp(org / part / "utt2set", empty=True)
+        names = sorted(set(set_of.values()))
+        for name in names:
+            label = part if len(names) == 1 else name
+            sets[label] = {
+                key: text for key, text in texts.items() if set_of.get(key) == name
+            }
+    return sets
+
+
+def score_sets(
+    sets: dict[str, dict[str, str]], hypotheses: dict[str, str]
+) -> dict[str, dict[str, Score]]:
+    """Score one system on every set.
+
+    Args:
+        sets: Reference by utterance, by set.
+        hypotheses: What was recognized, by utterance.
+
+    Returns:
+        Score by unit (`char` and `word`), by set.
+
+    Raises:
+        UserError: An utterance was not decoded.
+    """
+    scores: dict[str, dict[str, Score]] = {}
+    for name, references in sets.items():
+        missing = references.keys() - hypotheses.keys()
+        if missing:
+            raise UserError(
+                f"{len(missing)} utterances of {name} were not decoded: "
+                f"{name_some(missing)}"
+            )
+        refs = list(references.values())
+        hyps = [hypotheses[utterance] for utterance in references]
+        scores[name] = {unit: score(refs, hyps, unit) for unit in ("char", "word")}
+    return scores

@@ -1,0 +1,29 @@
+"""Errors that are the user's to mend, and how a command ends with one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+
+class UserError(ValueError):
+    """Input that only its owner can mend; commands show it without a traceback."""
+
+
+class CollapseError(RuntimeError):
+    """The guard ended a training whose pseudo-labels collapse; exit status 3."""
+
+
+def name_some(items: Iterable[str], most: int = 3) -> str:
+    """Show a few of many, sorted, for a message."""
+    listed = sorted(items)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def refuse(error: Exception | str, status: int = 2) -> NoReturn:
+    """End the process with a message, as argparse does, and its status 2 or another."""
+    sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+    sys.exit(status)

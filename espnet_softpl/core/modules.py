@@ -1,0 +1,173 @@
+"""What is done to a torch module from outside: modes, copies, structure."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch.nn.modules.dropout import _DropoutNd
+
+from espnet_softpl.core.errors import UserError, name_some
+
+# The attributes in which ESPnet keeps the rate at which whole layers are dropped:
+# of a stack, or of one layer.
+LAYER_DROP = ("layer_drop_rate", "stochastic_depth_rate")
+
+
+def dropouts(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """List the parts of a module that drop activations in train mode."""
+    return [part for part, _ in _dropouts(module)]
+
+
+def drops_layers(module: torch.nn.Module) -> bool:
+    """Tell whether a module drops whole layers in train mode."""
+    return any(getattr(part, name) > 0 for part, name in _layer_drops(module))
+
+
+def _dropouts(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+    found = []
+    for part in module.modules():
+        if isinstance(part, _DropoutNd):
+            found.append((part, "p"))
+        elif isinstance(part, torch.nn.RNNBase):
+            found.append((part, "dropout"))
+    return found
+
+
+def _layer_drops(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+    return [
+        (part, name)
+        for part in module.modules()
+        for name in LAYER_DROP
+        if isinstance(getattr(part, name, None), float)
+    ]
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Put a module in eval mode, and every part of it back as it was afterwards.
+
+    Args:
+        module: The module; its `eval()` and `train()` are not called.
+
+    Yields:
+        The module.
+    """
+    # Only the flags: some adapters (LoRA) merge their weights into those below them
+    # when eval() is called, and the student has to go on training unmerged.
+    modes = [(part, part.training) for part in module.modules()]
+    for part, _ in modes:
+        part.training = False
+    try:
+        yield module
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Copy a module in training into float32, eval mode, without gradients.
+
+    Args:
+        module: The module; it may be in the middle of training.
+
+    Returns:
+        The copy.
+    """
+    # Attention layers keep the weights of their last call, with their graph, which
+    # cannot be copied and must not be: the copy starts without them.
+    results = {
+        id(value): None
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, torch.Tensor) and value.grad_fn is not None
+    }
+    clone = copy.deepcopy(module, results).float().requires_grad_(False)
+    for part in clone.modules():
+        part.training = False  # As in `evaluating`: what eval() merged would not match.
+    for parameter in clone.parameters():
+        parameter.grad = None
+    return clone
+
+
+def check_structure(
+    found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], what: str
+) -> None:
+    """Refuse weights whose names or shapes are not those of a model.
+
+    Args:
+        found: The weights by name.
+        wanted: The model's `state_dict()`.
+        what: What the weights are, for the message; in the plural.
+
+    Raises:
+        UserError: A name is missing, or more than wanted, or has another shape.
+    """
+    common = sorted(found.keys() & wanted.keys())
+    faults = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unknown": sorted(found.keys() - wanted.keys()),
+        "of another shape": [n for n in common if found[n].shape != wanted[n].shape],
+    }
+    if any(faults.values()):
+        named = [
+            f"{len(names)} {fault} ({name_some(names)})"
+            for fault, names in faults.items()
+            if names
+        ]
+        raise UserError(f"{what} do not fit the model: {'; '.join(named)}")
+
+
+def average(
+    states: Iterable[Mapping[str, torch.Tensor]], shares: Iterable[float] | None = None
+) -> dict[str, torch.Tensor]:
+    """Average the weights of several models.
+
+    Floating-point tensors are summed in float64, each model with the same weight
+    unless `shares` says otherwise, and returned in the first model's precision, but at
+    least in float32. A tensor with a value that is not finite (batch-norm statistics
+    after one bad batch) is left out of its average; where all are such, it is the
+    first model's. All other tensors, such as batch norm's counters, are the first
+    model's: a sum of counters would count batches that no model has seen.
+
+    Args:
+        states: `state_dict()`s of the same structure, the best model's first; read one
+            after the other, so that a generator needs the memory of one.
+        shares: Weight of each model, at least 0, not all 0; a model of weight 0 is
+            left out, but for what only the first one gives. None is 1 for each.
+
+    Returns:
+        A state with new tensors.
+
+    Raises:
+        ValueError: There is no state, or not as many shares.
+        UserError: The states differ in structure.
+    """
+    first: Mapping[str, torch.Tensor] | None = None
+    totals: dict[str, torch.Tensor] = {}
+    counts: dict[str, float] = {}
+    given = itertools.repeat(1.0) if shares is None else shares
+    for state, share in zip(states, given, strict=shares is not None):
+        first = state if first is None else first
+        check_structure(state, first, "the weights of models to average")
+        for name, value in state.items():
+            finite = value.is_floating_point() and bool(value.isfinite().all())
+            if share == 0.0 or not finite:
+                continue
+            if name in totals:
+                totals[name].add_(value, alpha=share)
+            else:
+                totals[name] = value.to(torch.float64, copy=True).mul_(share)
+            counts[name] = counts.get(name, 0.0) + share
+    if first is None:
+        raise ValueError("there is no model to average")
+    averages = {}
+    for name, value in first.items():
+        mean = totals[name] / counts[name] if name in totals else value.clone()
+        if value.is_floating_point():
+            mean = mean.to(torch.promote_types(value.dtype, torch.float32))
+        averages[name] = mean
+    return averages

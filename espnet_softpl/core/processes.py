@@ -1,0 +1,61 @@
+"""What the processes of a distributed run agree on; one process agrees with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from espnet_softpl.core.errors import UserError
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return this process's rank and the number of processes."""
+    if not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def any_process(flag: bool) -> bool:
+    """Tell whether a flag is set in any process; all of them must ask.
+
+    Args:
+        flag: This process's flag.
+    """
+    if not dist.is_initialized():
+        return flag
+    # The backend of GPUs takes no tensors of the CPU.
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    count = torch.tensor(int(flag), device=device)
+    dist.all_reduce(count)
+    return bool(count > 0)
+
+
+def on_first_process(action: Callable[[], None]) -> None:
+    """Let the first process do something, and the others wait for it.
+
+    Args:
+        action: What to do.
+
+    Raises:
+        UserError: The action raised one; it is raised in every process, or those that
+            wait would wait for ever.
+    """
+    rank, _ = rank_and_world()
+    error: list[str | None] = [None]
+    if rank == 0:
+        try:
+            action()
+        except UserError as found:
+            error = [str(found)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(error)
+    if error[0] is not None:
+        raise UserError(error[0])
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if dist.is_initialized():
+        dist.barrier()

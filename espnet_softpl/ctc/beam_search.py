@@ -1,0 +1,301 @@
+"""Batched CTC prefix beam search: the best transcripts of a teacher, with their mass.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels, N hypotheses,
+W prefixes in the beam, C tokens that may extend a prefix. Everything is pure torch,
+batched, with one loop over frames and one back.
+
+The search is that of Hannun et al. 2014, https://arxiv.org/abs/1408.2873, without a
+language model. A prefix carries the log-mass of its alignments that end in blank and of
+those that end in its last token, so alignments of one transcript are summed, not
+compared. Prefixes are told apart by a 64-bit hash: equal ones are merged exactly, and
+two unequal ones of a beam are confused with a chance of about 2**-60.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from espnet_softpl.ctc import BLANK, collapse, frame_mask, in_float32
+
+NO_MASS = -float("inf")
+
+
+# Odd 64-bit constants of multiplicative hashing, written as signed numbers.
+TOKEN_FACTOR = -7046029254386353131
+
+
+PREFIX_FACTOR = -4417276706812531889
+
+
+EMPTY_PREFIX = 1442695040888963407
+
+
+NO_PREFIX = 0
+
+
+class NBest(NamedTuple):
+    """The best transcripts of a batch, best first.
+
+    Attributes:
+        tokens: Transcripts, (B, N, U), padded with -1.
+        token_lengths: Tokens per transcript, (B, N).
+        scores: log P(transcript | log_probs) in nats as far as the beam saw its
+            alignments, (B, N); -inf where the search found fewer than N transcripts,
+            and there the transcript is empty.
+    """
+
+    tokens: torch.Tensor
+    token_lengths: torch.Tensor
+    scores: torch.Tensor
+
+
+class _Beam(NamedTuple):
+    """Prefixes, best first; a slot without mass has keys of zero.
+
+    Attributes:
+        scores: Log-mass of the prefix, (B, W).
+        blank: Its part that ends in blank, (B, W).
+        nonblank: Its part that ends in the last token, (B, W).
+        keys: Hash, hash of the prefix without its last token, and last token
+            (blank for the empty prefix), (3, B, W).
+    """
+
+    scores: torch.Tensor
+    blank: torch.Tensor
+    nonblank: torch.Tensor
+    keys: torch.Tensor
+
+
+@torch.no_grad()
+def prefix_beam_search(
+    log_probs: torch.Tensor,
+    lengths: torch.Tensor,
+    nbest: int,
+    beam_size: int,
+    token_beam: int | None = None,
+) -> NBest:
+    """Find the most probable transcripts under the CTC sum over alignments.
+
+    The scores are exact when the beam holds every prefix and every token may extend
+    one; otherwise each is a lower bound. An utterance's result does not depend on its
+    padding frames, on its place in the batch or on the other utterances, bit for bit;
+    on a GPU, equal scores may be ordered differently in another batch.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V), in nats; token 0 is blank. Half
+            precision is computed in float32.
+        lengths: Frames per utterance, (B,), 0 to T.
+        nbest: N, the hypotheses wanted per utterance, at least 1.
+        beam_size: W, the prefixes kept after every frame, at least `nbest`.
+        token_beam: C, how many non-blank tokens may extend the prefixes at a frame,
+            at least 1: the best ones of the frame. None takes as many as `beam_size`.
+            Never more than V - 1. Holding the last token for another frame and blank
+            are always allowed.
+
+    Returns:
+        The N best transcripts of each utterance, without gradient.
+
+    Raises:
+        ValueError: `nbest`, `beam_size` or `token_beam` is out of its range.
+    """
+    token_beam = beam_size if token_beam is None else token_beam
+    _check_sizes(nbest, beam_size, token_beam)
+    log_probs = in_float32(log_probs)
+    frames = log_probs.transpose(0, 1)
+    choices, extensions = _candidates(frames, min(token_beam, frames.size(2) - 1))
+
+    beam = _empty_prefix(log_probs, beam_size)
+    stay = torch.arange(beam_size, device=log_probs.device).expand_as(beam.scores)
+    scores, parents, tokens = [beam.scores], [stay], [torch.zeros_like(stay)]
+    for frame, choice, extension in zip(frames, choices, extensions):
+        candidates, masses = _spread(beam, frame, choice[0], extension)
+        beam, parent, token = _select(beam, candidates, masses, choice)
+        scores.append(beam.scores)
+        parents.append(parent)
+        tokens.append(token)
+
+    # Frames behind the end were searched like others; here they are forgotten.
+    behind = ~frame_mask(lengths + 1, len(scores)).t().unsqueeze(-1)
+    links = torch.where(behind, stay, torch.stack(parents))
+    best = stay[:, :nbest]
+    paths = _trace_back(links, torch.stack(tokens), best)
+    end = lengths.view(1, -1, 1).expand(1, *best.shape)
+    best_scores = torch.stack(scores).gather(0, end).squeeze(0)
+    return _transcribe(paths, lengths + 1, best_scores)
+
+
+def _check_sizes(nbest: int, beam_size: int, token_beam: int) -> None:
+    """Refuse sizes that make no search."""
+    if nbest < 1:
+        raise ValueError(f"nbest={nbest}: want at least 1 hypothesis")
+    if beam_size < nbest:
+        raise ValueError(
+            f"beam_size={beam_size}: want at least nbest={nbest} prefixes in the beam"
+        )
+    if token_beam < 1:
+        raise ValueError(
+            f"token_beam={token_beam}: want at least 1 token per frame, or None"
+        )
+
+
+def _candidates(
+    frames: torch.Tensor, token_beam: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """List what may happen at each frame: choice 0 is to stay, others add a token.
+
+    Args:
+        frames: Log-posteriors, (T, B, V).
+        token_beam: C, 0 to V - 1.
+
+    Returns:
+        The tokens, blank first, over their hashes, (T, 2, B, C + 1); and the tokens'
+        log-posteriors, (T, B, C + 1), -inf for blank, which extends nothing.
+    """
+    num_tokens = frames.size(2) - 1
+    if token_beam == num_tokens:
+        tokens = torch.arange(num_tokens + 1, device=frames.device)
+        tokens = tokens.expand(*frames.shape[:2], -1)
+    else:
+        tokens = frames[..., 1:].topk(token_beam).indices + 1
+        tokens = torch.nn.functional.pad(tokens, (1, 0), value=BLANK)
+    extensions = frames.gather(2, tokens)
+    extensions[..., 0] = NO_MASS
+    hashes = tokens * TOKEN_FACTOR
+    hashes = (hashes ^ (hashes >> 32)) * TOKEN_FACTOR
+    return torch.stack((tokens, hashes), dim=1), extensions
+
+
+def _empty_prefix(log_probs: torch.Tensor, beam_size: int) -> _Beam:
+    """Start every utterance from the empty prefix, certain."""
+    num_utterances = log_probs.size(0)
+    scores = log_probs.new_full((num_utterances, beam_size), NO_MASS)
+    nonblank = scores.clone()
+    scores[:, 0] = 0.0
+    keys = torch.full(
+        (3, num_utterances, beam_size), NO_PREFIX, device=log_probs.device
+    )
+    keys[0, :, 0] = EMPTY_PREFIX
+    return _Beam(scores, scores, nonblank, keys)
+
+
+def _log_add(pair: torch.Tensor) -> torch.Tensor:
+    """Add the two masses of (..., 2).
+
+    The masses must lie side by side as they do here: on the CPU, logaddexp of dense
+    tensors rounds its vector lanes and its remainder differently, and a result would
+    depend on its place in the batch. Strided ones all take the same code.
+    """
+    return torch.logaddexp(pair[..., 0], pair[..., 1])
+
+
+def _spread(
+    beam: _Beam, frame: torch.Tensor, tokens: torch.Tensor, extensions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Carry the mass of a beam over one frame.
+
+    Args:
+        beam: The prefixes before the frame.
+        frame: Log-posteriors, (B, V).
+        tokens: Blank, then the tokens that may extend a prefix, (B, C + 1).
+        extensions: Their log-posteriors, -inf for blank, (B, C + 1).
+
+    Returns:
+        candidates (B, C + 1, W), the log-mass of every prefix as it is (row 0) and
+        extended by each token, where a prefix that is in the beam has all of its mass
+        in row 0; and masses (B, W, 2), the parts of row 0 that end in blank and not.
+    """
+    hashes, parents, last = beam.keys
+    repeats = tokens.unsqueeze(2) == last.unsqueeze(1)
+    sources = torch.where(repeats, beam.blank.unsqueeze(1), beam.scores.unsqueeze(1))
+    candidates = sources.add_(extensions.unsqueeze(2))
+
+    # Where a prefix's parent is in the beam too, the parent's extension by the prefix's
+    # last token is the prefix. All others point at row 0, which has no mass as yet.
+    is_parent = hashes.unsqueeze(1) == parents.unsqueeze(2)
+    has_parent, parent = is_parent.max(2)
+    choice = repeats.max(1).indices
+    twins = torch.add(parent, choice, alpha=last.size(1)).mul_(has_parent)
+    flat = candidates.view(candidates.size(0), -1)
+    held = beam.nonblank + frame.gather(1, last)
+    nonblank = _log_add(torch.stack((held, flat.gather(1, twins)), dim=-1))
+    masses = torch.stack((beam.scores + frame[:, :1], nonblank), dim=-1)
+    flat.scatter_(1, twins, NO_MASS)
+    candidates[:, 0] = _log_add(masses)
+    return candidates, masses
+
+
+def _extend_hash(prefixes: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Hash prefixes with one more token, from both hashes, modulo 2**64."""
+    return (prefixes ^ tokens).mul_(PREFIX_FACTOR)
+
+
+def _select(
+    beam: _Beam, candidates: torch.Tensor, masses: torch.Tensor, choices: torch.Tensor
+) -> tuple[_Beam, torch.Tensor, torch.Tensor]:
+    """Keep the best candidates of a frame.
+
+    Args:
+        beam: The prefixes before the frame.
+        candidates: Log-masses, (B, C + 1, W), from `_spread`.
+        masses: The parts of candidate row 0, (B, W, 2), from `_spread`.
+        choices: Tokens over their hashes, (2, B, C + 1).
+
+    Returns:
+        The prefixes after the frame; for each of them the slot that it comes from,
+        (B, W), and the token that it got, (B, W), blank for none.
+    """
+    beam_size = candidates.size(2)
+    scores, index = candidates.flatten(1).topk(beam_size)
+    choice = index // beam_size
+    parents = index % beam_size
+    tokens, token_hashes = choices.gather(2, choice.expand(2, -1, -1))
+    grows = choice > 0
+
+    parts = masses.gather(1, parents.unsqueeze(2).expand(-1, -1, 2))
+    blank = parts[..., 0].masked_fill(grows, NO_MASS)
+    nonblank = torch.where(grows, scores, parts[..., 1])
+
+    keys = beam.keys.gather(2, parents.expand(3, -1, -1))
+    hashes = _extend_hash(keys[0], token_hashes)
+    keys = torch.where(grows, torch.stack((hashes, keys[0], tokens)), keys)
+    # A candidate without mass may be a copy of a prefix that has it all.
+    keys.masked_fill_(scores == NO_MASS, NO_PREFIX)
+    return _Beam(scores, blank, nonblank, keys), parents, tokens
+
+
+def _trace_back(
+    parents: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor
+) -> torch.Tensor:
+    """Follow prefixes from the last step to the first.
+
+    Args:
+        parents: Slot one step earlier, (S, B, W).
+        tokens: Token got at each step, (S, B, W), blank for none.
+        slots: Where to begin, (B, N).
+
+    Returns:
+        (B, N, S), an alignment of each prefix.
+    """
+    path = []
+    for parent, token in zip(parents.flip(0), tokens.flip(0)):
+        path.append(token.gather(1, slots))
+        slots = parent.gather(1, slots)
+    return torch.stack(path, dim=-1).flip(-1)
+
+
+def _transcribe(
+    paths: torch.Tensor, lengths: torch.Tensor, scores: torch.Tensor
+) -> NBest:
+    """Turn alignments (B, N, S) of S steps, `lengths` (B,) valid, into hypotheses.
+
+    Collapsing them merges no true double: a token is only added anew after a blank.
+    """
+    num_utterances, nbest, _ = paths.shape
+    paths = paths.masked_fill((scores == NO_MASS).unsqueeze(-1), BLANK)
+    tokens, token_lengths = collapse(
+        paths.flatten(0, 1), lengths.repeat_interleave(nbest)
+    )
+    tokens = tokens.view(num_utterances, nbest, tokens.size(1))
+    return NBest(tokens, token_lengths.view(num_utterances, nbest), scores)

@@ -1,0 +1,144 @@
+"""Connectionist temporal classification: the collapse map and what follows from it.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels. The blank is
+token 0 everywhere, as in ESPnet. Everything here is batched and pure torch.
+"""
+
+from __future__ import annotations
+
+import torch
+
+BLANK = 0
+
+
+PADDING = -1
+
+
+def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
+    """Mark the frames (or labels) that exist.
+
+    Args:
+        lengths: Valid length of each row, (B,).
+        max_length: Padded length.
+
+    Returns:
+        (B, max_length), True where the position is not padding.
+    """
+    positions = torch.arange(max_length, device=lengths.device)
+    return positions.unsqueeze(0) < lengths.unsqueeze(1)
+
+
+def in_float32(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return half precision as float32, and anything else as it is."""
+    if log_probs.dtype in (torch.float16, torch.bfloat16):
+        return log_probs.float()
+    return log_probs
+
+
+def sharpen(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return log softmax(log_probs / temperature), over the last axis.
+
+    Args:
+        log_probs: (..., V).
+        temperature: Greater than 0; below 1 sharpens, above 1 flattens, 1 returns the
+            input itself.
+
+    Returns:
+        (..., V).
+    """
+    if temperature == 1.0:
+        return log_probs
+    return (log_probs / temperature).log_softmax(-1)
+
+
+def weigh(log_probs: torch.Tensor, frame_weight: torch.Tensor | None) -> torch.Tensor:
+    """Multiply frame log-posteriors by the trust in each frame.
+
+    In a sum over alignments a frame of weight 0 may then be any token, at no cost.
+
+    Args:
+        log_probs: (B, T, V).
+        frame_weight: (B, T), in [0, 1], or None for full trust.
+
+    Returns:
+        (B, T, V), no longer normalized.
+    """
+    if frame_weight is None:
+        return log_probs
+    return log_probs * frame_weight.to(log_probs.dtype).unsqueeze(-1)
+
+
+def collapse(
+    path: torch.Tensor, lengths: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor] | list[int]:
+    """Map alignments to transcripts: merge repeats first, then drop blanks.
+
+    The order matters: "l <blank> l" is two letters, "l l" is one. Removing blanks
+    first would lose every true double letter (a fault seen in public code).
+
+    Args:
+        path: One token per frame, (T,) or (B, T).
+        lengths: Frames per row, (B,); required for a (B, T) path, and for a (T,) path
+            an optional scalar.
+
+    Returns:
+        For (T,) a list of ints; for (B, T) the pair tokens (B, U) padded with -1 and
+        token_lengths (B,).
+
+    Raises:
+        ValueError: The path has another rank, or (B, T) comes without lengths.
+    """
+    if path.dim() == 1:
+        frames = path.new_tensor([path.numel() if lengths is None else int(lengths)])
+        tokens, token_lengths = collapse(path.unsqueeze(0), frames)
+        return tokens[0, : int(token_lengths[0])].tolist()
+    if path.dim() != 2 or lengths is None:
+        raise ValueError(
+            f"collapse takes a (T,) path, or a (B, T) path with lengths (B,); got a "
+            f"path of shape {tuple(path.shape)}, lengths={lengths}"
+        )
+    starts_token = torch.ones_like(path, dtype=torch.bool)
+    starts_token[:, 1:] = path[:, 1:] != path[:, :-1]
+    keep = starts_token & (path != BLANK) & frame_mask(lengths, path.size(1))
+    token_lengths = keep.sum(1)
+    width = int(token_lengths.max()) if path.size(0) else 0
+    tokens = path.new_full((path.size(0), width), PADDING)
+    rows = keep.nonzero(as_tuple=True)[0]
+    columns = (keep.cumsum(1) - 1)[keep]
+    tokens[rows, columns] = path[keep]
+    return tokens, token_lengths
+
+
+def greedy(
+    log_probs: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Transcribe by the best token of every frame, collapsed.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V). Any monotone scores do.
+        lengths: Frames per utterance, (B,).
+
+    Returns:
+        tokens (B, U) padded with -1, and token_lengths (B,).
+    """
+    return collapse(log_probs.argmax(-1), lengths)
+
+
+def min_frames(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
+    """Count the frames that a transcript needs.
+
+    One frame per token, and one blank between two equal neighbors.
+
+    Args:
+        tokens: Transcripts, (B, U), padded with any value.
+        token_lengths: Tokens per utterance, (B,).
+
+    Returns:
+        (B,), the length of the shortest alignment of each transcript.
+    """
+    if tokens.size(1) < 2:
+        return token_lengths.clone()
+    repeats = (tokens[:, 1:] == tokens[:, :-1]) & frame_mask(
+        token_lengths - 1, tokens.size(1) - 1
+    )
+    return token_lengths + repeats.sum(1)

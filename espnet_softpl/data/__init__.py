@@ -1,0 +1,1 @@
+"""Kaldi-style data: tables, audio of any form, what cannot be used."""

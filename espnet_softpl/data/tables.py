@@ -1,0 +1,88 @@
+"""Kaldi's tables: an utterance and its value on each line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.files import atomic_write
+
+
+def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
+    """Read a Kaldi script file or another table of its form, such as text or utt2spk.
+
+    Args:
+        path: Lines of `utterance-id value`, UTF-8.
+        empty: Whether a line may have an id and no value, as in the `text` of
+            silence.
+
+    Returns:
+        Value by utterance id, in the order of the file; white space inside of a value
+        is left as it is.
+
+    Raises:
+        UserError: The file is missing or is not UTF-8, a line is empty or has no
+            value, or an id occurs twice.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist")
+    entries: dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                key, *value = line.strip().split(maxsplit=1) or [""]
+                if not key:
+                    raise UserError(f"{path}:{number}: the line is empty")
+                if not value and not empty:
+                    raise UserError(
+                        f"{path}:{number}: not 'utterance-id value': {line!r}"
+                    )
+                if key in entries:
+                    raise UserError(f"{path}:{number}: {key} occurs twice")
+                entries[key] = value[0] if value else ""
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error})") from error
+    return entries
+
+
+def read_lengths(path: str | Path) -> dict[str, int]:
+    """Read the first dimension from an ESPnet shape file.
+
+    Args:
+        path: Lines of `utterance-id length[,dimension]`.
+
+    Returns:
+        Length by utterance id.
+
+    Raises:
+        UserError: The file is missing or malformed.
+    """
+    try:
+        return {k: int(v.split(",")[0]) for k, v in read_scp(path).items()}
+    except ValueError as error:
+        raise UserError(f"not a shape file: {error}") from error
+
+
+def write_lines(path: Path, entries: Mapping[str, str]) -> None:
+    """Write a script file under a temporary name, and rename it."""
+    with atomic_write(path) as stream:
+        stream.writelines(f"{key} {value}\n" for key, value in entries.items())
+
+
+def write_lengths(lengths: dict[str, int], path: Path) -> None:
+    """Write an ESPnet shape file, of which every process writes the same bytes."""
+    with atomic_write(path) as stream:
+        stream.writelines(f"{key} {length}\n" for key, length in lengths.items())
+
+
+def write_table(path: str | Path, table: Mapping[str, str]) -> None:
+    """Write `utterance value` lines sorted by utterance, as one atomic step.
+
+    Args:
+        path: File to write.
+        table: Values by utterance.
+    """
+    with atomic_write(path) as stream:
+        for utterance in sorted(table):
+            stream.write(f"{utterance} {table[utterance]}".rstrip() + "\n")

@@ -1,0 +1,68 @@
+"""How sure a teacher is of frames, tokens and utterances.
+
+B utterances, T frames after subsampling, V tokens with blank.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
+
+
+def frame_confidence(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return the posterior of the best token of every frame.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+
+    Returns:
+        (B, T), in [0, 1].
+    """
+    return in_float32(log_probs.amax(-1)).exp()
+
+
+def token_confidence(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return, for every frame, the highest posterior in its run of the best path.
+
+    A run is a stretch of frames with the same best token: all frames of a token, or of
+    a pause, get the same value.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+        lengths: Frames per utterance, (B,).
+
+    Returns:
+        (B, T), in [0, 1]; any value in the padding.
+    """
+    path = log_probs.argmax(-1)
+    # The padding is a run of its own, whatever it holds.
+    path = path.masked_fill(~frame_mask(lengths, path.size(1)), PADDING)
+    starts = torch.zeros_like(path)
+    starts[:, 1:] = path[:, 1:] != path[:, :-1]
+    run = starts.cumsum(1)
+    confidence = frame_confidence(log_probs)
+    highest = torch.zeros_like(confidence).scatter_reduce(1, run, confidence, "amax")
+    return highest.gather(1, run)
+
+
+def utterance_confidence(
+    log_probs: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Return the geometric mean of the best posteriors of the frames with a token.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+        lengths: Frames per utterance, (B,).
+
+    Returns:
+        (B,), in [0, 1], over the frames whose best token is not blank, or over all
+        frames where there are none.
+    """
+    best, path = log_probs.max(-1)
+    mask = frame_mask(lengths, path.size(1))
+    spoken = mask & (path != BLANK)
+    used = torch.where(spoken.any(1, keepdim=True), spoken, mask)
+    # A running sum goes frame by frame: the padded T cannot change its rounding.
+    total = torch.where(used, in_float32(best), 0.0).cumsum(1)[:, -1]
+    return (total / used.sum(1).clamp(min=1)).exp()

@@ -1,0 +1,1 @@
+"""What is watched in pseudo-labels: statistics, collapse, errors, samples."""

@@ -1,0 +1,313 @@
+"""What an alarm of the guard means, in words, and a report on disk with the batch."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from espnet_softpl.labels.pseudo_label import PseudoLabel
+from espnet_softpl.monitors.guard import MONITORS, Alarm, Breach, Guard
+
+
+class Cause(NamedTuple):
+    """A likely cause of a collapse.
+
+    Attributes:
+        why: What happens.
+        change: What to change, in YAML keys.
+    """
+
+    why: str
+    change: str
+
+
+class Form(NamedTuple):
+    """A form of collapse.
+
+    Attributes:
+        title: The form in a few words.
+        meaning: What can be seen of it.
+        causes: The likeliest first.
+    """
+
+    title: str
+    meaning: str
+    causes: tuple[Cause, ...]
+
+
+_WEAK_SEED = Cause(
+    "The seed is too weak: its labels of this audio are mostly wrong, and hard labels "
+    "fail with them as soft ones do.",
+    "a stronger seed for --init_param, or a later pl_schedule_conf.start_step.",
+)
+
+
+_FEW_LABELED = Cause(
+    "Too few labeled batches: they alone oppose the drift.",
+    "pl_schedule_conf: more labeled_steps, fewer unlabeled_steps, a lower weight, "
+    "longer ramp_steps.",
+)
+
+
+_FAST_TEACHER = Cause(
+    "The teacher follows the student too fast and passes its errors on; a teacher that "
+    "is the student is the worst.",
+    "pl_teacher: ema with a pl_teacher_conf.decay closer to 1 or a longer "
+    "half_life_steps; pl_teacher: frozen cannot collapse.",
+)
+
+
+# The most specific first: nearly every collapse lowers the mutual information too.
+FORMS: dict[str, Form] = {
+    "infinite": Form(
+        "the numbers are broken",
+        "A monitor is infinite.",
+        (
+            Cause(
+                "Training has diverged.",
+                "a lower optim_conf.lr, a lower grad_clip.",
+            ),
+            Cause("Half precision overflows.", "use_amp: false."),
+            Cause(
+                "The unlabeled loss is too large at the start.",
+                "pl_schedule_conf: a lower weight, longer ramp_steps.",
+            ),
+        ),
+    ),
+    "all_blank": Form(
+        "the transcripts vanish",
+        "Blank takes over, and transcripts become short or empty.",
+        (
+            Cause(
+                "Empty and very short transcripts teach blank at every frame, which "
+                "makes more of them.",
+                "pl_filter: tokens with a higher pl_filter_conf.min_tokens, at least "
+                "1; pl_regularizer: prior_kl.",
+            ),
+            _WEAK_SEED,
+            _FEW_LABELED,
+        ),
+    ),
+    "flattening": Form(
+        "the labels flatten",
+        "Frames lose their best token: entropy rises, blank loses frames, stray "
+        "tokens appear.",
+        (
+            Cause(
+                "Plain frame-level soft labels: every bit of doubt in the teacher is "
+                "learned, and nothing in the loss takes it back.",
+                "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
+                "blend with one of them; or pl_shaping: sharpen.",
+            ),
+            _FEW_LABELED,
+            _FAST_TEACHER,
+        ),
+    ),
+    "few_tokens": Form(
+        "few tokens are left",
+        "Transcripts are made of ever fewer different tokens.",
+        (
+            Cause(
+                "Labels favor frequent tokens, and nothing holds the mix of tokens.",
+                "pl_regularizer: prior_kl or mean_entropy.",
+            ),
+            _WEAK_SEED,
+            _FEW_LABELED,
+        ),
+    ),
+    "constant": Form(
+        "all frames become alike",
+        "Every frame comes to have the same distribution, sharp or flat.",
+        (
+            Cause(
+                "One distribution at every frame satisfies frame-level soft labels: "
+                "where teacher and student share it, their loss has no gradient.",
+                "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
+                "blend with one of them; or pl_regularizer: mean_entropy or prior_kl.",
+            ),
+            _FEW_LABELED,
+            _FAST_TEACHER,
+        ),
+    ),
+    "drift": Form(
+        "teacher and student drift apart",
+        "Their best tokens differ at more and more frames.",
+        (
+            Cause(
+                "The student is thrown off by the unlabeled loss.",
+                "pl_schedule_conf: a lower weight, longer ramp_steps, more "
+                "labeled_steps.",
+            ),
+            Cause(
+                "The teacher has been left behind by a better student (the labeled "
+                "validation error goes on falling): no collapse.",
+                "pl_teacher: ema with a lower pl_teacher_conf.decay or a shorter "
+                "half_life_steps.",
+            ),
+            _WEAK_SEED,
+        ),
+    ),
+}
+
+
+SIGNS: dict[tuple[str, str], str] = {
+    ("pl_blank_share", "high"): "all_blank",
+    ("pl_empty_share", "high"): "all_blank",
+    ("pl_length_ratio", "low"): "all_blank",
+    ("pl_frame_entropy", "high"): "flattening",
+    ("pl_blank_share", "low"): "flattening",
+    ("pl_length_ratio", "high"): "flattening",
+    ("pl_vocabulary", "low"): "few_tokens",
+    ("pl_mean_entropy", "low"): "few_tokens",
+    ("pl_mutual_information", "low"): "constant",
+    ("pl_disagreement", "high"): "drift",
+}
+
+
+def diagnose(alarm: Alarm) -> tuple[str, ...]:
+    """Name the forms of collapse that an alarm has signs of.
+
+    Args:
+        alarm: The alarm.
+
+    Returns:
+        Keys of `FORMS`, the most specific first; empty where only limits are broken
+        that no form breaks, as can be with limits of one's own.
+    """
+    signs = {_form_of(breach) for breach in alarm.breaches}
+    return tuple(form for form in FORMS if form in signs)
+
+
+def explain(alarm: Alarm) -> str:
+    """Explain an alarm: the numbers, the form of collapse, causes and changes.
+
+    Args:
+        alarm: The alarm.
+
+    Returns:
+        Several lines, without a line break at the end.
+    """
+    forms = diagnose(alarm)
+    titles = ", ".join(FORMS[form].title for form in forms) or "a limit is broken"
+    lines = [f"Collapse guard: alarm {alarm.number} at step {alarm.step}: {titles}."]
+    for breach in alarm.breaches:
+        lines.append(
+            f"  {breach.monitor}: {breach.level:.3g} now, {breach.reference:.3g} with "
+            f"the seed; limit {breach.limit}"
+        )
+    if forms:
+        form = FORMS[forms[0]]
+        lines += [form.meaning, "Likely causes, and what to change:"]
+        for number, cause in enumerate(form.causes, 1):
+            lines += [f"  {number}. {cause.why}", f"     -> {cause.change}"]
+    if alarm.breaches[0].side != "infinite":
+        lines.append(
+            "If such levels are healthy here, move the limit: pl_guard_conf.limits."
+            f"{alarm.breaches[0].monitor}."
+        )
+    return "\n".join(lines)
+
+
+def write_report(
+    directory: Path,
+    alarm: Alarm,
+    guard: Guard,
+    label: PseudoLabel,
+    utterance_ids: Sequence[str],
+) -> Path:
+    """Write what is known at an alarm into a directory of its own.
+
+    `report.txt` has the explanation and all levels, `monitors.png` their history (if
+    matplotlib is installed), and `batch.pt` the batch at hand, for
+    `torch.load(..., weights_only=True)`. The directory appears when complete; one of
+    the same step, left by a run that was resumed, is replaced.
+
+    Args:
+        directory: Where reports go; made if missing. One process may write to it.
+        alarm: The alarm.
+        guard: The guard that raised it.
+        label: The labels of the B utterances of the batch.
+        utterance_ids: Their B names.
+
+    Returns:
+        The report's directory, `directory/step<N>`.
+    """
+    target = Path(directory) / f"step{alarm.step}"
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    torch.save(_batch_state(label, utterance_ids), temporary / "batch.pt")
+    plotted = _plot(guard, alarm.step, temporary / "monitors.png")
+    (temporary / "report.txt").write_text(
+        _report_text(alarm, guard, plotted), encoding="utf-8"
+    )
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(temporary, target)
+    return target
+
+
+def _form_of(breach: Breach) -> str | None:
+    if breach.side == "infinite":
+        return "infinite"
+    return SIGNS.get((breach.monitor, breach.side))
+
+
+def _batch_state(label: PseudoLabel, utterance_ids: Sequence[str]) -> dict[str, Any]:
+    """Copy a batch to the CPU: a view would drag its whole storage into the file."""
+    tensors = {
+        "log_probs": label.log_probs.to(torch.float16),
+        "lengths": label.lengths,
+        "tokens": label.tokens,
+        "token_lengths": label.token_lengths,
+        "weight": label.weight,
+    }
+    copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+    return {"utterance_ids": [str(name) for name in utterance_ids], **copies}
+
+
+def _report_text(alarm: Alarm, guard: Guard, plotted: bool) -> str:
+    """Write the explanation, a table of all monitors and the other files' names."""
+    lines = [explain(alarm), "", f"{'monitor':24}{'now':>10}{'seed':>10}  legal"]
+    for name in MONITORS:
+        words = zip(("from", "to"), guard.bounds(name))
+        legal = " ".join(
+            f"{w} {level:.3g}" for w, level in words if abs(level) < math.inf
+        )
+        lines.append(
+            f"{name:24}{guard.level(name):10.3g}{guard.reference(name):10.3g}  {legal}"
+        )
+    plot = "monitors.png: the monitors of the latest unlabeled batches, with limits"
+    if not plotted:
+        plot = "No plot: matplotlib is not installed (pip install matplotlib)."
+    batch = "batch.pt: names, log-posteriors and labels of the batch at this step"
+    return "\n".join([*lines, "", plot, batch, ""])
+
+
+def _plot(guard: Guard, step: int, path: Path) -> bool:
+    """Draw one panel for each monitor; False where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(12.0, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    steps, values = guard.history()
+    for axis, name in zip(figure.subplots(2, 4).flat, MONITORS):
+        axis.plot(steps, values[name], ".-", color="C0", linewidth=0.6, markersize=2)
+        axis.axhline(guard.reference(name), color="black", linewidth=0.8)
+        for level in guard.bounds(name):
+            if math.isfinite(level):
+                axis.axhline(level, color="C3", linestyle="--", linewidth=0.8)
+        axis.axvline(step, color="C1", linewidth=1.0)
+        axis.set_title(name, fontsize=9)
+        axis.tick_params(labelsize=7)
+    figure.supxlabel("step (black: seed, dashed: limits, orange: alarm)", fontsize=9)
+    figure.savefig(path, format="png", dpi=100)
+    return True

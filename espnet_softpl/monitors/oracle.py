@@ -1,0 +1,78 @@
+"""True transcripts of unlabeled audio, for measuring pseudo-labels only.
+
+They never enter a mini-batch, so they cannot reach a loss: the model hands over
+utterance ids and finished pseudo-labels, and gets two numbers back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import editdistance
+import torch
+
+
+def error_rates(
+    references: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[float, float]:
+    """Compute word and character error rates of a batch.
+
+    Args:
+        references: True transcripts.
+        hypotheses: As many hypotheses.
+
+    Returns:
+        (WER, CER) as fractions of the batch's reference words and characters (spaces
+        count as characters); NaN where there are none.
+    """
+    rates = []
+    for split in (str.split, list):
+        pairs = [(split(r), split(h)) for r, h in zip(references, hypotheses)]
+        total = sum(len(r) for r, _ in pairs)
+        errors = sum(editdistance.eval(r, h) for r, h in pairs)
+        rates.append(errors / total if total else float("nan"))
+    return rates[0], rates[1]
+
+
+class Oracle:
+    """Scores pseudo-labels against the transcripts that the training must not see.
+
+    Args:
+        texts: True transcript by utterance id.
+        to_text: Turns token ids into a transcript.
+    """
+
+    def __init__(
+        self, texts: dict[str, str], to_text: Callable[[list[int]], str]
+    ) -> None:
+        self._texts = texts
+        self._to_text = to_text
+
+    def score(
+        self,
+        utterance_ids: Sequence[str],
+        tokens: torch.Tensor,
+        token_lengths: torch.Tensor,
+        chosen: torch.Tensor | None = None,
+    ) -> tuple[float, float]:
+        """Compute the error rates of a batch of pseudo-labels.
+
+        Args:
+            utterance_ids: B ids; those without a transcript are left out.
+            tokens: Pseudo-labels, (B, U), padded with -1.
+            token_lengths: Tokens per utterance, (B,).
+            chosen: Those to score, (B,), bool; None for all.
+
+        Returns:
+            (WER, CER) as fractions; NaN where no utterance has a transcript.
+        """
+        if chosen is None:
+            chosen = torch.ones_like(token_lengths, dtype=torch.bool)
+        rows = zip(
+            utterance_ids, tokens.tolist(), token_lengths.tolist(), chosen.tolist()
+        )
+        known = [
+            (self._texts[u], row[:n]) for u, row, n, c in rows if c and u in self._texts
+        ]
+        hypotheses = [self._to_text(row) for _, row in known]
+        return error_rates([reference for reference, _ in known], hypotheses)

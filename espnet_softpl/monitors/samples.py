@@ -1,0 +1,152 @@
+"""What a few unlabeled utterances were labeled with over time, for people to read.
+
+B utterances, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from espnet_softpl.core.files import atomic_file
+from espnet_softpl.core.stateful import Stateful
+from espnet_softpl.ctc import greedy
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
+
+SAMPLES_DIR = "pl_samples"  # In the experiment directory; one file per epoch and rank.
+
+
+OTHER_REASON = "other"  # Audio that could not be read, a loss that is not finite.
+
+
+def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
+    """Choose utterances by a hash of their ids.
+
+    The choice is the same in every run on these data, so that runs can be compared,
+    and hardly another one where utterances were added or left out.
+
+    Args:
+        utterance_ids: All ids, in any order.
+        count: How many, at least 0.
+
+    Returns:
+        At most `count` ids.
+    """
+
+    def rank(key: str) -> bytes:
+        return hashlib.sha256(key.encode("utf-8")).digest()
+
+    return sorted(utterance_ids, key=rank)[:count]
+
+
+def samples_path(output_dir: Path, epoch: int, rank: int) -> Path:
+    """Name the file of what was recorded in one epoch by one process.
+
+    Args:
+        output_dir: The experiment directory.
+        epoch: The finished epoch.
+        rank: The process.
+    """
+    return output_dir / SAMPLES_DIR / f"{epoch}epoch.rank{rank}.jsonl"
+
+
+class SampleRecorder(Stateful):
+    """Records the labels of chosen utterances whenever they are trained on.
+
+    Nothing is computed but the greedy transcript of what the student said anyway, and
+    nothing of it reaches a loss.
+
+    Args:
+        utterance_ids: The utterances.
+        to_text: Turns token ids into a transcript.
+        filter_names: Names of the filters, in order.
+    """
+
+    def __init__(
+        self,
+        utterance_ids: Iterable[str],
+        to_text: Callable[[list[int]], str],
+        filter_names: Sequence[str] = (),
+    ) -> None:
+        self._ids = frozenset(utterance_ids)
+        self._to_text = to_text
+        self._filter_names = tuple(filter_names)
+        self._rows: list[dict[str, Any]] = []
+
+    def note(
+        self, step: int, labels: Labels, label: PseudoLabel, log_probs: torch.Tensor
+    ) -> None:
+        """Record what a mini-batch says about the chosen utterances.
+
+        Args:
+            step: The mini-batch of training.
+            labels: The labels as they were made, or as the cache had them.
+            label: The label that is trained on, with its final weight (B,).
+            log_probs: The student's frame log-posteriors of the augmented audio,
+                (B, T, V).
+        """
+        for row, key in enumerate(labels.utterance_ids):
+            if key not in self._ids:
+                continue
+            said, length = greedy(
+                log_probs[row : row + 1].detach(), label.lengths[row : row + 1]
+            )
+            weight = float(label.weight[row])
+            self._rows.append(
+                {
+                    "step": step,
+                    "made": labels.step,
+                    "utterance": key,
+                    "label": self._text(label.tokens[row], label.token_lengths[row]),
+                    "student": self._text(said[0], length[0]),
+                    "weight": weight,
+                    "dropped_by": self._reason(weight, int(labels.reason[row])),
+                }
+            )
+
+    def _text(self, tokens: torch.Tensor, length: torch.Tensor) -> str:
+        return self._to_text(tokens[: int(length)].tolist())
+
+    def _reason(self, weight: float, reason: int) -> str:
+        """Name what took an utterance out, "" where nothing did."""
+        if weight > 0.0:
+            return ""
+        if 0 <= reason < len(self._filter_names):
+            return self._filter_names[reason]
+        return OTHER_REASON
+
+    def write(self, output_dir: Path, epoch: int, rank: int) -> None:
+        """Write an epoch's records, a JSON object a line, and begin anew.
+
+        An epoch that is trained again after a kill writes the same file again.
+
+        Args:
+            output_dir: The experiment directory.
+            epoch: The finished epoch.
+            rank: This process.
+        """
+        path = samples_path(output_dir, epoch, rank)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
+        self._rows = []
+        if not lines:
+            path.unlink(missing_ok=True)
+            return
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the records of an epoch that is not finished."""
+        return {"rows": [dict(row) for row in self._rows]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state.
+
+        Args:
+            state: What `state_dict` returned.
+        """
+        self._rows = [dict(row) for row in state["rows"]]

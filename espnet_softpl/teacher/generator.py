@@ -1,0 +1,171 @@
+"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch.
+
+B utterances, N samples, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from espnet_softpl.core.modules import dropouts, evaluating
+from espnet_softpl.ctc import PADDING, frame_mask, greedy
+from espnet_softpl.labels.pseudo_label import DecoderLabel, PseudoLabel
+from espnet_softpl.teacher import Teacher
+
+
+class CTCOutputs(NamedTuple):
+    """What a model's encoder and CTC head make of a batch.
+
+    Attributes:
+        log_probs: Frame log-posteriors of the last layer, (B, T, V), in float32.
+        lengths: Frames per utterance, (B,).
+        encoder_out: What a decoder listens to, (B, T, D).
+        layers: Frame log-posteriors of intermediate layers, (B, T, V) each, in order;
+            empty where they were not asked for.
+    """
+
+    log_probs: torch.Tensor
+    lengths: torch.Tensor
+    encoder_out: torch.Tensor
+    layers: tuple[torch.Tensor, ...] = ()
+
+    def views(self, count: int) -> list[CTCOutputs]:
+        """Part the outputs of several views that were run as one batch.
+
+        Args:
+            count: Of views, of the same number of utterances each.
+
+        Returns:
+            The outputs of each view.
+        """
+        layers = [layer.chunk(count) for layer in self.layers]
+        parts = zip(*(part.chunk(count) for part in self[:3]))
+        return [
+            CTCOutputs(*part, tuple(layer[i] for layer in layers))
+            for i, part in enumerate(parts)
+        ]
+
+
+class Heard(NamedTuple):
+    """What a teacher has heard of a batch.
+
+    Attributes:
+        label: The label that its CTC head makes, with full trust.
+        encoder_out: What its decoder listens to, (B, T, D).
+        layers: The labels that intermediate layers make, in order. Trust is 0 where
+            a layer's own transcript is empty and the last layer's is not: it would
+            learn to say nothing of what can be heard.
+    """
+
+    label: PseudoLabel
+    encoder_out: torch.Tensor
+    layers: tuple[PseudoLabel, ...] = ()
+
+
+def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
+    """Label by the best token of every frame, with full trust.
+
+    Args:
+        log_probs: Frame log-posteriors, (B, T, V).
+        lengths: Frames per utterance, (B,).
+
+    Returns:
+        The labels.
+    """
+    tokens, token_lengths = greedy(log_probs, lengths)
+    weight = torch.ones_like(log_probs[:, 0, 0])
+    return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
+
+
+class PseudoLabelGenerator:
+    """Labels un-augmented audio with a teacher in eval mode, online.
+
+    Args:
+        teacher: Who labels.
+        layers: Whether intermediate layers label too.
+    """
+
+    def __init__(self, teacher: Teacher, layers: bool = False) -> None:
+        self.teacher = teacher
+        self.layers = layers
+
+    @torch.no_grad()
+    def listen(
+        self,
+        student: torch.nn.Module,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        dropout: bool = False,
+    ) -> Heard:
+        """Run the teacher on a mini-batch.
+
+        Args:
+            student: The model in training. It, and so the teacher, has a method
+                `ctc_outputs(speech, speech_lengths, layers)` that returns
+                `CTCOutputs`, and augments in train mode only.
+            speech: Waveforms, (B, N).
+            speech_lengths: Samples per utterance, (B,).
+            dropout: Label with the teacher's dropout on, and all else in eval mode.
+
+        Returns:
+            What it has heard, without gradient.
+        """
+        with evaluating(self.teacher.module(student)) as module:
+            if dropout:
+                for part in dropouts(module):
+                    part.train()
+            outputs = module.ctc_outputs(speech, speech_lengths, self.layers)
+        label = as_label(outputs.log_probs, outputs.lengths)
+        layers = []
+        for log_probs in outputs.layers:
+            layer = as_label(log_probs, outputs.lengths)
+            says_something = (layer.token_lengths > 0) | (label.token_lengths == 0)
+            layers.append(layer._replace(weight=says_something.to(layer.weight)))
+        return Heard(label, outputs.encoder_out, tuple(layers))
+
+    def __call__(
+        self,
+        student: torch.nn.Module,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
+        dropout: bool = False,
+    ) -> PseudoLabel:
+        """Label a mini-batch; see `listen`.
+
+        Returns:
+            The labels of the CTC head, without gradient, with full trust.
+        """
+        return self.listen(student, speech, speech_lengths, dropout).label
+
+    @torch.no_grad()
+    def force(
+        self, student: torch.nn.Module, heard: Heard, label: PseudoLabel
+    ) -> tuple[DecoderLabel, torch.Tensor]:
+        """Feed the teacher's decoder with transcripts, all positions at once.
+
+        Source: CTC-driven teacher forcing, USR 2.0 (Haliassos et al. 2026,
+        https://arxiv.org/abs/2602.19316).
+
+        Args:
+            student: The model in training. It, and so the teacher, has a method
+                `decoder_scores(encoder_out, lengths, tokens, token_lengths)` that
+                returns scores (B, P, V) and the transcripts with their ends, (B, P),
+                padded with -1.
+            heard: What `listen` returned.
+            label: The labels whose transcripts are fed, shaped or not.
+
+        Returns:
+            What the decoder answers, without gradient, and the transcripts with their
+            ends, (B, P), padded with -1.
+        """
+        with evaluating(self.teacher.module(student)) as module:
+            scores, targets = module.decoder_scores(
+                heard.encoder_out, label.lengths, label.tokens, label.token_lengths
+            )
+        log_probs = scores.float().log_softmax(-1)
+        lengths = (targets != PADDING).sum(1)
+        mask = frame_mask(lengths, targets.size(1))
+        tokens = log_probs.argmax(-1).masked_fill(~mask, PADDING)
+        return DecoderLabel(tokens, lengths, log_probs), targets

@@ -1,0 +1,1 @@
+"""ESPnet's training with pseudo-labels: the only room that extends its classes."""

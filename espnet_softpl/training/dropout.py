@@ -1,0 +1,63 @@
+"""The dropout rates of a model, changed when pseudo-labeling starts.
+
+slimIPL trains its supervised phase with much dropout, and lowers the rates of dropout
+and of dropped layers to 0.1 for pseudo-labeling
+(https://arxiv.org/abs/2010.11524, wav2letter recipes/slimIPL).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_softpl.core.modules import _dropouts, _layer_drops
+
+
+class DropoutSwitch:
+    """Two sets of rates for a model: as it was built, and for pseudo-labeling.
+
+    Rates that are 0 stay 0: a layer that was built without dropout gets none.
+
+    Args:
+        module: The model, as it was built.
+        dropout: New rate of `torch.nn.Dropout` and its kin, and of recurrent layers,
+            in [0, 1]; None leaves them.
+        layer_drop: New rate of dropped layers, in [0, 1]; None leaves them.
+
+    Raises:
+        ValueError: The model drops nothing of the kind that is to be changed.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, dropout: float | None, layer_drop: float | None
+    ) -> None:
+        self._rates: list[tuple[torch.nn.Module, str, float, float]] = []
+        self._on = False
+        for what, new, found in (
+            ("dropout", dropout, _dropouts(module)),
+            ("layer_drop", layer_drop, _layer_drops(module)),
+        ):
+            if new is None:
+                continue
+            rates = [
+                (part, name, getattr(part, name), new)
+                for part, name in found
+                if getattr(part, name) > 0
+            ]
+            if not rates:
+                raise ValueError(
+                    f"pl_schedule_conf: {what} is {new}, but the model was built with "
+                    f"none that could be changed"
+                )
+            self._rates += rates
+
+    def set(self, on: bool) -> None:
+        """Set the rates.
+
+        Args:
+            on: True for those of pseudo-labeling, False for those of before.
+        """
+        if on == self._on:
+            return
+        for part, name, before, after in self._rates:
+            setattr(part, name, after if on else before)
+        self._on = on

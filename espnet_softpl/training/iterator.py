@@ -1,0 +1,262 @@
+"""One schedule over labeled and unlabeled mini-batches, on ESPnet's own loaders."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
+from espnet2.samplers.abs_sampler import AbsSampler
+from torch.utils.data import DataLoader
+
+from espnet_softpl.cache.plan import CachePlan, Load
+from espnet_softpl.data.usable_audio import UsableShare
+from espnet_softpl.training.schedule import Schedule
+
+Batch = tuple[list[str], dict[str, Any]]
+
+
+class EndlessBatches:
+    """An endless sequence of mini-batches: passes over them, each in another order.
+
+    Args:
+        batches: The mini-batches of one pass over the data.
+        seed: Pass k is shuffled with seed + k, as ESPnet does for epoch k.
+    """
+
+    def __init__(self, batches: Sequence[Any], seed: int) -> None:
+        self._batches = batches
+        self._seed = seed
+        # A cache goes back and forth between a few passes.
+        self._order = functools.lru_cache(maxsize=16)(self._order)
+
+    def _order(self, turn: int) -> np.ndarray:
+        return np.random.RandomState(self._seed + turn).permutation(len(self._batches))
+
+    def __getitem__(self, number: int) -> Any:
+        """Return a mini-batch; a function of the arguments alone."""
+        turn, position = divmod(number, len(self._batches))
+        return self._batches[self._order(turn)[position]]
+
+
+class StreamSampler(AbsSampler):
+    """Mini-batches for one of ESPnet's loaders, named one by one as it asks for them.
+
+    Args:
+        names: The utterance ids of each mini-batch.
+    """
+
+    def __init__(self, names: Iterator[list[str]]) -> None:
+        self._names = names
+
+    def __iter__(self) -> Iterator[list[str]]:
+        """Return the mini-batches; there is one pass over them."""
+        return self._names
+
+    def __len__(self) -> int:
+        """Refuse: the number depends on the cache."""
+        raise TypeError("the number of mini-batches is not known in advance")
+
+    def generate(self, seed: int) -> StreamSampler:
+        """Return itself: the order is not the loader's to choose."""
+        return self
+
+
+class MixedIterator:
+    """The labeled and unlabeled mini-batches of one epoch, in the schedule's order.
+
+    Every batch carries `pl_step`, (B,), its number in the whole training. An unlabeled
+    one carries `unlabeled_weight`, (B,), the schedule's factor, and `unlabeled`, with
+    the slot of the cache that it belongs to. Any batch may carry `insertions`,
+    unlabeled mini-batches that are to be labeled for the cache.
+
+    Args:
+        labeled: Labeled mini-batches.
+        unlabeled: Unlabeled mini-batches, one for each load.
+        loads: What each unlabeled turn reads, from the epoch's first one on.
+        first_step: Number of the epoch's first mini-batch, counted from 0.
+        first_draw: Number of its first unlabeled turn, counted from 0.
+        kinds: True where a turn is unlabeled.
+        weights: Factor on the unlabeled loss at each step.
+        usable_share: Counts unlabeled audio that cannot be used.
+
+    Attributes:
+        loaders: The labeled and the unlabeled mini-batches.
+    """
+
+    def __init__(
+        self,
+        labeled: DataLoader,
+        unlabeled: DataLoader,
+        loads: Iterator[list[Load]],
+        first_step: int,
+        first_draw: int,
+        kinds: Sequence[bool],
+        weights: Sequence[float],
+        usable_share: UsableShare | None = None,
+    ) -> None:
+        self.loaders = (labeled, unlabeled)
+        self._loads = loads
+        self._first_step = first_step
+        self._first_draw = first_draw
+        self._kinds = kinds
+        self._weights = weights
+        self._usable_share = usable_share
+
+    def __len__(self) -> int:
+        """Return the number of mini-batches that are trained on in the epoch."""
+        return len(self._weights)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield (utterance ids, tensors by name)."""
+        labeled, unlabeled = map(iter, self.loaders)
+        insertions: list[dict[str, Any]] = []
+        done, draw = 0, self._first_draw
+        for is_unlabeled in self._kinds:
+            if not is_unlabeled:
+                ids, batch = next(labeled)
+            else:
+                ids, batch = self._read(unlabeled, draw, insertions)
+                draw += 1
+                if not ids:  # The turn only fills the cache.
+                    continue
+                weight = self._weights[done]
+                batch["unlabeled_weight"] = torch.full((len(ids),), weight)
+            batch["pl_step"] = torch.full((len(ids),), self._first_step + done)
+            if insertions:
+                batch["insertions"], insertions = insertions, []
+            yield ids, batch
+            done += 1
+
+    def _read(
+        self, unlabeled: Iterator[Batch], draw: int, insertions: list[dict[str, Any]]
+    ) -> Batch:
+        """Read an unlabeled turn; return what is trained on, if anything is."""
+        found: Batch = ([], {})
+        # The loader's sampler has named these loads already, in the same order.
+        for load in next(self._loads):
+            ids, batch = next(unlabeled)
+            usable = batch.pop("usable", None)
+            batch.pop("usable_lengths", None)
+            if usable is not None:
+                usable = usable.reshape(-1) > 0
+                if self._usable_share is not None:
+                    self._usable_share.count(ids, usable)
+            where = dict(usable=usable, slot=load.slot, draw=draw)
+            if load.insert:
+                speech = {key: batch[key] for key in ("speech", "speech_lengths")}
+                insertions.append(dict(utt_id=ids, **speech, **where))
+            else:
+                found = (ids, {**batch, "unlabeled": where})
+        return found
+
+
+class MixedIterFactory(AbsIterFactory):
+    """Builds the mini-batches of an epoch from two of ESPnet's iterator factories.
+
+    Args:
+        labeled: Factory of the labeled data; its batches and loader are used.
+        unlabeled: Factory of the unlabeled data.
+        schedule: Which turn is of which kind.
+        seed: Of the schedule and of the shuffling.
+        num_iters_per_epoch: Mini-batches of both kinds per epoch; None for as many as
+            one pass over the labeled data takes (over the unlabeled data, where the
+            schedule has no labeled steps).
+        make_plan: Makes the label cache's plan from the number of unlabeled
+            mini-batches; None without a cache.
+        usable_share: Counts unlabeled audio that cannot be used.
+
+    Attributes:
+        plan: The cache's plan, or None.
+        left: Tells whether the visit at a draw was decided to leave its slot; set by
+            the trainer where the plan asks for it.
+    """
+
+    def __init__(
+        self,
+        labeled: SequenceIterFactory,
+        unlabeled: SequenceIterFactory,
+        schedule: Schedule,
+        seed: int,
+        num_iters_per_epoch: int | None = None,
+        make_plan: Callable[[int], CachePlan] | None = None,
+        usable_share: UsableShare | None = None,
+    ) -> None:
+        self._factories = (labeled, unlabeled)
+        batches = tuple(f.sampler.generate(seed) for f in self._factories)
+        # The two kinds draw from different random streams, in their order and in the
+        # augmentation of their loader processes.
+        self._seeds = (seed, seed + 1_000_003)
+        self._batches = tuple(map(EndlessBatches, batches, self._seeds))
+        self._schedule = schedule
+        self._seed = seed
+        self._usable_share = usable_share
+        self.plan = None if make_plan is None else make_plan(len(batches[1]))
+        self.left: Callable[[int], bool] | None = None
+        if num_iters_per_epoch is None:
+            of_one, per_block = (
+                (len(batches[0]), schedule.labeled_steps)
+                if schedule.labeled_steps
+                else (len(batches[1]), schedule.unlabeled_steps)
+            )
+            num_iters_per_epoch = -(-of_one * schedule.block_steps // per_block)
+        self.num_iters_per_epoch = num_iters_per_epoch
+
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> MixedIterator:
+        """Build the iterator of one epoch.
+
+        Args:
+            epoch: Counted from 1.
+            shuffle: Not used: training data are always shuffled, by seed and pass.
+
+        Returns:
+            The epoch's mini-batches, a function of the seed and the epoch (and of the
+            decisions of a cache that decides).
+        """
+        schedule, seed = self._schedule, self._seed
+        filling = 0 if self.plan is None else self.plan.size
+        first = (epoch - 1) * self.num_iters_per_epoch
+        steps = range(first, first + self.num_iters_per_epoch)
+        turn = schedule.turn_of(seed, first, filling)
+        turns = schedule.turn_of(seed, steps.stop, filling) - turn
+        kinds = schedule.is_unlabeled(seed, turn, turns)
+        draw = schedule.unlabeled_before(seed, turn)
+        # One stream of loads, read twice: by the loader's sampler, ahead, and by the
+        # iterator.
+        named, told = itertools.tee(itertools.islice(self._loads(draw), sum(kinds)))
+        unlabeled = (load.number for loads in named for load in loads)
+        labeled = range(turn - draw, turn - draw + turns - sum(kinds))
+        return MixedIterator(
+            self._loader(0, labeled, epoch),
+            self._loader(1, unlabeled, epoch),
+            told,
+            first,
+            draw,
+            kinds,
+            [schedule.unlabeled_weight(step) for step in steps],
+            self._usable_share,
+        )
+
+    def _loads(self, first_draw: int) -> Iterator[list[Load]]:
+        """Yield what each unlabeled turn reads, from one on."""
+        if self.plan is not None:
+            return self.plan.draws(first_draw, self.left)
+        return ([Load(draw, None, False)] for draw in itertools.count(first_draw))
+
+    def _loader(self, which: int, numbers: Any, epoch: int) -> DataLoader:
+        """Build ESPnet's loader for some mini-batches of one kind."""
+        factory = self._factories[which]
+        batches = self._batches[which]
+        return SequenceIterFactory(
+            dataset=factory.dataset,
+            batches=StreamSampler(batches[number] for number in numbers),
+            seed=self._seeds[which],
+            num_workers=factory.num_workers,
+            collate_fn=factory.collate_fn,
+            pin_memory=factory.pin_memory,
+        ).build_iter(epoch)

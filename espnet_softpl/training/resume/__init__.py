@@ -1,0 +1,1 @@
+"""What lets a run that was stopped or killed go on."""

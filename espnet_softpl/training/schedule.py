@@ -1,0 +1,242 @@
+"""Which mini-batch is labeled, and what an unlabeled one weighs, step by step.
+
+A step is one mini-batch of training, counted from 0 over all epochs (with
+`accum_grad: 1`, one optimizer update). A turn is one entry of the schedule: the same
+as a step, but that the first unlabeled turns only fill the label cache, where there is
+one, and train on nothing. Nothing here keeps state: the answer for a step depends on
+the seed and the step alone, so that a resumed run, a prefetching loader and every
+process of a distributed run see the same schedule.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from espnet_softpl.core.ranges import at_least, fraction, is_finite, not_negative
+from espnet_softpl.core.stateful import Stateful
+
+T = TypeVar("T")
+
+
+RAMP_KEYS = {"from", "to", "steps", "start"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How labeled and unlabeled mini-batches alternate (`pl_schedule_conf`).
+
+    From `start_step` on, training goes in blocks of `labeled_steps` labeled and
+    `unlabeled_steps` unlabeled mini-batches, in an order drawn anew for each block
+    (slimIPL's N_L : N_U, https://arxiv.org/abs/2010.11524).
+
+    Attributes:
+        start_step: Number of labeled steps before the first block (slimIPL's M); 0
+            starts at once, as one does from a seed model.
+        labeled_steps: Labeled mini-batches per block, at least 0.
+        unlabeled_steps: Unlabeled mini-batches per block, at least 1.
+        weight: Factor on the unlabeled loss (lambda), at least 0; a number or a ramp.
+        ramp_steps: Steps over which the factor rises linearly from 0 to `weight`,
+            counted from `start_step`; 0 for none.
+        dropout: Dropout rate from `start_step` on, in [0, 1], of all layers that drop
+            something before; None leaves the rates as they are. slimIPL lowers both
+            this and the next when pseudo-labeling starts.
+        layer_drop: The same for the rate at which whole layers are dropped.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    start_step: int = 0
+    labeled_steps: int = 1
+    unlabeled_steps: int = 1
+    weight: float | Mapping[str, Any] = 1.0
+    ramp_steps: int = 0
+    dropout: float | None = None
+    layer_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        least = dict(start_step=0, labeled_steps=0, unlabeled_steps=1, ramp_steps=0)
+        for name, low in least.items():
+            at_least(name, getattr(self, name), low)
+        for step in (0, last_step(self.weight)):
+            not_negative("weight", resolve(self.weight, step))
+        for name in ("dropout", "layer_drop"):
+            if getattr(self, name) is not None:
+                fraction(name, getattr(self, name))
+
+    @property
+    def block_steps(self) -> int:
+        """Mini-batches in one block."""
+        return self.labeled_steps + self.unlabeled_steps
+
+    def _block_order(self, seed: int, block: int) -> np.ndarray:
+        """Return the order of one block, (block_steps,), True where unlabeled."""
+        kinds = np.arange(self.block_steps) >= self.labeled_steps
+        return np.random.default_rng([seed, block]).permutation(kinds)
+
+    def is_unlabeled(self, seed: int, first_turn: int, num_turns: int) -> list[bool]:
+        """Tell the kind of consecutive turns.
+
+        Args:
+            seed: The run's seed.
+            first_turn: The first turn asked for.
+            num_turns: How many.
+
+        Returns:
+            One bool per turn, True where it is unlabeled.
+        """
+        kinds: list[bool] = []
+        block, order = -1, np.empty(0, dtype=bool)
+        for turn in range(first_turn, first_turn + num_turns):
+            if turn < self.start_step:
+                kinds.append(False)
+                continue
+            wanted, position = divmod(turn - self.start_step, self.block_steps)
+            if wanted != block:
+                block, order = wanted, self._block_order(seed, wanted)
+            kinds.append(bool(order[position]))
+        return kinds
+
+    def unlabeled_before(self, seed: int, turn: int) -> int:
+        """Count the unlabeled turns among the turns 0 .. turn - 1."""
+        blocks, rest = divmod(max(turn - self.start_step, 0), self.block_steps)
+        begun = int(self._block_order(seed, blocks)[:rest].sum()) if rest else 0
+        return blocks * self.unlabeled_steps + begun
+
+    def turn_of(self, seed: int, step: int, filling: int) -> int:
+        """Find the first turn that belongs to a step.
+
+        Args:
+            seed: The run's seed.
+            step: The step.
+            filling: Unlabeled turns that only fill the cache, the first ones.
+
+        Returns:
+            The turn after that of step - 1; the filling turns between the two belong
+            to the step.
+        """
+
+        def steps_before(turn: int) -> int:
+            return turn - min(filling, self.unlabeled_before(seed, turn))
+
+        turns = range(step, step + filling + 1)
+        return turns[bisect.bisect_left(turns, step, key=steps_before)]
+
+    def unlabeled_weight(self, step: int) -> float:
+        """Return the factor on the unlabeled loss at a step (lambda)."""
+        if step < self.start_step:
+            return 0.0
+        weight = float(resolve(self.weight, step))
+        if self.ramp_steps == 0:
+            return weight
+        return weight * min(1.0, (step - self.start_step + 1) / self.ramp_steps)
+
+
+def is_ramp(value: Any) -> bool:
+    """Tell whether a setting is a ramp: {from: 1.0, to: 0.1, steps: 1000, start: 0}."""
+    return isinstance(value, Mapping) and {"from", "to"} <= set(value)
+
+
+def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
+    """Compute a ramp's value: linear from `from` to `to`, constant before and after.
+
+    Args:
+        ramp: `from` and `to`, finite numbers; `steps`, how many mini-batches the way
+            takes, at least 1; `start`, the step at which it begins, at least 0
+            (default 0).
+        step: The step.
+
+    Returns:
+        The value; rounded to an integer where both ends are integers.
+
+    Raises:
+        ValueError: Another key, or a value out of its range.
+    """
+    unknown = set(ramp) - RAMP_KEYS
+    if unknown or "steps" not in ramp:
+        raise ValueError(
+            f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
+            f"start, got {dict(ramp)}"
+        )
+    steps = at_least("steps", ramp["steps"], 1)
+    start, ends = at_least("start", ramp.get("start", 0), 0), (ramp["from"], ramp["to"])
+    for value in ends:
+        if not is_finite(value):
+            raise ValueError(f"from and to must be finite numbers, got {value!r}")
+    done = min(max(step - start, 0) / steps, 1.0)
+    value = ends[0] + done * (ends[1] - ends[0])
+    return round(value) if all(isinstance(end, int) for end in ends) else value
+
+
+def resolve(conf: Any, step: int) -> Any:
+    """Replace every ramp in nested settings by its value at a step."""
+    if is_ramp(conf):
+        return ramp_value(conf, step)
+    if isinstance(conf, Mapping):
+        return {key: resolve(value, step) for key, value in conf.items()}
+    if isinstance(conf, (list, tuple)):
+        return [resolve(value, step) for value in conf]
+    return conf
+
+
+def last_step(conf: Any) -> int:
+    """Return the step from which nested settings no longer change; 0 without ramps."""
+    if is_ramp(conf):
+        return conf.get("start", 0) + conf["steps"]
+    if isinstance(conf, Mapping):
+        conf = list(conf.values())
+    if isinstance(conf, (list, tuple)):
+        return max((last_step(value) for value in conf), default=0)
+    return 0
+
+
+class Scheduled(Generic[T]):
+    """An object whose settings may be ramps: it is built anew where they change.
+
+    The object itself knows nothing of steps. It is built at both ends at once, so that
+    a value that is refused there is refused before any work.
+
+    Args:
+        build: Makes the object from keyword arguments.
+        conf: The keyword arguments; any number in them may be a ramp.
+
+    Raises:
+        ValueError: What `build` raises, or a ramp that is not one.
+    """
+
+    def __init__(self, build: Callable[..., T], conf: Mapping[str, Any]) -> None:
+        self._build = build
+        self._conf = conf
+        self._settings = resolve(conf, 0)
+        self._object = build(**self._settings)
+        self._last = last_step(conf)
+        if self._last:
+            build(**resolve(conf, self._last))
+
+    def at(self, step: int) -> T:
+        """Return the object with the settings of a step, counted in mini-batches."""
+        if self._last:
+            settings = resolve(self._conf, step)
+            if settings != self._settings:
+                state = self.state_dict()
+                self._settings, self._object = settings, self._build(**settings)
+                self.load_state_dict(state)
+        return self._object
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the object, empty where it is not `Stateful`.
+
+        A criterion is not: what it holds follows from its settings.
+        """
+        stateful = isinstance(self._object, Stateful)
+        return self._object.state_dict() if stateful else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if state:
+            self._object.load_state_dict(state)

@@ -1,0 +1,245 @@
+"""The ESPnet task: stock ASR training plus pseudo-labeling options, model and data."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.tasks.asr import ASRTask, model_choices
+from espnet2.train.distributed_utils import DistributedOption
+
+from espnet_softpl.core import errors
+from espnet_softpl.core.modules import drops_layers
+from espnet_softpl.data import tables
+from espnet_softpl.data.usable_audio import StrictAudio, UsableAudio, UsableShare
+from espnet_softpl.training import build, options
+from espnet_softpl.training import checks as training_checks
+from espnet_softpl.training import lengths as training_lengths
+from espnet_softpl.training.iterator import MixedIterFactory
+from espnet_softpl.training.model import SoftPLModel
+from espnet_softpl.training.options import prefer_command_line
+from espnet_softpl.training.resume import faults
+from espnet_softpl.training.resume.interruption import (
+    LastingFactory,
+    terminating_children,
+)
+from espnet_softpl.training.trainer import SoftPLTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class SoftPLTask(ASRTask):
+    """ESPnet's ASR task with pseudo-labeling.
+
+    Without `pl_criterion` it is the stock task. What it writes is stock either way:
+    `config.yaml` names ESPnet's own model, and the checkpoints hold its parameters.
+    """
+
+    trainer = SoftPLTrainer
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the stock options and ours; see `options`."""
+        super().add_task_arguments(parser)
+        options.add_pl_arguments(parser)
+
+    @classmethod
+    def required_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        """Return the data that every set must have: unlabeled sets have no text."""
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        """Return the data that a set may have."""
+        return ("text", *super().optional_data_names(train, inference))
+
+    @classmethod
+    def check_required_command_args(cls, args: argparse.Namespace) -> None:
+        """Check the options, and with pseudo-labeling the data, before any work."""
+        super().check_required_command_args(args)
+        prefer_command_line(args)
+        try:
+            training_checks.check_names(args)
+            if args.pl_criterion is None:
+                return
+            training_checks.check_options(args)
+            training_checks.check_tokens(args)
+            if not (args.collect_stats or args.dry_run):
+                training_checks.check_data(args)
+        except ValueError as error:
+            errors.refuse(error)
+
+    @classmethod
+    def main(
+        cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None
+    ) -> None:
+        """Train as the options say; a signal to end goes to all processes."""
+        with terminating_children():
+            super().main(args=args, cmd=cmd)
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train in this process.
+
+        A user's mistake ends it with status 2, the guard with 3, and a fault of the
+        machine with 4, each with a message instead of a traceback.
+        """
+        try:
+            try:
+                super().main_worker(args)
+            except errors.UserError as error:
+                errors.refuse(error)
+            except errors.CollapseError as error:
+                errors.refuse(error, status=3)
+            except (OSError, RuntimeError) as error:
+                cls._end_by_fault(error, args)
+        except RuntimeError as error:
+            # Where two loader processes die at once, torch raises the second in the
+            # middle of what is done about the first.
+            cls._end_by_fault(error, args)
+
+    @classmethod
+    def _end_by_fault(cls, error: Exception, args: argparse.Namespace) -> NoReturn:
+        """End with a message where the machine is at fault, else raise the error."""
+        # Where a loader's process has died, torch raises the death of the next one
+        # wherever this process then is, and would put its status in place of ours.
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        reason = args.pl_criterion and faults.explain(error, Path(args.output_dir))
+        if not reason:
+            signal.signal(signal.SIGCHLD, before)
+            raise error
+        logger.error("Where it happened:", exc_info=error)
+        errors.refuse(reason, status=4)
+
+    @classmethod
+    def build_student(cls, args: argparse.Namespace) -> SoftPLModel:
+        """Build the model without an engine for pseudo-labeling.
+
+        Args:
+            args: The parsed options, or those of an experiment's `config.yaml`; after
+                this they are what ESPnet makes of them for its own model.
+
+        Returns:
+            The model.
+        """
+        stock = args.model
+        model_choices.classes["softpl"] = SoftPLModel
+        args.model = "softpl"
+        try:
+            return super().build_model(args)
+        finally:
+            args.model = stock
+            del model_choices.classes["softpl"]
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
+        """Build the model; with pseudo-labeling one that also takes unlabeled batches.
+
+        Args:
+            args: The parsed options. They are left as they are, so that `config.yaml`
+                describes a stock model.
+
+        Returns:
+            The model.
+        """
+        if getattr(args, "pl_criterion", None) is None or args.collect_stats:
+            return super().build_model(args)
+        model = cls.build_student(args)
+        labeled_rate = float("nan")
+        lengths = training_lengths.labeled_lengths(args)
+        if lengths is not None:
+            tokens, samples = lengths
+            labeled_rate = sum(tokens.values()) / sum(samples.values())
+            if args.input_size is None:
+                training_checks.check_targets_fit(
+                    model, tokens, samples, args.pl_max_bad_share
+                )
+        model.pl = build.build_pseudo_labeling(args, model, labeled_rate)
+        if getattr(args, options.UNLABELED_DATA):
+            training_lengths.write_usable(args, model)
+            model.pl.samples = build.build_samples(args, model.pl.filters)
+        if args.pl_separate_head:
+            model.add_unlabeled_head()
+        # A batch may leave the decoder, one of two heads or a dropped layer without
+        # gradient.
+        partly = model.decoder is not None or args.pl_separate_head
+        if (partly or drops_layers(model)) and not args.unused_parameters:
+            logger.info("Setting unused_parameters: true for distributed training")
+            args.unused_parameters = True
+        if model.specaug is None:
+            logger.warning("No specaug: the student sees what the teacher sees")
+        return model
+
+    @classmethod
+    def build_iter_factory(
+        cls,
+        args: argparse.Namespace,
+        distributed_option: DistributedOption,
+        mode: str,
+        kwargs: dict | None = None,
+    ) -> AbsIterFactory:
+        """Build the mini-batches; of both kinds where pseudo-labeling trains.
+
+        Args:
+            args: The parsed options.
+            distributed_option: ESPnet's description of the processes.
+            mode: `train`, `valid` or `plot_att`.
+            kwargs: Overrides of ESPnet's iterator options.
+
+        Returns:
+            A factory of each epoch's mini-batches.
+        """
+        labeled = super().build_iter_factory(args, distributed_option, mode, kwargs)
+        if args.pl_criterion is None:
+            return labeled
+        if mode != "train":
+            return LastingFactory(labeled)
+        rate = training_lengths.sample_rate(args)
+        labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
+        ours = copy.copy(args)
+        # The stock sampler wants one fold length per shape file.
+        ours.fold_length = args.fold_length[:1]
+        shape_file = str(training_lengths.usable_shape_file(args))
+        unlabeled = super().build_iter_factory(
+            ours,
+            distributed_option,
+            mode,
+            dict(
+                data_path_and_name_and_type=getattr(args, options.UNLABELED_DATA),
+                shape_files=[shape_file],
+                batch_bins=args.unlabeled_batch_bins or args.batch_bins,
+                batch_size=args.unlabeled_batch_size or args.batch_size,
+            ),
+        )
+        lengths = tables.read_lengths(shape_file)
+        unlabeled.dataset = UsableAudio(
+            unlabeled.dataset,
+            lengths,
+            min_samples=min(lengths.values()),
+            sample_shape=() if args.input_size is None else (args.input_size,),
+            sample_rate=rate,
+        )
+        settings = build.build_cache(args)
+        return LastingFactory(
+            MixedIterFactory(
+                labeled=labeled,
+                unlabeled=unlabeled,
+                schedule=build.build_schedule(args),
+                seed=args.seed,
+                num_iters_per_epoch=args.num_iters_per_epoch,
+                make_plan=settings
+                and (lambda batches: settings.plan(batches, args.seed)),
+                usable_share=UsableShare(args.pl_max_bad_share),
+            )
+        )

@@ -1,0 +1,418 @@
+"""The recipe: options, refusals, job control, and all stages from end to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests import ROOT
+
+RECIPE = ROOT / "egs2" / "librispeech_softpl"
+GENERATED = ("data", "downloads", "dump", "exp", "__pycache__")
+SYSTEMS = ("warmup", "control", "hard_ctc", "soft_ce")
+
+
+def copy_recipe(root: Path) -> Path:
+    """Copy what the recipe consists of, so that tests leave the checkout alone."""
+    target = root / "egs2" / "librispeech_softpl"
+    shutil.copytree(RECIPE, target, ignore=shutil.ignore_patterns(*GENERATED))
+    shutil.copytree(ROOT / "tools", root / "tools")
+    return target
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the recipe in which nothing has been run."""
+    return copy_recipe(tmp_path_factory.mktemp("fresh"))
+
+
+def environment(**more: str) -> dict[str, str]:
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
+    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": python_path, **more}
+
+
+def run(
+    recipe: Path, *options: object, timeout: float = 60, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the recipe with its output and errors in one stream."""
+    return subprocess.run(
+        ["./run.sh", *map(str, options)],
+        cwd=recipe,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def job(recipe: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["./scripts/run_job.sh", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=recipe, capture_output=True, text=True, timeout=60
+    )
+
+
+# Options
+
+
+def test_help_names_every_option_with_its_default(recipe: Path) -> None:
+    result = run(recipe, "--help")
+    assert result.returncode == 0
+    block = (recipe / "run.sh").read_text().split("# Options begin")[1]
+    names = re.findall(r"^([a-z_]+)=", block.split("# Options end")[0], re.MULTILINE)
+    assert len(names) > 30
+    for name in names:
+        assert re.search(rf"--{name.replace('_', '-')} ", result.stdout), name
+    assert "[mini]" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--stge", "3"], "unknown option 'stge'.*did you mean --stage"),
+        (["--a[$(touch hacked)]", "3"], "unknown option"),
+        (["--stage", "three"], "--stage must be a whole number, not 'three'"),
+        (["--stage", "0"], "stages go from 1 to 12, not 0"),
+        (["--stage", "13"], "stages go from 1 to 12, not 13"),
+        (["--stage", "9", "--stop-stage", "8"], "--stage 9 is after --stop-stage 8"),
+        (["--stage"], "--stage needs a value"),
+        (["--corpus", "--stage", "3"], "--corpus needs a value, but '--stage' follows"),
+        (["--resample", "maybe"], "--resample must be true or false"),
+        (["--max_seconds", "long"], "--max_seconds must be a number"),
+        (["--seeds", "1,2"], "'1,2' is no whole number"),
+        (["stage", "3"], "'stage' is no option"),
+        (["--corpus", "../other"], "must be made of letters"),
+        (["--corpus", "other"], "--labeled_dir.*one of: .*mini"),
+        (["--librispeech", "."], "not for corpus mini"),
+        (["--corpus", "librispeech_100", "--librispeech", "no"], "no directory 'no'"),
+        (["--corpus", "digits", "--digits", "my digits"], "white space"),
+        (["--corpus", "digits"], "needs --digits DIR"),
+        (["--pl_config", "nosuch"], "no configuration 'conf/tuning/train_pl_nosuch"),
+        (["--pl_config", "hard_ctc hard_ctc"], "two systems have the same name"),
+        (["--token_type", "word"], "char or bpe"),
+        (["--nj", "0"], "start at 1"),
+    ],
+)
+def test_bad_options_are_refused(
+    recipe: Path, options: list[str], message: str
+) -> None:
+    result = run(recipe, *options)
+    assert result.returncode in (1, 2)
+    assert re.search(message, result.stdout), result.stdout
+    assert "Stage" not in result.stdout
+    assert not (recipe / "hacked").exists()
+
+
+def test_dashes_underscores_and_equal_signs_mean_the_same(recipe: Path) -> None:
+    outputs = []
+    for options in (
+        ["--stop-stage", 5, "--max-seconds", 7, "--dry-run"],
+        ["--stop_stage=5", "--max_seconds=7", "--dry_run=true"],
+    ):
+        text = run(recipe, *options).stdout
+        outputs.append(re.sub(r"\(\d\d:.*?\)|after .*|in \d+:\d\d:\d\d", "", text))
+    assert outputs[0] == outputs[1]
+    assert "--max_seconds 7 " in outputs[0]
+    assert "Stage 5" in outputs[0] and "Stage 6" not in outputs[0]
+
+
+def test_a_typo_in_a_preset_is_refused(recipe: Path) -> None:
+    preset = recipe / "conf" / "corpora" / "typo.sh"
+    preset.write_text("labelled_sets=x\n")
+    result = run(recipe, "--corpus", "typo")
+    preset.unlink()
+    assert result.returncode == 2
+    assert "unknown option 'labelled_sets' in conf/corpora/typo.sh" in result.stdout
+    assert "--labeled_sets" in result.stdout
+
+
+def test_the_command_line_wins_over_the_preset(recipe: Path) -> None:
+    options = ["--corpus", "digits", "--digits", ".", "--stage", 5, "--stop_stage", 5]
+    assert "--fs 8000" in run(recipe, *options, "--dry_run").stdout
+    assert "--fs 4000" in run(recipe, *options, "--dry_run", "--fs", 4000).stdout
+
+
+@pytest.mark.parametrize(
+    "preset", sorted(path.stem for path in (RECIPE / "conf" / "corpora").glob("*.sh"))
+)
+def test_every_preset_gives_twelve_stages(recipe: Path, preset: str) -> None:
+    options = ["--corpus", preset, "--dry_run", "--ngpu", 2]
+    if preset == "digits":
+        options += ["--digits", "."]
+    result = run(recipe, *options, train_cmd="queue.pl --mem 4G")
+    assert result.returncode == 0, result.stdout
+    headings = re.findall(r"^Stage (\d+): (?!done)", result.stdout, re.MULTILINE)
+    assert headings == [str(number) for number in range(1, 13)]
+    pattern = r"^  queue.pl --mem 4G --gpu 2 \S+/(\w+)/train.log "
+    names = re.findall(pattern, result.stdout, re.MULTILINE)
+    assert names == list(SYSTEMS)
+    assert result.stdout.count("--multiprocessing_distributed true") == 4
+    assert not any((recipe / name).exists() for name in GENERATED)
+
+
+def test_a_configuration_with_its_own_init_param_is_not_given_the_warm_up(
+    recipe: Path,
+) -> None:
+    names = ["hard_ctc", "from_the_start", "mpl"]
+    options = ["--stage", 9, "--stop_stage", 9, "--dry_run", "--seeds", "1 2"]
+    result = run(recipe, *options, "--pl_config", " ".join(names))
+    assert result.returncode == 0, result.stdout
+    found = {
+        (seed, name): re.findall(r" --init_param (\S+)", line)
+        for line in result.stdout.splitlines()
+        for seed, name in re.findall(r"/(seed\d)/(\w+)/train\.log", line)
+        if "--config" in line
+    }
+    assert len(found) == 2 * (1 + len(names))
+    for (seed, name), given in found.items():
+        warmup = f"exp/mini/{seed}/warmup/valid.cer_ctc.ave.pth"
+        assert given == ([] if name == "from_the_start" else [warmup])
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing", "earlier"),
+    [
+        (2, "downloads/mini", 1),
+        (4, "data/mini/labeled/wav.scp", 2),
+        (5, "dump/mini/org/dev/wav.scp", 4),
+        (6, "dump/mini/labeled/text", 5),
+        (7, "dump/mini/labeled/text", 5),
+        (8, "exp/mini/stats_char/train/feats_stats.npz", 7),
+        (9, "exp/mini/stats_char/train/feats_stats.npz", 7),
+        (10, "dump/mini/org/dev/wav.scp", 4),
+        (11, "exp/mini/seed1/warmup/decode/text", 10),
+        (12, "exp/mini/seed1/hard_ctc/valid.cer_ctc.ave.pth", 9),
+    ],
+)
+def test_a_missing_stage_is_named(
+    recipe: Path, stage: int, missing: str, earlier: int
+) -> None:
+    result = run(recipe, "--stage", stage)
+    assert result.returncode == 1
+    expected = f"stage {stage} needs {missing}, which stage {earlier} writes"
+    assert expected in result.stdout
+    assert f"stopped in stage {stage} " in result.stdout
+
+
+# Jobs
+
+
+def test_a_job_gets_its_words_as_they_are(recipe: Path, tmp_path: Path) -> None:
+    log = tmp_path / "job.log"
+    words = ["two words", "$(touch hacked)", "'quoted\"", "*", ""]
+    script = "import sys; print(sys.argv[1:])"
+    result = job(recipe, "--gpu", 0, log, sys.executable, "-c", script, *words)
+    assert result.returncode == 0, result.stderr
+    text = log.read_text()
+    assert repr(words) in text
+    assert "# Ended (code 0)" in text
+    assert not (recipe / "hacked").exists()
+
+
+def test_an_array_job_replaces_its_variable(recipe: Path, tmp_path: Path) -> None:
+    options = ["--mem", "4G", "--max-jobs-run", 1, "JOB=2:4"]
+    log = tmp_path / "log" / "JOB.log"
+    result = job(recipe, *options, log, "echo", "part.JOB")
+    assert result.returncode == 0, result.stderr
+    logs = sorted(path.name for path in log.parent.iterdir())
+    assert logs == ["2.log", "3.log", "4.log"]
+    assert "\npart.3\n" in (log.parent / "3.log").read_text()
+
+
+def test_a_failing_job_shows_the_end_of_its_log(recipe: Path, tmp_path: Path) -> None:
+    script = "print('what went wrong'); raise SystemExit(int('JOB') - 1)"
+    log = tmp_path / "JOB.log"
+    result = job(recipe, "JOB=1:2", log, sys.executable, "-c", script)
+    assert result.returncode == 1
+    assert "status 1" in result.stderr and "2.log" in result.stderr
+    assert result.stderr.count("what went wrong") == 1
+
+
+def test_an_array_job_needs_its_variable_in_the_log(
+    recipe: Path, tmp_path: Path
+) -> None:
+    result = job(recipe, "JOB=1:2", tmp_path / "log", "echo")
+    assert result.returncode == 2
+    assert "must contain JOB" in result.stderr
+    assert job(recipe, "only_a_log").returncode == 2
+
+
+# Refusals of data, through run.sh
+
+
+def write_speech(root: Path, name: str, speakers: range, rate: int = 8000) -> None:
+    """Write a set in LibriSpeech layout: two utterances of noise per speaker."""
+    generator = np.random.default_rng(speakers.start)
+    for speaker in speakers:
+        chapter = root / name / str(speaker) / "1"
+        chapter.mkdir(parents=True)
+        lines = []
+        for index in range(2):
+            utterance = f"{speaker}-1-{index:04d}"
+            audio = 0.1 * generator.standard_normal(rate)
+            soundfile.write(chapter / f"{utterance}.flac", audio, rate)
+            lines.append(f"{utterance} A B\n")
+        (chapter / f"{speaker}-1.trans.txt").write_text("".join(lines))
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> list[object]:
+    """Options for a small corpus in LibriSpeech layout."""
+    root = tmp_path / "corpus"
+    options: list[object] = ["--corpus", "own", "--librispeech", root, "--fs", 8000]
+    for start, part in ((10, "labeled"), (20, "unlabeled"), (30, "dev"), (40, "test")):
+        write_speech(root, part, range(start, start + 2))
+        options += [f"--{part}_sets", part]
+    return options
+
+
+def test_own_librispeech_layout_needs_no_preset(
+    tmp_path: Path, speech: list[object]
+) -> None:
+    recipe = copy_recipe(tmp_path)
+    result = run(recipe, *speech, "--stop_stage", 5, "--speed_perturb_factors", "0.9 1")
+    assert result.returncode == 0, result.stdout
+    labeled = (recipe / "dump" / "own" / "labeled" / "wav.scp").read_text().split()
+    assert labeled[::2][-1] == "sp0.9-11-1-0001" and len(labeled) == 16
+    again = run(recipe, *speech, "--stop_stage", 5, "--speed_perturb_factors", "0.9 1")
+    assert again.stdout.count("unchanged since it was done") == 4
+    other = run(recipe, *speech, "--stage", 4, "--stop_stage", 5)
+    assert "unchanged" not in other.stdout
+    assert "dump/own/labeled: 4 utterances" in other.stdout
+
+
+def test_overlap_and_rate_are_refused_in_their_stages(
+    tmp_path: Path, speech: list[object]
+) -> None:
+    recipe = copy_recipe(tmp_path)
+    overlap = run(recipe, *speech, "--unlabeled_sets", "unlabeled test")
+    assert overlap.returncode == 1
+    assert "4 utterances of the unlabeled set are also in the test" in overlap.stdout
+    assert "stopped in stage 2" in overlap.stdout
+    rate = run(recipe, *speech, "--fs", 16000)
+    assert rate.returncode == 1
+    assert re.search(r"10-1-0000 has 8000 Hz.*--resample true", rate.stdout)
+    assert "stopped in stage 4" in rate.stdout
+
+
+def test_new_audio_makes_the_stages_run_again(
+    tmp_path: Path, speech: list[object]
+) -> None:
+    recipe = copy_recipe(tmp_path)
+    assert run(recipe, *speech, "--stop_stage", 5).returncode == 0
+    write_speech(tmp_path / "corpus", "unlabeled", range(50, 51))
+    result = run(recipe, *speech, "--stop_stage", 5)
+    assert "dump/own/unlabeled: 6 utterances" in result.stdout
+
+
+# End to end
+
+
+def decode_one(archive: Path, audio: Path, root: Path) -> str:
+    """Decode a file with a packed model in the stock Speech2Text."""
+    from espnet2.bin.asr_inference import Speech2Text
+    from espnet2.main_funcs.pack_funcs import unpack
+
+    files = unpack(archive, root / "unpacked")
+    model = Speech2Text(**files, ctc_weight=1.0, beam_size=1)
+    return model(soundfile.read(audio)[0])[0][0]
+
+
+def check_files(recipe: Path) -> None:
+    """Check what a full run leaves behind."""
+    exp = recipe / "exp" / "smoke"
+    assert (exp / "seed1" / "hard_ctc" / "hard_ctc.zip").exists()
+    unlabeled = recipe / "dump" / "smoke" / "unlabeled"
+    assert not (unlabeled / "text").exists()
+    results = (exp / "RESULTS.md").read_text()
+    for system in SYSTEMS:
+        assert (exp / "seed1" / system / "valid.cer_ctc.ave.pth").exists()
+        assert re.search(rf"^\| {system} \| 1 \| [\d.]+ ±", results, re.MULTILINE)
+    assert "not run" not in results
+    assert re.search(r"\| hard_ctc \| hard_ctc \| ema \| 1 \|.* to ", results)
+    for path in (exp / "plots").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert len(list((exp / "plots").iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_all_stages_from_end_to_end(tmp_path: Path) -> None:
+    recipe = copy_recipe(tmp_path)
+    options = ["--corpus", "smoke", "--stage", 1, "--stop-stage", 12]
+    first = run(recipe, *options, timeout=900)
+    assert first.returncode == 0, first.stdout
+    for system in SYSTEMS:
+        assert re.search(rf"^{system} +1 ", first.stdout, re.MULTILINE), system
+    check_files(recipe)
+
+    start = time.monotonic()
+    again = run(recipe, *options)
+    assert again.returncode == 0, again.stdout
+    assert time.monotonic() - start < 10
+    assert again.stdout.count("unchanged since it was done") == 15
+    assert "log:" not in again.stdout
+    assert again.stdout.splitlines()[-7:-1] == first.stdout.splitlines()[-7:-1]
+
+    # A stage alone, with a system that is not part of the table yet.
+    more = ["--corpus", "smoke", "--pl_config", "hard_ctc other"]
+    other = recipe / "conf" / "tuning" / "train_pl_other.yaml"
+    shutil.copy(recipe / "conf" / "tuning" / "train_pl_soft_ce.yaml", other)
+    alone = run(recipe, *more, "--stage", 11, "--stop_stage", 11)
+    assert alone.returncode == 0, alone.stdout
+    assert re.search(r"^other +1 +not run", alone.stdout, re.MULTILINE)
+    assert re.search(r"^soft_ce +1 +[\d.]+ ±", alone.stdout, re.MULTILINE)
+    missing = run(recipe, *more, "--stage", 10, "--stop_stage", 10)
+    assert missing.returncode == 1
+    assert "seed1/other/valid.cer_ctc.ave.pth, which stage 9" in missing.stdout
+
+    bad = ["--stage", 9, "--pl_args", "--pl_criterion no"]
+    failed = run(recipe, *more, *bad, timeout=300)
+    assert failed.returncode == 1
+    assert "unknown criterion 'no'" in failed.stdout
+    assert "exp/smoke/seed1/hard_ctc.previous" in failed.stdout
+
+    audio = next((recipe / "downloads" / "smoke" / "test").rglob("*.flac"))
+    archive = recipe / "exp/smoke/seed1/hard_ctc.previous/hard_ctc.zip"
+    assert isinstance(decode_one(archive, audio, tmp_path), str)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    recipe = copy_recipe(tmp_path)
+    options: list[object] = ["--corpus", "smoke"]
+    assert run(recipe, *options, "--stop_stage", 7, timeout=600).returncode == 0
+    train = [*options, "--stage", 8, "--stop_stage", 8]
+    few = "--max_epoch 40 --num_iters_per_epoch 3 --batch_bins 500000"
+    train += ["--train_args", few]
+    command = ["./run.sh", *map(str, train)]
+    place = recipe / "exp" / "smoke" / "seed1" / "warmup"
+    with subprocess.Popen(
+        command, cwd=recipe, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (place / "2epoch.pth").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+    log = place / "train.log"
+    size = log.stat().st_size
+    time.sleep(3)
+    assert log.stat().st_size == size, "the training lives on"
+    assert not (place / ".done").exists()
+    resumed = run(recipe, *train, timeout=600)
+    assert resumed.returncode == 0, resumed.stdout
+    assert "was trained with other options" not in resumed.stdout
+    assert re.search(r"resumed|start_epoch|\b[3-9]/40epoch", log.read_text())
+    assert " 1/40epoch started" not in log.read_text()
+    assert (place / ".done").exists()
