@@ -31,6 +31,9 @@ INSTALL_REQUIRES = [
     "sentencepiece>=0.2.0,<0.3",
     "editdistance>=0.6.2",
     "kaldialign>=0.9",
+    "tqdm>=4.60",
+    "pandas>=2.0",
+    "Jinja2>=3.1",
     "jamo>=0.4.1,<0.5",
     "espnet_tts_frontend>=0.0.3",
     "pypinyin<=0.44.0",
@@ -57,9 +60,7 @@ EXTRAS = {
     # for it asks for ESPnet: `pip install --no-deps espnet_model_zoo`.
     "zoo": [
         "huggingface_hub>=0.20",
-        "pandas>=2.0",
         "requests>=2.28",
-        "tqdm>=4.60",
         "filelock>=3.9",
     ],
 }
@@ -85,7 +86,7 @@ def read_version() -> str:
 
 
 def read_long_description() -> str:
-    """Return the README, or nothing where a partial copy lacks it."""
+    """Return the README, or nothing if a partial copy lacks it."""
     readme = ROOT / "README.md"
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
