@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     for name, what in (
         ("resample", "convert audio of another rate; else it is refused"),
-        ("allow_pipes", "run the commands in wav.scp ('... |'), without a shell"),
+        ("allow_pipes", "let a shell run the commands in wav.scp ('... |')"),
     ):
         parser.add_argument(
             f"--{name}",

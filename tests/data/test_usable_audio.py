@@ -22,7 +22,6 @@ from espnet_softpl.data.usable_audio import (
     StrictAudio,
     UsableAudio,
     UsableShare,
-    find_defect,
     smallest_input,
 )
 
@@ -360,8 +359,6 @@ def test_illegal_settings(files, tmp_path) -> None:
     inner = make_dataset(tmp_path, files)
     with pytest.raises(ValueError, match="min_samples must be an integer >= 1"):
         UsableAudio(inner, {}, min_samples=0)
-    with pytest.raises(ValueError, match="name must be one of .*'speech'.* got 'wav'"):
-        UsableAudio(inner, {}, name="wav")
     with pytest.raises(ValueError, match="sample_rate must be an integer >= 1"):
         UsableAudio(inner, {}, sample_rate=0)
     write_scp(tmp_path / "wav.scp", files)
@@ -376,18 +373,6 @@ def test_illegal_settings(files, tmp_path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             UsableShare(**kwargs)
-
-
-def test_find_defect() -> None:
-    audio = np.ones(10, dtype=np.float32)
-    assert find_defect(audio, 10) is None and find_defect(audio, 11) is not None
-    assert find_defect(np.ones((10, 3)), 1) is None
-    assert find_defect(np.ones((10, 3)), 1, (3,)) is None
-    assert find_defect(np.ones((10, 3)), 1, ()) is not None
-    assert find_defect(audio, 1, (1,)) is not None
-    assert find_defect(np.arange(5, dtype=np.int16), 1) is None
-    # The largest numbers of half precision overflow when they are summed.
-    assert find_defect(np.full(9, 65504, dtype=np.float16), 1) is None
 
 
 def count_all(share: UsableShare, marks: list[int], batch: int = 4) -> int:
