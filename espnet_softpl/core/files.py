@@ -53,23 +53,14 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[TextIO]:
-    """Open a UTF-8 text file that appears under its name only when complete.
-
-    Args:
-        path: The file; its directory is made. See `atomic_file`.
-    """
+    """Open a text file in UTF-8 that is written as `atomic_file` writes."""
     with atomic_file(path) as temporary:
         with temporary.open("w", encoding="utf-8") as stream:
             yield stream
 
 
 def save_atomically(state: Any, path: Path) -> None:
-    """Save with torch as `atomic_file` does.
-
-    Args:
-        state: What to save.
-        path: The file; its directory is made.
-    """
+    """Save with torch as `atomic_file` writes."""
     with atomic_file(path) as temporary:
         torch.save(state, temporary)
 
@@ -84,14 +75,11 @@ def sync(path: Path) -> None:
 
 
 def load_state(path: Path, mmap: bool = False) -> Any:
-    """Load tensors and plain values, nothing that could run code.
+    """Load tensors, to the CPU, and plain values, nothing that could run code.
 
     Args:
         path: What `save_atomically` wrote.
         mmap: Leave the tensors in the file until they are used; for a quick look.
-
-    Returns:
-        The state, on the CPU.
 
     Raises:
         UserError: The file is torn, or holds something else.

@@ -29,17 +29,9 @@ AUDIO_KINDS = ("sound", "multi_columns_sound", "kaldi_ark")
 # What the readers of soundfile, kaldiio and numpy raise for files that are missing,
 # torn or no audio at all.
 READ_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
+    *(OSError, EOFError, ValueError, RuntimeError, AssertionError, struct.error),
+    *(soundfile.SoundFileError, wave.Error, tokenize.TokenError, zipfile.BadZipFile),
     MemoryError,  # A header that claims more samples than there can be.
-    ValueError,
-    RuntimeError,
-    AssertionError,
-    soundfile.SoundFileError,
-    struct.error,
-    wave.Error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
 )
 
 # FILE[:OFFSET][RANGE], e.g. wav.ark:1234[0:9].
@@ -48,32 +40,21 @@ _IN_ARCHIVE = re.compile(r".+(\.ark|:\d+)(\[[\d:,]*\])?")
 
 
 class Header(NamedTuple):
-    """What is known of an entry without decoding it.
+    """What is known of an entry without decoding it."""
 
-    Attributes:
-        length: Samples, or frames of features.
-        shape: What follows the length in ESPnet's array: () for audio of one channel,
-            (C,) for C channels, (D,) for features.
-        rate: Sample rate in Hz; None for an array without one, such as features.
-        integers: Whether ESPnet reads samples as whole numbers up to 32768, as of
-            Kaldi's archives of WAV files, where all other audio lies in -1 to 1.
-    """
-
-    length: int
-    shape: tuple[int, ...]
-    rate: int | None
+    length: int  # Samples, or frames of features.
+    shape: tuple[int, ...]  # () for one channel, (C,) for C of them, (D,) for features.
+    rate: int | None  # In Hz; None for an array without one, such as features.
+    # ESPnet reads WAV in Kaldi's archives as whole numbers up to 32768, and all other
+    # audio as numbers in -1 to 1.
     integers: bool = False
 
 
 def guess_kind(value: str) -> str:
-    """Tell the ESPnet type of an entry of a Kaldi-style wav.scp that is no command.
+    """Tell the ESPnet type of an entry of wav.scp: one of `AUDIO_KINDS`.
 
-    Args:
-        value: What follows the utterance id.
-
-    Returns:
-        `kaldi_ark` for `FILE.ark` and `FILE:OFFSET`, `multi_columns_sound` for several
-        words, else `sound`.
+    It is `kaldi_ark` for `FILE.ark` and `FILE:OFFSET`, `multi_columns_sound` for
+    several words, else `sound`.
     """
     if _IN_ARCHIVE.fullmatch(value):
         return "kaldi_ark"
@@ -90,12 +71,7 @@ def files_of(value: str, kind: str) -> list[str]:
 
 @contextmanager
 def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
-    """Open an archive at an entry; yield it and the entry's first eight bytes.
-
-    Raises:
-        OSError: The archive cannot be read.
-        ValueError: The entry is a pickle, which could run code when it is loaded.
-    """
+    """Open an archive at an entry; yield it and the entry's first eight bytes."""
     match = _ENTRY.fullmatch(value)
     if match is None:
         raise ValueError(f"{value!r} is no entry of an archive")
@@ -110,15 +86,7 @@ def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
 
 
 def refuse_pickle(value: str) -> None:
-    """Raise ValueError if an entry of an archive is a Python pickle.
-
-    Args:
-        value: `FILE[:OFFSET][RANGE]`.
-
-    Raises:
-        ValueError: It is.
-        OSError: The archive cannot be read.
-    """
+    """Raise ValueError if an entry of an archive is a pickle, which could run code."""
     with _open_entry(value):
         pass
 
@@ -150,14 +118,7 @@ def _audio_in_archive(value: str) -> tuple[io.BytesIO | None, bool]:
 
 @contextmanager
 def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
-    """Open the audio files of an entry.
-
-    Args:
-        value: What follows the utterance id.
-        kind: Its ESPnet type, one of `AUDIO_KINDS`.
-
-    Yields:
-        One file, or several whose channels belong together.
+    """Open the audio files of an entry: one, or several that are channels of it.
 
     Raises:
         ValueError: The entry is no audio; or one of the other `READ_ERRORS`.
@@ -173,14 +134,11 @@ def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
 
 
 def read_header(value: str, kind: str) -> Header:
-    """Find the length, shape and sample rate of an entry.
+    """Find the length, shape and sample rate of what ESPnet would load.
 
     Args:
         value: What follows the utterance id.
         kind: Its ESPnet type, one of `AUDIO_KINDS`.
-
-    Returns:
-        What ESPnet would load.
 
     Raises:
         ValueError: The entry is a command or a pickle, or what it names is no audio;

@@ -12,8 +12,8 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -31,69 +31,35 @@ from espnet_softpl.data.tables import read_scp, write_table
 MAX_OVERSHOOT = 0.5
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to do with one recording.
-
-    Attributes:
-        recording: The audio and the utterances in it.
-        directory: Where audio is written, as `<utterance>.flac`.
-        rate: Wanted sample rate in Hz; None for that of the recording.
-        resample: Whether another rate may be converted.
-    """
+class Job(NamedTuple):
+    """What to do with one recording."""
 
     recording: Recording
-    directory: str
-    rate: int | None = None
-    resample: bool = False
+    directory: str  # Where audio is written, as `<utterance>.flac`.
+    rate: int | None = None  # Wanted sample rate in Hz; None for the recording's.
+    resample: bool = False  # Whether another rate may be converted.
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one utterance.
-
-    Attributes:
-        utterance: Its id.
-        path: Audio path to train on, or an empty string.
-        samples: Number of samples in that audio.
-        channels: Channels found.
-        rate: Sample rate found, in Hz.
-        problem: Why the audio is unusable, or an empty string.
-        written: Whether `path` was written, rather than found.
-    """
+class Outcome(NamedTuple):
+    """What became of one utterance."""
 
     utterance: str
-    path: str = ""
-    samples: int = 0
-    channels: int = 0
-    rate: int = 0
-    problem: str = ""
-    written: bool = False
+    path: str = ""  # Audio to train on, if there is any.
+    samples: int = 0  # In that audio.
+    channels: int = 0  # Of the source.
+    rate: int = 0  # Of the source, in Hz.
+    problem: str = ""  # Why the audio is unusable, if it is.
+    written: bool = False  # Whether `path` was written, rather than used in place.
 
 
 Mapper = Callable[[Callable[[Job], list[Outcome]], list[Job]], Iterable[list[Outcome]]]
 
 
 def write_flac(path: str | Path, audio: np.ndarray, rate: int) -> None:
-    """Write 16-bit FLAC; the file appears under its name only when complete.
-
-    Args:
-        path: File to write; missing parent directories are made.
-        audio: Samples (N,), clipped to -1..1.
-        rate: Sample rate in Hz.
-    """
+    """Write samples (N,), clipped to -1..1, as a whole file of 16-bit FLAC."""
     with atomic_file(path, durable=False) as temporary:
         clipped = np.clip(audio, -1.0, 1.0)
         soundfile.write(temporary, clipped, rate, format="FLAC", subtype="PCM_16")
-
-
-def convert_rate(audio: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Resample audio (N,) from one rate in Hz to another: about N * wanted / rate."""
-    # Imported late: it takes a second in every process.
-    from scipy.signal import resample_poly
-
-    shared = math.gcd(rate, wanted)
-    return resample_poly(audio, wanted // shared, rate // shared)
 
 
 def _open(recording: Recording) -> AbstractContextManager[list[soundfile.SoundFile]]:
@@ -104,12 +70,7 @@ def _open(recording: Recording) -> AbstractContextManager[list[soundfile.SoundFi
 
 
 def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
-    """Decode an utterance, (N, C).
-
-    Raises:
-        ValueError: The recording ends before it, lacks its channel, or has files of
-            different lengths.
-    """
+    """Decode an utterance, (N, C); ValueError if its recording has no such part."""
     rate, total = files[0].samplerate, files[0].frames
     if any((file.samplerate, file.frames) != (rate, total) for file in files):
         raise ValueError("its files differ in sample rate or length")
@@ -136,12 +97,7 @@ def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
 def format_recording(job: Job) -> list[Outcome]:
     """Decode the utterances of one recording completely and convert what must be.
 
-    Args:
-        job: The recording and what is wanted.
-
-    Returns:
-        The outcome of every utterance; a wrong rate is no problem of the audio, so
-        `rate` tells it if `path` is empty.
+    A wrong rate is no problem of the audio: then `path` is empty and `rate` tells it.
     """
     cuts = job.recording.cuts
     try:
@@ -169,7 +125,11 @@ def _format_cut(files: Sequence[soundfile.SoundFile], cut: Cut, job: Job) -> Out
         return Outcome(name, channels=channels, rate=rate)
     mono = audio.mean(axis=1)
     if rate != wanted:
-        mono = convert_rate(mono, rate, wanted)
+        # Imported late: it takes a second in every process.
+        from scipy.signal import resample_poly
+
+        shared = math.gcd(rate, wanted)
+        mono = resample_poly(mono, wanted // shared, rate // shared)
     target = str(Path(job.directory) / f"{name}.flac")
     write_flac(target, mono, wanted)
     return Outcome(name, target, len(mono), channels, rate, written=True)
@@ -229,15 +189,7 @@ def format_directory(
 
 
 def check_rates(outcomes: Sequence[Outcome], rate: int) -> None:
-    """Refuse audio of another rate that was not to be resampled.
-
-    Args:
-        outcomes: Outcome of every utterance.
-        rate: Wanted sample rate in Hz.
-
-    Raises:
-        UserError: There is some.
-    """
+    """Raise UserError if there is audio of another rate (Hz) that was not converted."""
     wrong = [item for item in outcomes if item.rate and not item.path]
     if wrong:
         first = wrong[0]
@@ -254,9 +206,9 @@ def list_bad(
     """List unusable audio in a file, and refuse too much of it.
 
     Args:
-        outcomes: Outcome of every utterance.
+        outcomes: Of every utterance.
         max_bad_share: Share that is tolerated, 0 to 1.
-        report: File for the list, `utterance reason`; removed if there is none.
+        report: File for lines of `utterance reason`; removed if all is usable.
 
     Returns:
         A warning, or None if all is usable.

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data.audio import files_of, guess_kind
@@ -18,21 +18,13 @@ from espnet_softpl.data.pipes import copied_file, is_command
 from espnet_softpl.data.tables import read_scp
 
 
-@dataclass(frozen=True)
-class Cut:
-    """An utterance as a part of a recording.
-
-    Attributes:
-        utterance: Its id.
-        start: Where it begins, in seconds.
-        end: Where it ends, in seconds; None at the end of the recording.
-        channel: The channel that it is in, from 0; None for the mean of all.
-    """
+class Cut(NamedTuple):
+    """An utterance as a part of a recording."""
 
     utterance: str
-    start: float = 0.0
-    end: float | None = None
-    channel: int | None = None
+    start: float = 0.0  # In seconds.
+    end: float | None = None  # In seconds; None at the end of the recording.
+    channel: int | None = None  # From 0; None for the mean of all.
 
     @property
     def whole(self) -> bool:
@@ -40,19 +32,12 @@ class Cut:
         return self == Cut(self.utterance)
 
 
-@dataclass(frozen=True)
-class Recording:
-    """An entry of wav.scp and the utterances in it.
+class Recording(NamedTuple):
+    """An entry of wav.scp and the utterances in it."""
 
-    Attributes:
-        value: File, files, place in an archive, or command.
-        kind: ESPnet's type of it, or `pipe`.
-        cuts: The utterances, at least one.
-    """
-
-    value: str
-    kind: str
-    cuts: tuple[Cut, ...]
+    value: str  # File, files, place in an archive, or command.
+    kind: str  # ESPnet's type of it, or `pipe`.
+    cuts: tuple[Cut, ...]  # The utterances, at least one.
 
 
 def read_recordings(
@@ -120,20 +105,16 @@ def _kind_of(value: str) -> str:
 
 
 def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[Cut]]:
-    """Read a file `segments`: `utterance recording start end [channel]`.
+    """Read a file `segments`, lines of `utterance recording start end [channel]`.
 
     Start and end are in seconds; an end of -1 is that of the recording. Channels count
     from 0, or are A and B.
-
-    Args:
-        path: The file.
-        recordings: `wav.scp`.
 
     Returns:
         Utterances by recording.
 
     Raises:
-        UserError: A line is malformed, or its recording is not in `wav.scp`.
+        UserError: A line is malformed, or its recording is not among `recordings`.
     """
     cuts: dict[str, list[Cut]] = {}
     for utterance, value in read_scp(path).items():

@@ -24,12 +24,7 @@ def copied_file(value: str) -> str | None:
 
     Kaldi writes such entries (utils/data/extract_wav_segments_data_dir.sh), and they
     need neither Kaldi nor consent to run a program.
-
-    Args:
-        value: An entry of wav.scp.
-
-    Returns:
-        The file, with its offset if it is in an archive; None for other commands.
+    Other commands give None.
     """
     match = _COPY.fullmatch(value.strip())
     file = match and (match["wav"] or match["cat"])
@@ -37,13 +32,7 @@ def copied_file(value: str) -> str | None:
 
 
 def run_pipe(value: str) -> bytes:
-    """Run a command and return what it writes.
-
-    Args:
-        value: An entry of wav.scp that ends in `|`.
-
-    Returns:
-        The standard output.
+    """Run an entry of wav.scp that ends in `|`, and return what it writes.
 
     Raises:
         ValueError: The entry does not end in `|`, or is nothing else.

@@ -40,17 +40,10 @@ HOW_TO_FORMAT = (
 
 
 class AudioScan(NamedTuple):
-    """What the headers of a set of audio files say.
+    """What the headers of a set of audio files say, by utterance id."""
 
-    Attributes:
-        samples: Length in samples (frames of features) by utterance id, of what can
-            be used.
-        bad: Reason by utterance id, of what cannot be read, is empty or has another
-            shape.
-    """
-
-    samples: dict[str, int]
-    bad: dict[str, str]
+    samples: dict[str, int]  # Samples, or frames of features, of what can be used.
+    bad: dict[str, str]  # Why the others cannot.
 
 
 def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
@@ -61,8 +54,7 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         option: The option's name, for messages.
 
     Returns:
-        Value by utterance id, and the type (`sound` for audio files, `kaldi_ark` for
-        archives of audio or features).
+        Value by utterance id, and ESPnet's type.
 
     Raises:
         UserError: There is no `speech`, its file is missing, malformed or empty, or an
@@ -92,40 +84,26 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
 
 
 def shared_utterances(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
-    """Find utterances of the first set that are in the second too, by id or by audio.
-
-    Args:
-        first: Audio by utterance id.
-        second: Audio by utterance id.
-
-    Returns:
-        Ids of the first set.
-    """
+    """Find ids of the first set that are in the second too, or whose audio is."""
     audio = set(second.values())
     return {key for key, value in first.items() if key in second or value in audio}
 
 
-def some_of(entries: Mapping[str, str], seed: int = 0) -> dict[str, str]:
-    """Draw `MAX_HEADERS` entries by the seed, or return all if there are no more."""
+def some_of(entries: Mapping[str, str]) -> dict[str, str]:
+    """Draw `MAX_HEADERS` entries, the same ones each time, or return all of fewer."""
     keys = sorted(entries)
     if len(keys) > MAX_HEADERS:
-        keys = random.Random(seed).sample(keys, MAX_HEADERS)
+        keys = random.Random(0).sample(keys, MAX_HEADERS)
     return {key: entries[key] for key in keys}
 
 
 def read_some_headers(
     entries: Mapping[str, str], kind: str = "sound"
 ) -> list[tuple[str, Header]]:
-    """Read the headers of `some_of` the entries of a set.
+    """Return `some_of` the entries of a set with their headers.
 
-    Args:
-        entries: File, or place in an archive, by utterance id.
-        kind: ESPnet's type of the set; no header is read of one that is not among
-            `AUDIO_KINDS`.
-
-    Returns:
-        Entries and headers, without entries that cannot be opened: they are the
-        business of `scan_audio`.
+    Entries that cannot be opened are left out: they are the business of `scan_audio`.
+    So are all of a type that is not among `AUDIO_KINDS`.
     """
     headers: list[tuple[str, Header]] = []
     for value in some_of(entries).values() if kind in AUDIO_KINDS else ():
@@ -139,14 +117,14 @@ def read_some_headers(
 def check_sample_rates(
     sets: Mapping[str, Mapping[str, str]], kinds: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse audio of different sample rates, or levels.
+    """Refuse audio of different sample rates, or levels, within a set or between two.
 
     Args:
-        sets: File, or place in an archive, by utterance id, by the name of the set.
+        sets: Entries by utterance id, by the name of the set.
         kinds: ESPnet's type by the name of the set; `sound` if none is given.
 
     Raises:
-        UserError: Two entries differ, within a set or between two.
+        UserError: Two entries differ.
     """
     rates: dict[int, str] = {}
     levels: dict[bool, str] = {}
@@ -194,9 +172,6 @@ def scan_audio(
             audio.
         lengths: Lengths that are known. If they are those of all entries, only
             `some_of` the headers are read, and the others if one of them is bad.
-
-    Returns:
-        Lengths, and what cannot be used.
     """
     if lengths and entries.keys() <= lengths.keys():
         if not scan_audio(some_of(entries), kind, input_size).bad:
@@ -209,9 +184,7 @@ def scan_audio(
         except READ_ERRORS as error:
             reason = str(error)
             if kind != "kaldi_ark" and guess_kind(value) == "kaldi_ark":
-                reason += (
-                    f" (an entry of an archive needs the type kaldi_ark, not {kind})"
-                )
+                reason += f" (an archive's entry needs the type kaldi_ark, not {kind})"
         if reason is None:
             scan.samples[key] = header.length
         else:
@@ -225,14 +198,14 @@ def find_misfit(
     """Say why a model cannot take audio or features with such a header.
 
     Args:
-        header: See `read_header`.
+        header: What `read_header` finds.
         input_size: Dimension of the features that the model takes; None if it takes
             audio.
         rate: Sample rate of the model's audio in Hz; None if any rate is fine, and
             any level of the samples.
 
     Returns:
-        The reason and what to do, or None if there is none.
+        The reason and what to do, or None.
     """
     # The header of a FLAC stream of unknown length says 2^63 - 1.
     if not 0 < header.length < 2**31:
@@ -270,15 +243,12 @@ def find_misfit(
 def find_defect(
     audio: np.ndarray, min_samples: int = 1, sample_shape: tuple[int, ...] | None = None
 ) -> str | None:
-    """Say what makes decoded audio unusable.
+    """Say what makes decoded audio, (N,) or (N, ...), unusable; or None.
 
     Args:
-        audio: (N,) samples, or (N, ...).
+        audio: The samples.
         min_samples: Fewest samples, at least 1.
         sample_shape: What must come after N; None allows everything.
-
-    Returns:
-        The reason, or None if there is none.
     """
     if len(audio) < min_samples:
         return f"{len(audio)} samples, where at least {min_samples} are needed"

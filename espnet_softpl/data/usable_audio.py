@@ -3,8 +3,7 @@
 A file that is gone, cannot be decoded, is empty, too short or holds samples that are
 not finite becomes silence with the mark `usable` 0, which the model leaves out. Single
 bad files are skipped so; a disk that went away stops the run (`UsableShare`). Labeled
-audio is never replaced: there the same failures end the run with a clear message
-(`StrictAudio`).
+audio is never replaced: the same failures end the run (`StrictAudio`).
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ class _Unusable(Exception):
 class _Reader(Mapping):
     """One of ESPnet's readers, whose failures say that it was the reader that failed.
 
-    `READ_ERRORS` are caught around the reader alone, so that other mistakes (TypeError,
-    KeyError for an utterance that is not in the script file, or anything in the
-    preprocessing) still end the run.
+    `READ_ERRORS` are caught around it alone, so that other mistakes (TypeError,
+    KeyError for an unknown utterance, anything in the preprocessing) end the run.
     """
 
     def __init__(self, reader: Mapping[str, Any], min_samples: int) -> None:
@@ -96,9 +94,6 @@ class CheckedAudio(Dataset):
             everything.
         sample_rate: In Hz, of audio files: those of another rate are unusable. None
             takes the rate of the first file that a process reads, as ESPnet does.
-
-    Raises:
-        ValueError: A value is out of its range.
     """
 
     def __init__(
@@ -116,23 +111,8 @@ class CheckedAudio(Dataset):
         self._reader = dataset.loader_dict["speech"] = _Reader(reader, min_samples)
         self._dataset = dataset
 
-    def has_name(self, name: str) -> bool:
-        """Tell whether the dataset has data of this name."""
-        return self._dataset.has_name(name)
-
-    def names(self) -> tuple[str, ...]:
-        """Return the names of the dataset's data."""
-        return self._dataset.names()
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the utterance ids."""
-        return iter(self._dataset)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._dataset!r})"
-
     def _get(self, uid: str) -> Item:
-        """Return an utterance; `_Unusable` if its audio is."""
+        """Return an utterance; raise `_Unusable` if its audio cannot be used."""
         uid, data = self._dataset[uid]
         reason = find_defect(data["speech"], self._min_samples, self._sample_shape)
         if reason is not None:
@@ -155,12 +135,7 @@ class UsableAudio(CheckedAudio):
         dataset: An `ESPnetDataset` of `speech` alone.
         expected_lengths: Samples by utterance id, as in the shape files: the length of
             the silence, which is at least `min_samples`.
-        min_samples: See `CheckedAudio`.
-        sample_shape: See `CheckedAudio`.
-        sample_rate: See `CheckedAudio`.
-
-    Raises:
-        ValueError: A value is out of its range, or the dataset has other names too.
+        min_samples: This and the others are those of `CheckedAudio`.
     """
 
     def __init__(
@@ -207,25 +182,15 @@ class StrictAudio(CheckedAudio):
     """Labeled audio: what cannot be used ends the run, and the message says why.
 
     The message is one line, the last one of what a loader's process passes on.
-
-    Args:
-        dataset: An `ESPnetDataset`.
-        what: What it holds, for the message.
-        **checks: See `CheckedAudio`.
     """
-
-    def __init__(self, dataset: Any, what: str = "labeled", **checks: Any) -> None:
-        super().__init__(dataset, **checks)
-        self._what = what
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance as ESPnet's dataset does; UserError if it is unusable."""
         try:
             return self._get(uid)
         except _Unusable as reason:
-            raise UserError(
-                f"{self._what} utterance {uid}: {self._where(uid)}: {reason}"
-            ) from reason
+            where = self._where(uid)
+            raise UserError(f"labeled utterance {uid}: {where}: {reason}") from reason
 
 
 class UsableShare:
@@ -233,8 +198,8 @@ class UsableShare:
 
     The share among the latest utterances varies by chance. So that a set of which
     the allowed share is bad does not stop a long run sooner or later, it must exceed
-    what is allowed by `margin` standard deviations of such a count (ours): with 1 % of
-    1000 utterances allowed, 26 stop the run.
+    what is allowed by `margin` standard deviations of such a count (our rule): with
+    1 % of 1000 utterances allowed, 26 stop the run.
 
     Args:
         most: Largest share that may be unusable, in [0, 1] (`pl_max_bad_share`).
@@ -244,8 +209,7 @@ class UsableShare:
         margin: Standard deviations of tolerance, at least 0.
 
     Attributes:
-        seen: Utterances counted so far.
-        total: Those among them that were unusable.
+        seen, total: Utterances counted so far, and those that were unusable.
     """
 
     SHOWN = 5  # Unusable utterances that the message names.
@@ -263,10 +227,10 @@ class UsableShare:
         self.total = 0
 
     def count(self, utterance_ids: Sequence[str], usable: torch.Tensor) -> None:
-        """Count the utterances of a mini-batch.
+        """Count the B utterances of a mini-batch.
 
         Args:
-            utterance_ids: B ids.
+            utterance_ids: Their ids.
             usable: Not 0 if the audio is usable, (B,) or (B, 1).
 
         Raises:
@@ -301,16 +265,10 @@ def smallest_input(
     frames, nor to fail if fewer do not.
 
     Args:
-        count_frames: Frames for a number of samples, such as
-            `lambda samples: frames_of(model, samples)`; it may raise anything if
-            there are too few.
+        count_frames: Frames for a number of samples; it may raise anything if there
+            are too few.
         most: Samples that are surely enough, at least 1.
-        frames: Frames that are needed, at least 1. With a single frame, batch norm
-            fails in training if a mini-batch is that one utterance; with 2 it does
-            not.
-
-    Returns:
-        A number of samples in [1, most].
+        frames: Frames that are needed, at least 1.
 
     Raises:
         ValueError: `most` samples give fewer frames, or a value is out of its range.
