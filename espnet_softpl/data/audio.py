@@ -154,7 +154,8 @@ def read_header(value: str, kind: str) -> Header:
         array = kaldiio.load_mat(value)
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{value} is neither audio nor an array of numbers")
-        return Header(array.shape[0], array.shape[1:], None)
+        length, *shape = array.shape  # ValueError if it is a single number.
+        return Header(length, tuple(shape), None)
     with soundfile.SoundFile(audio) as file:
         if is_wav and file.subtype not in ("PCM_16", "PCM_U8"):
             raise ValueError(f"kaldiio reads WAV of 16 bits, not {file.subtype}")
@@ -171,4 +172,5 @@ def _header_of(files: Sequence[soundfile.SoundFile]) -> Header:
                 f"{first.name} {first.frames} at {first.samplerate} Hz"
             )
     channels = sum(file.channels for file in files)
-    return Header(first.frames, () if channels == 1 else (channels,), first.samplerate)
+    shape = () if channels == 1 else (channels,)
+    return Header(first.frames, shape, first.samplerate)

@@ -162,9 +162,6 @@ def format_directory(
 
     Returns:
         Lines for the user.
-
-    Raises:
-        UserError: See `read_recordings`, `check_rates` and `list_bad`.
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: the target must be another directory")

@@ -129,9 +129,8 @@ def check_sample_rates(
     rates: dict[int, str] = {}
     levels: dict[bool, str] = {}
     for name, entries in sets.items():
-        for value, header in read_some_headers(
-            entries, (kinds or {}).get(name, "sound")
-        ):
+        kind = (kinds or {}).get(name, "sound")
+        for value, header in read_some_headers(entries, kind):
             if header.rate is not None:
                 where = f"{value} ({name})"
                 rates.setdefault(header.rate, f"{where} has {header.rate} Hz")
@@ -213,11 +212,8 @@ def find_misfit(
     if input_size is not None:
         if header.rate is None and header.shape == (input_size,):
             return None
-        what = (
-            f"shape {(header.length, *header.shape)}"
-            if header.rate is None
-            else "audio"
-        )
+        shape = (header.length, *header.shape)
+        what = "audio" if header.rate else f"shape {shape}"
         return f"{what}, where the model takes features of dimension {input_size}"
     if header.rate is None and (header.shape or rate):
         dim = f" of dimension {header.shape[0]}" if header.shape else ""
