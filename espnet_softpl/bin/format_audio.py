@@ -28,46 +28,23 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--source", type=Path, required=True, help="directory with wav.scp"
-    )
-    parser.add_argument(
-        "--target", type=Path, required=True, help="directory to write; made if new"
-    )
-    parser.add_argument(
-        "--fs", type=int, required=True, help="wanted sample rate in Hz, at least 1"
-    )
-    for name, what in (
-        ("resample", "convert audio of another rate; else it is refused"),
-        ("allow_pipes", "run the commands in wav.scp ('... |'), without a shell"),
-    ):
-        parser.add_argument(
-            f"--{name}",
-            choices=("true", "false"),
-            default="false",
-            help=f"{what} (default: false)",
-        )
-    parser.add_argument(
-        "--max_bad_share",
-        type=float,
-        default=0.01,
-        help="share of utterances, 0 to 1, that may be unusable (default: 0.01)",
-    )
-    parser.add_argument(
-        "--nj", type=int, default=2, help="processes, at least 1 (default: 2)"
-    )
+    add = parser.add_argument
+    add("--source", type=Path, required=True, help="directory with wav.scp")
+    add("--target", type=Path, required=True, help="directory to write; made if new")
+    add("--fs", type=int, required=True, help="wanted sample rate in Hz, at least 1")
+    yes_or_no = dict(choices=("true", "false"), default="false")
+    resample = "convert audio of another rate; else it is refused (default: false)"
+    add("--resample", **yes_or_no, help=resample)
+    pipes = "let a shell run the commands in wav.scp ('... |') (default: false)"
+    add("--allow_pipes", **yes_or_no, help=pipes)
+    bad = "share of utterances, 0 to 1, that may be unusable (default: 0.01)"
+    add("--max_bad_share", type=float, default=0.01, help=bad)
+    add("--nj", type=int, default=2, help="processes, at least 1 (default: 2)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: The command line, by default the process's own.
-
-    Returns:
-        0; a mistake of the user's ends the process with a message and status 2.
-    """
+    """Run the command; a mistake of the user's ends it with a message and status 2."""
     parser = get_parser()
     options = parser.parse_args(arguments)
     if options.fs < 1 or options.nj < 1 or not 0 <= options.max_bad_share <= 1:

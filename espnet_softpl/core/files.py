@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 from collections.abc import Iterator
@@ -13,68 +12,61 @@ from typing import Any, TextIO
 import torch
 
 from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.processes import rank_and_world
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[TextIO]:
-    """Open a text file that appears under its name only when complete.
-
-    Args:
-        path: File to write; missing parent directories are made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            yield stream
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Give a temporary name to write to, and rename what was written.
 
-    After a kill or a power cut the file is the old one or the new one, whole. Where
-    writing fails (a full disk), the part that was written is removed.
+    The file is the old one or the new one, whole, also after a kill. If writing fails
+    (a full disk), the part that was written is removed.
 
     Args:
         path: The file; its directory is made.
+        durable: Wait until the disk has it, so that it survives a power cut too. That
+            takes milliseconds; leave it out for thousands of files that a later run
+            would make again.
 
     Yields:
-        The temporary name.
+        The temporary name, `.NAME.tmp` in the same directory.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Processes of a distributed run may write the same file at once. A name that is
+    # the same in the next run lets that one overwrite what a kill left behind.
+    rank, _ = rank_and_world()
+    temporary = path.with_name(
+        f".{path.name}.{rank}.tmp" if rank else f".{path.name}.tmp"
+    )
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8 that is written as `atomic_file` writes."""
+    with atomic_file(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as stream:
+            yield stream
 
 
 def save_atomically(state: Any, path: Path) -> None:
-    """Save with torch under a temporary name, then rename; see `atomic_file`.
-
-    Args:
-        state: What to save.
-        path: Where; its directory is made.
-    """
+    """Save with torch as `atomic_file` writes."""
     with atomic_file(path) as temporary:
         torch.save(state, temporary)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk.
-
-    Args:
-        path: The file or directory.
-    """
+    """Wait until a file, or the names in a directory, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -83,14 +75,11 @@ def sync(path: Path) -> None:
 
 
 def load_state(path: Path, mmap: bool = False) -> Any:
-    """Load tensors and plain values, nothing that could run code.
+    """Load tensors, to the CPU, and plain values, nothing that could run code.
 
     Args:
         path: What `save_atomically` wrote.
         mmap: Leave the tensors in the file until they are used; for a quick look.
-
-    Returns:
-        The state, on the CPU: what takes it moves it to its own device.
 
     Raises:
         UserError: The file is torn, or holds something else.
@@ -98,7 +87,7 @@ def load_state(path: Path, mmap: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{path} cannot be read, it is torn or no state: "
-            f"{str(error).partition(chr(10))[0]}"
+            f"{path} cannot be read, it is torn or no state: {reason}"
         ) from error

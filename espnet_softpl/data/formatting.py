@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import io
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
 from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.files import atomic_file
 from espnet_softpl.data.audio import READ_ERRORS, open_audio
 from espnet_softpl.data.kaldi_dir import Cut, Recording, read_recordings
 from espnet_softpl.data.pipes import run_pipe
+from espnet_softpl.data.scan import find_defect
 from espnet_softpl.data.tables import read_scp, write_table
 
 # Kaldi's extract-segments cuts off as much at the end of a recording (its option
@@ -30,99 +31,46 @@ from espnet_softpl.data.tables import read_scp, write_table
 MAX_OVERSHOOT = 0.5
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to do with one recording.
-
-    Attributes:
-        recording: The audio and the utterances in it.
-        directory: Where audio is written, as `<utterance>.flac`.
-        rate: Wanted sample rate in Hz; None for that of the recording.
-        resample: Whether another rate may be converted.
-    """
+class Job(NamedTuple):
+    """What to do with one recording."""
 
     recording: Recording
-    directory: str
-    rate: int | None = None
-    resample: bool = False
+    directory: str  # Where audio is written, as `<utterance>.flac`.
+    rate: int | None = None  # Wanted sample rate in Hz; None for the recording's.
+    resample: bool = False  # Whether another rate may be converted.
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one utterance.
-
-    Attributes:
-        utterance: Its id.
-        path: Audio path to train on, or an empty string.
-        samples: Number of samples in that audio.
-        channels: Channels found.
-        rate: Sample rate found, in Hz.
-        problem: Why the audio is unusable, or an empty string.
-        written: Whether `path` was written, rather than found.
-    """
+class Outcome(NamedTuple):
+    """What became of one utterance."""
 
     utterance: str
-    path: str = ""
-    samples: int = 0
-    channels: int = 0
-    rate: int = 0
-    problem: str = ""
-    written: bool = False
+    path: str = ""  # Audio to train on, if there is any.
+    samples: int = 0  # In that audio.
+    channels: int = 0  # Of the source.
+    rate: int = 0  # Of the source, in Hz.
+    problem: str = ""  # Why the audio is unusable, if it is.
+    written: bool = False  # Whether `path` was written, rather than used in place.
+
+
+Mapper = Callable[[Callable[[Job], list[Outcome]], list[Job]], Iterable[list[Outcome]]]
 
 
 def write_flac(path: str | Path, audio: np.ndarray, rate: int) -> None:
-    """Write 16-bit FLAC; the file appears under its name only when complete.
-
-    Args:
-        path: File to write; missing parent directories are made.
-        audio: Samples (N,), clipped to -1..1.
-        rate: Sample rate in Hz.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    soundfile.write(
-        temporary, np.clip(audio, -1.0, 1.0), rate, format="FLAC", subtype="PCM_16"
-    )
-    os.replace(temporary, path)
+    """Write samples (N,), clipped to -1..1, as a whole file of 16-bit FLAC."""
+    with atomic_file(path, durable=False) as temporary:
+        clipped = np.clip(audio, -1.0, 1.0)
+        soundfile.write(temporary, clipped, rate, format="FLAC", subtype="PCM_16")
 
 
-def convert_rate(audio: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    """Resample audio.
-
-    Args:
-        audio: Samples (N,).
-        rate: Its sample rate in Hz.
-        wanted: Another rate in Hz.
-
-    Returns:
-        About N * wanted / rate samples.
-    """
-    # Imported where it is needed: it takes a second in every process.
-    from scipy.signal import resample_poly
-
-    shared = math.gcd(rate, wanted)
-    return resample_poly(audio, wanted // shared, rate // shared)
-
-
-@contextmanager
-def _open(recording: Recording) -> Iterator[list[soundfile.SoundFile]]:
+def _open(recording: Recording) -> AbstractContextManager[list[soundfile.SoundFile]]:
     """Open a recording; a command is run once."""
     if recording.kind == "pipe":
-        with soundfile.SoundFile(io.BytesIO(run_pipe(recording.value))) as file:
-            yield [file]
-    else:
-        with open_audio(recording.value, recording.kind) as files:
-            yield files
+        return nullcontext([soundfile.SoundFile(io.BytesIO(run_pipe(recording.value)))])
+    return open_audio(recording.value, recording.kind)
 
 
 def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
-    """Decode an utterance, (N, C).
-
-    Raises:
-        ValueError: The recording ends before it, lacks its channel, or has files of
-            different lengths.
-    """
+    """Decode an utterance, (N, C); ValueError if its recording has no such part."""
     rate, total = files[0].samplerate, files[0].frames
     if any((file.samplerate, file.frames) != (rate, total) for file in files):
         raise ValueError("its files differ in sample rate or length")
@@ -149,12 +97,7 @@ def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
 def format_recording(job: Job) -> list[Outcome]:
     """Decode the utterances of one recording completely and convert what must be.
 
-    Args:
-        job: The recording and what is wanted.
-
-    Returns:
-        The outcome of every utterance; a wrong rate is no problem of the audio, so
-        `rate` tells it where `path` is empty.
+    A wrong rate is no problem of the audio: then `path` is empty and `rate` tells it.
     """
     cuts = job.recording.cuts
     try:
@@ -172,10 +115,8 @@ def _format_cut(files: Sequence[soundfile.SoundFile], cut: Cut, job: Job) -> Out
         audio = _read(files, cut)
     except READ_ERRORS as error:
         return Outcome(name, problem=f"cannot be decoded: {error}")
-    if not len(audio):
-        return Outcome(name, problem="has no samples")
-    if not np.isfinite(audio).all():
-        return Outcome(name, problem="has samples that are not finite")
+    if defect := find_defect(audio):
+        return Outcome(name, problem=f"is unusable: {defect}")
     channels, wanted = audio.shape[1], job.rate or rate
     in_place = job.recording.kind == "sound" and cut.whole
     if in_place and rate == wanted and channels == 1:
@@ -184,13 +125,14 @@ def _format_cut(files: Sequence[soundfile.SoundFile], cut: Cut, job: Job) -> Out
         return Outcome(name, channels=channels, rate=rate)
     mono = audio.mean(axis=1)
     if rate != wanted:
-        mono = convert_rate(mono, rate, wanted)
+        # Imported late: it takes a second in every process.
+        from scipy.signal import resample_poly
+
+        shared = math.gcd(rate, wanted)
+        mono = resample_poly(mono, wanted // shared, rate // shared)
     target = str(Path(job.directory) / f"{name}.flac")
     write_flac(target, mono, wanted)
     return Outcome(name, target, len(mono), channels, rate, written=True)
-
-
-Mapper = Callable[[Callable[[Job], list[Outcome]], list[Job]], Iterable[list[Outcome]]]
 
 
 def format_directory(
@@ -205,7 +147,7 @@ def format_directory(
 ) -> list[str]:
     """Make a directory that ESPnet can train on from any Kaldi-style one.
 
-    It holds `wav.scp`, `utt2num_samples` (a shape file) and, where the source has them,
+    It holds `wav.scp`, `utt2num_samples` (a shape file) and, if the source has them,
     `text` and `utt2spk` of the same utterances; audio that had to be written is in
     `audio`, and `bad_audio` lists what could not be used.
 
@@ -214,82 +156,71 @@ def format_directory(
         target: Directory to write.
         rate: Wanted sample rate in Hz.
         resample: Whether another rate may be converted.
-        allow_pipes: Whether commands in `wav.scp` may be run, without a shell.
+        allow_pipes: Whether commands in `wav.scp` may be run.
         max_bad_share: Share of unusable utterances that is tolerated, 0 to 1.
         mapper: `map`, or one that works in parallel and keeps the order.
 
     Returns:
         Lines for the user.
-
-    Raises:
-        UserError: See `read_recordings`, `check_rates` and `list_bad`.
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: the target must be another directory")
     audio = str(target / "audio")
     recordings = read_recordings(source, allow_pipes)
     jobs = [Job(recording, audio, rate, resample) for recording in recordings]
-    found = [item for items in mapper(format_recording, jobs) for item in items]
-    check_rates(found, rate)
-    warning = list_bad(found, max_bad_share, target / "bad_audio")
-    good = {item.utterance: item for item in found if item.path}
+    outcomes = [item for items in mapper(format_recording, jobs) for item in items]
+    check_rates(outcomes, rate)
+    warning = list_bad(outcomes, max_bad_share, target / "bad_audio")
+    good = {item.utterance: item for item in outcomes if item.path}
     write_table(target / "wav.scp", {key: item.path for key, item in good.items()})
-    samples = {key: str(item.samples) for key, item in good.items()}
+    samples = {key: item.samples for key, item in good.items()}
     write_table(target / "utt2num_samples", samples)
     for name in ("text", "utt2spk"):
         if (source / name).exists():
             table = read_scp(source / name, empty=True)
-            kept = {key: value for key, value in table.items() if key in good}
-            write_table(target / name, kept)
-    hours = sum(item.samples for item in good.values()) / rate / 3600
+            write_table(target / name, {k: v for k, v in table.items() if k in good})
+    hours = sum(samples.values()) / rate / 3600
     written = sum(item.written for item in good.values())
     line = f"{target}: {len(good)} utterances, {hours:.2f} h; {written} files written"
     return [line] if warning is None else [f"warning: {warning}", line]
 
 
-def check_rates(found: Sequence[Outcome], rate: int) -> None:
-    """Refuse audio of another rate that was not to be resampled.
-
-    Args:
-        found: Outcome of every utterance.
-        rate: Wanted sample rate in Hz.
-
-    Raises:
-        UserError: There is some.
-    """
-    wrong = [item for item in found if item.rate and not item.path]
+def check_rates(outcomes: Sequence[Outcome], rate: int) -> None:
+    """Raise UserError if there is audio of another rate (Hz) that was not converted."""
+    wrong = [item for item in outcomes if item.rate and not item.path]
     if wrong:
         first = wrong[0]
         raise UserError(
-            f"{len(wrong)} of {len(found)} files do not have the sample rate "
+            f"{len(wrong)} of {len(outcomes)} files do not have the sample rate "
             f"{rate} Hz; {first.utterance} has {first.rate} Hz. Use --fs {first.rate} "
             f"if that is the rate of all data, or --resample true to convert"
         )
 
 
 def list_bad(
-    found: Sequence[Outcome], max_bad_share: float, report: Path
+    outcomes: Sequence[Outcome], max_bad_share: float, report: Path
 ) -> str | None:
     """List unusable audio in a file, and refuse too much of it.
 
     Args:
-        found: Outcome of every utterance.
+        outcomes: Of every utterance.
         max_bad_share: Share that is tolerated, 0 to 1.
-        report: File for the list, `utterance reason`; removed where there is none.
+        report: File for lines of `utterance reason`; removed if all is usable.
 
     Returns:
-        A warning, or None where all is usable.
+        A warning, or None if all is usable.
 
     Raises:
         UserError: More than that share is unusable.
     """
-    bad = {item.utterance: item.problem for item in found if item.problem}
+    bad = {item.utterance: " ".join(item.problem.split()) for item in outcomes}
+    bad = {key: problem for key, problem in bad.items() if problem}
     report.unlink(missing_ok=True)
     if not bad:
         return None
-    write_table(report, {key: " ".join(why.split()) for key, why in bad.items()})
-    names = f"{len(bad)} of {len(found)} files are unusable: {name_some(bad)}"
-    if len(bad) > max_bad_share * len(found):
+    write_table(report, bad)
+    names = f"{len(bad)} of {len(outcomes)} files are unusable: {name_some(bad)}"
+    if len(bad) > max_bad_share * len(outcomes):
         first, reason = next(iter(bad.items()))
         raise UserError(
             f"{names} ({first} {reason}); listed in {report}. More than "

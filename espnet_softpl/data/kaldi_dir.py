@@ -1,6 +1,6 @@
-"""Kaldi-style directories: which audio each utterance of a user's is, and writing.
+"""Kaldi-style directories: which audio each utterance of a user's is.
 
-`wav.scp` names the audio of utterances, or, where there is a file `segments`, that of
+`wav.scp` names the audio of utterances, or, if there is a file `segments`, that of
 recordings which utterances are cut out of. An entry may be an audio file, several of
 them (channels), a place in a Kaldi archive, or a command whose output is meant.
 """
@@ -9,50 +9,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from espnet_softpl.core.errors import UserError, name_some
-from espnet_softpl.data.audio import guess_kind, is_command
-from espnet_softpl.data.pipes import copied_file, split_pipeline
+from espnet_softpl.data.audio import files_of, guess_kind
+from espnet_softpl.data.pipes import copied_file, is_command
 from espnet_softpl.data.tables import read_scp
 
 
-@dataclass(frozen=True)
-class Cut:
-    """An utterance as a part of a recording.
-
-    Attributes:
-        utterance: Its id.
-        start: Where it begins, in seconds.
-        end: Where it ends, in seconds; None at the end of the recording.
-        channel: The channel that it is in, from 0; None for the mean of all.
-    """
+class Cut(NamedTuple):
+    """An utterance as a part of a recording."""
 
     utterance: str
-    start: float = 0.0
-    end: float | None = None
-    channel: int | None = None
+    start: float = 0.0  # In seconds.
+    end: float | None = None  # In seconds; None at the end of the recording.
+    channel: int | None = None  # From 0; None for the mean of all.
 
     @property
     def whole(self) -> bool:
         """Whether it is all of its recording."""
-        return self.start == 0.0 and self.end is None and self.channel is None
+        return self == Cut(self.utterance)
 
 
-@dataclass(frozen=True)
-class Recording:
-    """An entry of wav.scp and the utterances in it.
+class Recording(NamedTuple):
+    """An entry of wav.scp and the utterances in it."""
 
-    Attributes:
-        value: File, files, place in an archive, or command.
-        kind: ESPnet's type of it, or `pipe`.
-        cuts: The utterances, at least one.
-    """
-
-    value: str
-    kind: str
-    cuts: tuple[Cut, ...]
+    value: str  # File, files, place in an archive, or command.
+    kind: str  # ESPnet's type of it, or `pipe`.
+    cuts: tuple[Cut, ...]  # The utterances, at least one.
 
 
 def read_recordings(
@@ -62,38 +47,54 @@ def read_recordings(
 
     Args:
         directory: It holds `wav.scp` and perhaps `segments`.
-        allow_pipes: Whether commands may be run, without a shell; `cat FILE |` and
-            `wav-copy FILE - |` are read as the file in any case.
+        allow_pipes: Whether commands may be run; `cat FILE |` and `wav-copy FILE - |`
+            are read as the file in any case.
 
     Returns:
         The recordings that have utterances, in the order of `wav.scp`.
 
     Raises:
         UserError: A file is missing or malformed, an utterance's id contains a slash,
-            an audio file does not exist, or there is a command that is not allowed or
-            needs a shell.
+            an audio file does not exist, or there is a command that is not allowed.
     """
-    scp = Path(directory) / "wav.scp"
-    wav = {name: _simplify(value) for name, value in read_scp(scp).items()}
+    scp, segments = Path(directory) / "wav.scp", Path(directory) / "segments"
+    # A command that only copies a file is that file.
+    wav = {name: copied_file(value) or value for name, value in read_scp(scp).items()}
     if not wav:
         raise UserError(f"{scp} is empty")
-    segments = Path(directory) / "segments"
+    cuts = {name: [Cut(name)] for name in wav}
     if segments.exists():
         cuts = read_segments(segments, wav)
-    else:
-        cuts = {name: [Cut(name)] for name in wav}
+    slashes = [cut.utterance for part in cuts.values() for cut in part]
+    slashes = [utterance for utterance in slashes if "/" in utterance]
+    if slashes:
+        raise UserError(f"{scp}: utterance {slashes[0]} must not contain '/'")
     recordings = [
         Recording(value, _kind_of(value), tuple(cuts[name]))
         for name, value in wav.items()
         if name in cuts
     ]
-    _check(scp, recordings, allow_pipes)
+    pipes = [recording.value for recording in recordings if recording.kind == "pipe"]
+    if pipes and not allow_pipes:
+        raise UserError(
+            f"{scp}: {len(pipes)} entries are commands ('{pipes[0]}'), and a data "
+            f"file must not run programs unasked. If you trust it: --allow_pipes true "
+            f"(a shell runs each once)"
+        )
+    files = {
+        file
+        for recording in recordings
+        if recording.kind != "pipe"
+        for file in files_of(recording.value, recording.kind)
+    }
+    missing = [file for file in files if not Path(file).is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(files)} files in {scp} do not exist: "
+            f"{name_some(missing)} (relative paths start at the current directory; a "
+            f"path of several words is taken for several files)"
+        )
     return recordings
-
-
-def _simplify(value: str) -> str:
-    """Return the file instead of a command that only copies it."""
-    return copied_file(value) or value
 
 
 def _kind_of(value: str) -> str:
@@ -103,99 +104,53 @@ def _kind_of(value: str) -> str:
     return "sound" if Path(value).is_file() else guess_kind(value)
 
 
-def _files_of(recording: Recording) -> list[str]:
-    """Name the files that a recording is read from; of a pipe none is known."""
-    if recording.kind == "kaldi_ark":
-        file = recording.value.partition("[")[0]
-        name, _, offset = file.rpartition(":")
-        return [name if name and offset.isdigit() else file]
-    if recording.kind == "multi_columns_sound":
-        return recording.value.split()
-    return [recording.value] if recording.kind == "sound" else []
-
-
-def _check(scp: Path, recordings: list[Recording], allow_pipes: bool) -> None:
-    """Refuse recordings that cannot be read."""
-    for recording in recordings:
-        slashes = [cut.utterance for cut in recording.cuts if "/" in cut.utterance]
-        if slashes:
-            raise UserError(f"{scp}: utterance {slashes[0]} must not contain '/'")
-    pipes = [recording.value for recording in recordings if recording.kind == "pipe"]
-    if pipes and not allow_pipes:
-        raise UserError(
-            f"{scp}: {len(pipes)} entries are commands ('{pipes[0]}'), and a data "
-            f"file must not run programs unasked. If you trust it: --allow_pipes true "
-            f"(run once each, without a shell)"
-        )
-    for value in pipes:
-        try:
-            split_pipeline(value)
-        except ValueError as error:
-            raise UserError(f"{scp}: {error}") from error
-    files = {file for recording in recordings for file in _files_of(recording)}
-    missing = [file for file in files if not Path(file).is_file()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(files)} files in {scp} do not exist: "
-            f"{name_some(missing)} (relative paths start at the current directory; a "
-            f"path of several words is taken for several files)"
-        )
-
-
 def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[Cut]]:
-    """Read a file `segments`: `utterance recording start end [channel]`.
+    """Read a file `segments`, lines of `utterance recording start end [channel]`.
 
     Start and end are in seconds; an end of -1 is that of the recording. Channels count
     from 0, or are A and B.
-
-    Args:
-        path: The file.
-        recordings: `wav.scp`.
 
     Returns:
         Utterances by recording.
 
     Raises:
-        UserError: A line is malformed, or its recording is not in `wav.scp`.
+        UserError: A line is malformed, or its recording is not among `recordings`.
     """
-    found: dict[str, list[Cut]] = {}
-    unknown: list[str] = []
+    cuts: dict[str, list[Cut]] = {}
     for utterance, value in read_scp(path).items():
-        words = value.split()
+        name, *words = value.split()
         try:
-            name, start, end, channel = _parse_segment(words)
+            cuts.setdefault(name, []).append(_parse_cut(utterance, words))
         except ValueError as error:
             raise UserError(
                 f"{path}: {utterance}: {value!r} is not 'recording start end "
                 f"[channel]' with 0 <= start < end in seconds: {error}"
             ) from error
-        if name not in recordings:
-            unknown.append(name)
-        found.setdefault(name, []).append(Cut(utterance, start, end, channel))
+    unknown = cuts.keys() - recordings.keys()
     if unknown:
+        count = sum(len(cuts[name]) for name in unknown)
         raise UserError(
-            f"{path}: {len(unknown)} utterances are cut out of recordings that wav.scp "
-            f"does not have: {name_some(set(unknown))}"
+            f"{path}: {count} utterances are cut out of recordings that wav.scp "
+            f"does not have: {name_some(unknown)}"
         )
-    if not found:
+    if not cuts:
         raise UserError(f"{path} is empty")
-    return found
+    return cuts
 
 
-def _parse_segment(words: list[str]) -> tuple[str, float, float | None, int | None]:
-    """Return recording, start, end and channel; ValueError where they are illegal."""
-    if len(words) not in (3, 4):
-        raise ValueError(f"{len(words) + 1} columns")
-    start, end = float(words[1]), float(words[2])
-    channel = None
-    if len(words) == 4:
-        channel = {"A": 0, "B": 1}.get(words[3])
-        channel = int(words[3]) if channel is None else channel
-    to_the_end = end == -1.0
+def _parse_cut(utterance: str, words: list[str]) -> Cut:
+    """Parse start, end and perhaps channel; ValueError if they are not allowed."""
+    if len(words) not in (2, 3):
+        raise ValueError(f"{len(words) + 2} columns")
+    start, end = float(words[0]), float(words[1])
     if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0):
         raise ValueError("not a time")
-    if not to_the_end and end <= start:
+    if end != -1.0 and end <= start:
         raise ValueError("the end is not after the start")
-    if channel is not None and channel < 0:
-        raise ValueError("no channel")
-    return words[0], start, None if to_the_end else end, channel
+    channel = None
+    if len(words) == 3:
+        channel = {"A": 0, "B": 1}.get(words[2])
+        channel = int(words[2]) if channel is None else channel
+        if channel < 0:
+            raise ValueError("no channel")
+    return Cut(utterance, start, None if end == -1.0 else end, channel)

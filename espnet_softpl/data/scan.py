@@ -1,10 +1,17 @@
-"""Refuse bad data before any work: what is wrong, where, and what to do."""
+"""Which audio can be used: the one place that says so, and how to mend the rest.
+
+A set is judged by the headers of its files before any work (`scan_audio`), decoded
+audio once it is read (`find_defect`).
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data.audio import (
@@ -12,23 +19,31 @@ from espnet_softpl.data.audio import (
     READ_ERRORS,
     Header,
     guess_kind,
-    is_command,
     read_header,
 )
+from espnet_softpl.data.pipes import is_command
 from espnet_softpl.data.tables import read_scp
 
 DataSpec = Sequence[tuple[str, str, str]]
-
 
 # Headers are read for this many files of a set; reading all of a thousand hours would
 # take minutes on a network disk.
 MAX_HEADERS = 500
 
+# Shape files beside the script files of Kaldi archives.
+LENGTHS = {"wav.scp": "utt2num_samples", "feats.scp": "feats_shape"}
 
 HOW_TO_FORMAT = (
     "To make plain files of one channel and one rate: python -m "
     "espnet_softpl.bin.format_audio --source DIR --target NEW_DIR --fs HZ"
 )
+
+
+class AudioScan(NamedTuple):
+    """What the headers of a set of audio files say, by utterance id."""
+
+    samples: dict[str, int]  # Samples, or frames of features, of what can be used.
+    bad: dict[str, str]  # Why the others cannot.
 
 
 def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
@@ -39,20 +54,19 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         option: The option's name, for messages.
 
     Returns:
-        Value by utterance id, and the type (`sound` for audio files, `kaldi_ark` for
-        archives of audio or features).
+        Value by utterance id, and ESPnet's type.
 
     Raises:
         UserError: There is no `speech`, its file is missing, malformed or empty, or an
             utterance is read from a command.
     """
-    found = [(path, kind) for path, name, kind in specs if name == "speech"]
-    if len(found) != 1:
+    speech = [(path, kind) for path, name, kind in specs if name == "speech"]
+    if len(speech) != 1:
         raise UserError(
             f"{option} must name exactly one file as 'speech', as in "
             f"dump/unlabeled/wav.scp,speech,sound; got {list(specs)}"
         )
-    path, kind = found[0]
+    path, kind = speech[0]
     try:
         entries = read_scp(path)
     except ValueError as error:
@@ -70,81 +84,57 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
 
 
 def shared_utterances(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
-    """Find utterances of the first set that are in the second too.
-
-    Args:
-        first: Audio by utterance id.
-        second: Audio by utterance id.
-
-    Returns:
-        Ids of the first set whose id or audio occurs in the second.
-    """
+    """Find ids of the first set that are in the second too, or whose audio is."""
     audio = set(second.values())
     return {key for key, value in first.items() if key in second or value in audio}
 
 
-def some_of(entries: Mapping[str, str], seed: int = 0) -> dict[str, str]:
-    """Draw `MAX_HEADERS` entries, or return all where there are no more.
-
-    Args:
-        entries: Value by utterance id.
-        seed: Of the choice.
-
-    Returns:
-        The chosen ones.
-    """
+def some_of(entries: Mapping[str, str]) -> dict[str, str]:
+    """Draw `MAX_HEADERS` entries, the same ones each time, or return all of fewer."""
     keys = sorted(entries)
     if len(keys) > MAX_HEADERS:
-        keys = random.Random(seed).sample(keys, MAX_HEADERS)
+        keys = random.Random(0).sample(keys, MAX_HEADERS)
     return {key: entries[key] for key in keys}
 
 
 def read_some_headers(
-    entries: Mapping[str, str], kind: str = "sound", seed: int = 0
+    entries: Mapping[str, str], kind: str = "sound"
 ) -> list[tuple[str, Header]]:
-    """Read the headers of some entries of a set.
+    """Return `some_of` the entries of a set with their headers.
 
-    Args:
-        entries: File, or place in an archive, by utterance id.
-        kind: ESPnet's type of the set; of one that is not among `AUDIO_KINDS` no
-            header is read.
-        seed: Of the choice of `MAX_HEADERS` entries.
-
-    Returns:
-        Entries and headers. Entries that cannot be opened are left out: they are the
-        business of `scan_audio`.
+    Entries that cannot be opened are left out: they are the business of `scan_audio`.
+    So are all of a type that is not among `AUDIO_KINDS`.
     """
-    found: list[tuple[str, Header]] = []
-    for value in some_of(entries, seed).values() if kind in AUDIO_KINDS else ():
+    headers: list[tuple[str, Header]] = []
+    for value in some_of(entries).values() if kind in AUDIO_KINDS else ():
         try:
-            found.append((value, read_header(value, kind)))
+            headers.append((value, read_header(value, kind)))
         except READ_ERRORS:
             continue
-    return found
+    return headers
 
 
 def check_sample_rates(
     sets: Mapping[str, Mapping[str, str]], kinds: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse audio of different sample rates, or levels.
+    """Refuse audio of different sample rates, or levels, within a set or between two.
 
     Args:
-        sets: File, or place in an archive, by utterance id, by the name of the set.
-        kinds: ESPnet's type by the name of the set; `sound` where none is given.
+        sets: Entries by utterance id, by the name of the set.
+        kinds: ESPnet's type by the name of the set; `sound` if none is given.
 
     Raises:
-        UserError: Two entries differ, within a set or between two.
+        UserError: Two entries differ.
     """
     rates: dict[int, str] = {}
     levels: dict[bool, str] = {}
     for name, entries in sets.items():
         kind = (kinds or {}).get(name, "sound")
         for value, header in read_some_headers(entries, kind):
-            if header.rate is None:
-                continue
-            where = f"{value} ({name})"
-            rates.setdefault(header.rate, f"{where} has {header.rate} Hz")
-            levels.setdefault(header.integers, where)
+            if header.rate is not None:
+                where = f"{value} ({name})"
+                rates.setdefault(header.rate, f"{where} has {header.rate} Hz")
+                levels.setdefault(header.integers, where)
     if len(rates) > 1:
         raise UserError(
             f"sample rates differ: {'; '.join(rates.values())}. Resample one of them "
@@ -159,76 +149,111 @@ def check_sample_rates(
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class AudioScan:
-    """What the headers of a set of audio files say.
-
-    Attributes:
-        samples: Length in samples (frames of features) by utterance id, of what can
-            be used.
-        bad: Reason by utterance id, of what cannot be read, is empty or has another
-            shape.
-    """
-
-    samples: dict[str, int]
-    bad: dict[str, str]
+def lengths_beside(scp: str | Path) -> Path | None:
+    """Find the shape file that ESPnet's and Kaldi's tools put beside a script file."""
+    name = LENGTHS.get(Path(scp).name)
+    file = name and Path(scp).with_name(name)
+    return file if file and file.is_file() else None
 
 
 def scan_audio(
-    entries: Mapping[str, str], kind: str = "sound", input_size: int | None = None
+    entries: Mapping[str, str],
+    kind: str = "sound",
+    input_size: int | None = None,
+    lengths: Mapping[str, int] | None = None,
 ) -> AudioScan:
-    """Read the length of every entry of a set from its header.
+    """Find the length of every entry of a set, by its header if it is not known.
 
     Args:
         entries: File, or place in an archive, by utterance id.
         kind: ESPnet's type of the set, one of `AUDIO_KINDS`.
-        input_size: Dimension of the features that the model takes; None where it
-            takes audio.
-
-    Returns:
-        Lengths, and what cannot be used.
+        input_size: Dimension of the features that the model takes; None if it takes
+            audio.
+        lengths: Lengths that are known. If they are those of all entries, only
+            `some_of` the headers are read, and the others if one of them is bad.
     """
-    samples: dict[str, int] = {}
-    bad: dict[str, str] = {}
+    if lengths and entries.keys() <= lengths.keys():
+        if not scan_audio(some_of(entries), kind, input_size).bad:
+            return AudioScan({key: lengths[key] for key in entries}, {})
+    scan = AudioScan({}, {})
     for key, value in entries.items():
         try:
             header = read_header(value, kind)
+            reason = find_misfit(header, input_size)
         except READ_ERRORS as error:
-            hint = ""
+            reason = str(error)
             if kind != "kaldi_ark" and guess_kind(value) == "kaldi_ark":
-                hint = f" (an entry of an archive needs the type kaldi_ark, not {kind})"
-            bad[key] = f"{value}: {error}{hint}"
-            continue
-        reason = _misfit(header, input_size)
-        # The header of a FLAC stream of unknown length says 2^63 - 1.
-        if not 0 < header.length < 2**31:
-            reason = f"{header.length or 'no'} samples by its header"
-        if reason:
-            bad[key] = f"{value}: {reason}"
+                reason += f" (an archive's entry needs the type kaldi_ark, not {kind})"
+        if reason is None:
+            scan.samples[key] = header.length
         else:
-            samples[key] = header.length
-    return AudioScan(samples, bad)
+            scan.bad[key] = f"{value}: {reason}"
+    return scan
 
 
-def _misfit(header: Header, input_size: int | None) -> str | None:
-    """Say why an entry has another shape than the model takes, or None."""
+def find_misfit(
+    header: Header, input_size: int | None = None, rate: int | None = None
+) -> str | None:
+    """Say why a model cannot take audio or features with such a header.
+
+    Args:
+        header: What `read_header` finds.
+        input_size: Dimension of the features that the model takes; None if it takes
+            audio.
+        rate: Sample rate of the model's audio in Hz; None if any rate is fine, and
+            any level of the samples.
+
+    Returns:
+        The reason and what to do, or None.
+    """
+    # The header of a FLAC stream of unknown length says 2^63 - 1.
+    if not 0 < header.length < 2**31:
+        return f"{header.length or 'no'} samples by its header"
     if input_size is not None:
         if header.rate is None and header.shape == (input_size,):
             return None
-        found = "audio"
-        if header.rate is None:
-            found = f"shape {(header.length, *header.shape)}"
-        return f"{found}, where the model takes features of dimension {input_size}"
-    if header.rate is None and header.shape:
+        shape = (header.length, *header.shape)
+        what = "audio" if header.rate else f"shape {shape}"
+        return f"{what}, where the model takes features of dimension {input_size}"
+    if header.rate is None and (header.shape or rate):
+        dim = f" of dimension {header.shape[0]}" if header.shape else ""
+        return f"features{dim}, where the model takes audio (input_size is not set)"
+    if rate and header.rate != rate:
         return (
-            f"features of dimension {header.shape[0]}, where the model takes audio "
-            f"(input_size is not set)"
+            f"{header.rate} Hz, where the model takes {rate} Hz (frontend_conf.fs). "
+            f"Resample all of it. {HOW_TO_FORMAT} --resample true"
+        )
+    if rate and header.integers:
+        return (
+            f"a WAV file within an archive, which ESPnet reads as integers and cannot "
+            f"train on. {HOW_TO_FORMAT}"
         )
     if header.shape:
         return (
             f"{header.shape[0]} channels, where unlabeled audio must have one. "
             f"{HOW_TO_FORMAT} (it averages channels)"
         )
+    return None
+
+
+def find_defect(
+    audio: np.ndarray, min_samples: int = 1, sample_shape: tuple[int, ...] | None = None
+) -> str | None:
+    """Say what makes decoded audio, (N,) or (N, ...), unusable; or None.
+
+    Args:
+        audio: The samples.
+        min_samples: Fewest samples, at least 1.
+        sample_shape: What must come after N; None allows everything.
+    """
+    if len(audio) < min_samples:
+        return f"{len(audio)} samples, where at least {min_samples} are needed"
+    if sample_shape is not None and audio.shape[1:] != tuple(sample_shape):
+        expected = ", ".join(("N", *map(str, sample_shape)))
+        return f"shape {audio.shape}, where ({expected}) is expected"
+    if not np.isfinite(audio).all():
+        count = int((~np.isfinite(audio)).sum())
+        return f"{count} of {audio.size} samples are not finite"
     return None
 
 

@@ -64,25 +64,14 @@ def read_lengths(path: str | Path) -> dict[str, int]:
         raise UserError(f"not a shape file: {error}") from error
 
 
-def write_lines(path: Path, entries: Mapping[str, str]) -> None:
-    """Write a script file under a temporary name, and rename it."""
+def write_lines(path: str | Path, table: Mapping[str, object]) -> None:
+    """Write `utterance value` lines in the order of the table, as one atomic step."""
     with atomic_write(path) as stream:
-        stream.writelines(f"{key} {value}\n" for key, value in entries.items())
+        stream.writelines(
+            f"{key} {value}".rstrip() + "\n" for key, value in table.items()
+        )
 
 
-def write_lengths(lengths: dict[str, int], path: Path) -> None:
-    """Write an ESPnet shape file, of which every process writes the same bytes."""
-    with atomic_write(path) as stream:
-        stream.writelines(f"{key} {length}\n" for key, length in lengths.items())
-
-
-def write_table(path: str | Path, table: Mapping[str, str]) -> None:
-    """Write `utterance value` lines sorted by utterance, as one atomic step.
-
-    Args:
-        path: File to write.
-        table: Values by utterance.
-    """
-    with atomic_write(path) as stream:
-        for utterance in sorted(table):
-            stream.write(f"{utterance} {table[utterance]}".rstrip() + "\n")
+def write_table(path: str | Path, table: Mapping[str, object]) -> None:
+    """Write `utterance value` lines sorted by utterance, as one atomic step."""
+    write_lines(path, dict(sorted(table.items())))

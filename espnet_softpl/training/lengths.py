@@ -8,14 +8,13 @@ from pathlib import Path
 
 import humanfriendly
 
-from espnet_softpl import teacher
-from espnet_softpl.core import errors
-from espnet_softpl.data import scan as data_scan
-from espnet_softpl.data import tables
-from espnet_softpl.data.tables import write_lengths
+from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.modules import evaluating
+from espnet_softpl.data import scan
+from espnet_softpl.data.tables import read_lengths, write_lines
 from espnet_softpl.data.usable_audio import smallest_input
-from espnet_softpl.training import options
 from espnet_softpl.training.model import SoftPLModel, frames_of
+from espnet_softpl.training.options import UNLABELED_DATA
 
 logger = logging.getLogger(__name__)
 
@@ -29,22 +28,22 @@ def labeled_lengths(
         args: The parsed options.
 
     Returns:
-        Tokens and samples by utterance id, or None where `train_shape_file` does not
+        Tokens and samples by utterance id, or None if `train_shape_file` does not
         name both, as `--collect_stats` and ESPnet's recipes name them.
     """
-    found = {
-        what: tables.read_lengths(path)
+    lengths = {
+        what: read_lengths(path)
         for path in reversed(args.train_shape_file)
         for what in ("text", "speech")
         if Path(path).name.startswith(f"{what}_shape")
     }
-    if not found.get("text") or not found.get("speech"):
+    if not lengths.get("text") or not lengths.get("speech"):
         logger.warning(
             "pl_length_ratio is not known: it needs train_shape_file to name "
             "speech_shape and text_shape, as --collect_stats writes them"
         )
         return None
-    return found["text"], found["speech"]
+    return lengths["text"], lengths["speech"]
 
 
 def sample_rate(args: argparse.Namespace) -> int:
@@ -71,22 +70,28 @@ def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
     if args.unlabeled_shape_file:
         lengths: dict[str, int] = {}
         for path in args.unlabeled_shape_file:
-            lengths.update(tables.read_lengths(path))
+            lengths.update(read_lengths(path))
         return lengths
-    entries, kind = data_scan.speech_scp(
-        getattr(args, options.UNLABELED_DATA), options.UNLABELED_DATA
-    )
-    scan = data_scan.scan_audio(entries, kind, args.input_size)
-    data_scan.check_bad_share(
-        scan.bad, len(entries), args.pl_max_bad_share, "cannot be used"
-    )
-    if scan.bad:
+    specs = getattr(args, UNLABELED_DATA)
+    entries, kind = scan.speech_scp(specs, UNLABELED_DATA)
+    path = next(path for path, name, _ in specs if name == "speech")
+    beside = scan.lengths_beside(path) if kind == "kaldi_ark" else None
+    known = read_lengths(beside) if beside else None
+    lengths, bad = scan.scan_audio(entries, kind, args.input_size, known)
+    _leave_out(bad, len(entries), args.pl_max_bad_share, "cannot be used")
+    return lengths
+
+
+def _leave_out(bad: dict[str, str], total: int, most: float, what: str) -> None:
+    """Name unusable utterances in the log, or refuse them if they are too many."""
+    scan.check_bad_share(bad, total, most, what)
+    if bad:
         logger.warning(
-            "%d unlabeled utterances are left out: %s",
-            len(scan.bad),
-            errors.name_some(scan.bad.values(), most=len(scan.bad)),
+            "%d unlabeled utterances are left out, for they %s: %s",
+            len(bad),
+            what,
+            name_some(bad.values(), most=len(bad)),
         )
-    return scan.samples
 
 
 def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
@@ -104,36 +109,27 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     file = usable_shape_file(args)
     if args.resume and file.exists():
         # Audio that has gone bad since must not change the mini-batches.
-        entries, _ = data_scan.speech_scp(
-            getattr(args, options.UNLABELED_DATA), options.UNLABELED_DATA
-        )
-        missing = set(tables.read_lengths(file)) - set(entries)
+        entries, _ = scan.speech_scp(getattr(args, UNLABELED_DATA), UNLABELED_DATA)
+        missing = read_lengths(file).keys() - entries.keys()
         if missing:
-            raise errors.UserError(
+            raise UserError(
                 f"cannot resume: {len(missing)} unlabeled utterances that the run "
-                f"began with ({file}) are not in {options.UNLABELED_DATA} any more: "
-                f"{errors.name_some(missing)}. Start again in a new --output_dir."
+                f"began with ({file}) are not in {UNLABELED_DATA} any more: "
+                f"{name_some(missing)}. Start again in a new --output_dir."
             )
         return
     lengths = unlabeled_lengths(args)
     dim = args.input_size
-    with teacher.evaluating(model):
-        # Batch norm fails where a mini-batch is one utterance of one frame.
+    with evaluating(model):
+        # Batch norm fails if a mini-batch is one utterance of one frame.
         fewest = smallest_input(
             lambda n: frames_of(model, n, dim), 64000 if dim is None else 400, frames=2
         )
-    short = {k: f"{k}: {n}" for k, n in lengths.items() if n < fewest}
+    short = {key: f"{key}: {n}" for key, n in lengths.items() if n < fewest}
     unit = "samples" if dim is None else "frames of features"
     what = f"have fewer than the {fewest} {unit} that make two frames of the encoder"
-    data_scan.check_bad_share(short, len(lengths), args.pl_max_bad_share, what)
-    if short:
-        logger.warning(
-            "%d unlabeled utterances %s, and are left out: %s",
-            len(short),
-            what,
-            errors.name_some(short.values()),
-        )
-    write_lengths({key: n for key, n in lengths.items() if key not in short}, file)
+    _leave_out(short, len(lengths), args.pl_max_bad_share, what)
+    write_lines(file, {key: n for key, n in lengths.items() if key not in short})
 
 
 def usable_shape_file(args: argparse.Namespace) -> Path:

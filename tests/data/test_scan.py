@@ -1,16 +1,30 @@
 """Bad data are refused before training, with what is wrong and where."""
 
+from __future__ import annotations
+
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
 
-from espnet_softpl.core import errors
+from espnet_softpl.core.errors import UserError
 from espnet_softpl.data import scan as data_scan
 from espnet_softpl.data import tables
+from espnet_softpl.data.audio import Header
+from espnet_softpl.data.scan import find_defect
 from espnet_softpl.training import checks
+from tests.support.audio_forms import (
+    RATE,
+    read_entries,
+    write_archive,
+    write_features,
+    write_lines,
+    write_pipes,
+    write_plain,
+)
 
 
 def write_wavs(directory, names, rate=16000, seconds=0.2) -> dict[str, str]:
@@ -19,37 +33,6 @@ def write_wavs(directory, names, rate=16000, seconds=0.2) -> dict[str, str]:
         samples = np.zeros(int(rate * seconds), dtype=np.float32)
         soundfile.write(directory / f"{name}.wav", samples, rate)
     return {name: str(directory / f"{name}.wav") for name in names}
-
-
-def test_read_scp(tmp_path) -> None:
-    path = tmp_path / "wav.scp"
-    path.write_text("a x y.wav\nb z.wav\n")
-    assert tables.read_scp(path) == {"a": "x y.wav", "b": "z.wav"}
-    bad = {
-        "a\n": "wav.scp:1: not",
-        "a x\na y\n": "wav.scp:2: a occurs twice",
-        "a x\n\nb y\n": "wav.scp:2: the line is empty",
-    }
-    for content, message in bad.items():
-        path.write_text(content)
-        with pytest.raises(errors.UserError, match=message):
-            tables.read_scp(path)
-    path.write_text("a\nb  two  words \n")
-    assert tables.read_scp(path, empty=True) == {"a": "", "b": "two  words"}
-    path.write_bytes(b"a \xff\n")
-    with pytest.raises(errors.UserError, match="not UTF-8"):
-        tables.read_scp(path)
-    with pytest.raises(ValueError, match="does not exist"):
-        tables.read_scp(tmp_path / "none")
-
-
-def test_read_lengths(tmp_path) -> None:
-    path = tmp_path / "speech_shape"
-    path.write_text("a 1330,80\nb 7\n")
-    assert tables.read_lengths(path) == {"a": 1330, "b": 7}
-    path.write_text("a long\n")
-    with pytest.raises(ValueError, match="not a shape file"):
-        tables.read_lengths(path)
 
 
 def test_speech_scp(tmp_path) -> None:
@@ -90,6 +73,112 @@ def test_scan_audio_names_what_it_cannot_read(tmp_path) -> None:
     with pytest.raises(ValueError, match=re.escape("3 of 5")) as error:
         data_scan.check_bad_share(scan.bad, 5, 0.01, "cannot be read")
     assert "gone.wav" in str(error.value)
+
+
+def spec(path: Path, kind: str) -> list[tuple[str, str, str]]:
+    return [(str(path), "speech", kind)]
+
+
+def test_commands_are_refused_for_training(tmp_path: Path) -> None:
+    source = write_pipes(tmp_path / "pipes", seed=1)
+    for kind in ("sound", "kaldi_ark"):
+        with pytest.raises(UserError) as refused:
+            data_scan.speech_scp(spec(source / "wav.scp", kind), "unlabeled_data")
+        message = str(refused.value)
+        assert "3 utterances are read from commands (pipes-0: " in message
+        assert "format_audio" in message and "--allow_pipes true" in message
+
+
+def test_lengths_of_every_type(tmp_path: Path) -> None:
+    forms = {
+        "sound": write_plain(tmp_path / "plain", 3, seed=1),
+        "multi_columns_sound": tmp_path / "plain",
+        "kaldi_ark": write_archive(tmp_path / "ark", "flac", seed=1),
+    }
+    for kind, directory in forms.items():
+        scan = data_scan.scan_audio(read_entries(directory), kind)
+        assert not scan.bad and set(scan.samples.values()) == {9600}
+    scp = write_features(tmp_path / "feats.scp", ["a", "b"], 20, seed=1)
+    scan = data_scan.scan_audio(tables.read_scp(scp), "kaldi_ark", input_size=20)
+    assert not scan.bad and all(60 <= n < 100 for n in scan.samples.values())
+
+
+def test_what_does_not_fit_says_what_would(tmp_path: Path) -> None:
+    archive = read_entries(write_archive(tmp_path / "ark", "flac", seed=1))
+    stereo = read_entries(write_plain(tmp_path / "two", 1, seed=1, channels=2))
+    scp = write_features(tmp_path / "feats.scp", ["a"], 20, seed=1)
+    features = tables.read_scp(scp)
+    cases = [
+        (archive, "sound", None, "needs the type kaldi_ark, not sound"),
+        (stereo, "sound", None, "2 channels, .* must have one.*format_audio"),
+        (features, "kaldi_ark", None, "features of dimension 20, .* takes audio"),
+        (features, "kaldi_ark", 80, r"\d\d, 20\), .* takes features of dimension 80"),
+        (archive, "kaldi_ark", 80, "audio, where the model takes features"),
+    ]
+    for entries, kind, input_size, message in cases:
+        scan = data_scan.scan_audio(entries, kind, input_size)
+        assert not scan.samples
+        assert re.search(message, next(iter(scan.bad.values()))), scan.bad
+
+
+def test_rates_and_levels_must_agree_in_archives_too(tmp_path: Path) -> None:
+    plain = read_entries(write_plain(tmp_path / "plain", 1, seed=1))
+    slow = read_entries(write_plain(tmp_path / "slow", 1, seed=1, rate=8000))
+    flac = read_entries(write_archive(tmp_path / "flac", "flac", seed=1))
+    kaldi = read_entries(write_archive(tmp_path / "kaldi", "kaldi", seed=1))
+    kinds = {"unlabeled": "kaldi_ark"}
+    data_scan.check_sample_rates({"unlabeled": flac, "labeled": plain}, kinds)
+    with pytest.raises(UserError, match="sample rates differ"):
+        data_scan.check_sample_rates({"unlabeled": flac, "labeled": slow}, kinds)
+    with pytest.raises(UserError, match="levels differ: ESPnet reads .*kaldi.ark"):
+        data_scan.check_sample_rates({"unlabeled": kaldi, "labeled": plain}, kinds)
+    both = {"unlabeled": "kaldi_ark", "labeled": "kaldi_ark"}
+    data_scan.check_sample_rates({"unlabeled": kaldi, "labeled": kaldi}, both)
+
+
+def test_find_defect() -> None:
+    audio = np.ones(10, dtype=np.float32)
+    assert find_defect(audio, 10) is None and find_defect(audio, 11) is not None
+    assert find_defect(np.ones((10, 3)), 1) is None
+    assert find_defect(np.ones((10, 3)), 1, (3,)) is None
+    assert find_defect(np.ones((10, 3)), 1, ()) is not None
+    assert find_defect(audio, 1, (1,)) is not None
+    assert find_defect(np.arange(5, dtype=np.int16), 1) is None
+    # The largest numbers of half precision overflow when they are summed.
+    assert find_defect(np.full(9, 65504, dtype=np.float16), 1) is None
+
+
+def test_lengths_that_are_known_save_reading(tmp_path: Path) -> None:
+    scp = write_features(tmp_path / "feats.scp", ["a", "b"], 20, seed=1)
+    write_lines(tmp_path / "feats_shape", {"a": "7,20", "b": "8,20", "more": "9,20"})
+    assert data_scan.lengths_beside(scp) == tmp_path / "feats_shape"
+    assert data_scan.lengths_beside(tmp_path / "wav.scp") is None
+    assert data_scan.lengths_beside(tmp_path / "other.scp") is None
+    known = tables.read_lengths(tmp_path / "feats_shape")
+    entries = tables.read_scp(scp)
+    scan = data_scan.scan_audio(entries, "kaldi_ark", 20, known)
+    assert scan == ({"a": 7, "b": 8}, {})
+    # Neither a part of the lengths nor features of another dimension are believed.
+    read = data_scan.scan_audio(entries, "kaldi_ark", 20, {"a": 7})
+    assert not read.bad and min(read.samples.values()) >= 60
+    assert set(data_scan.scan_audio(entries, "kaldi_ark", 80, known).bad) == {"a", "b"}
+
+
+def test_what_a_model_cannot_take() -> None:
+    plain = Header(100, (), RATE)
+    assert data_scan.find_misfit(plain) is None
+    assert data_scan.find_misfit(plain, rate=RATE) is None
+    assert data_scan.find_misfit(Header(100, (), None)) is None
+    assert data_scan.find_misfit(Header(100, (80,), None), input_size=80) is None
+    for header, words in (
+        (plain._replace(length=0), "no samples by its header"),
+        (plain._replace(length=2**63 - 1), f"{2**63 - 1} samples by its header"),
+        (plain._replace(rate=8000), "8000 Hz, where the model takes 16000 Hz"),
+        (plain._replace(integers=True), "as integers and cannot train on"),
+        (plain._replace(shape=(2,)), "2 channels"),
+        (plain._replace(rate=None), "features, where the model takes audio"),
+    ):
+        assert words in str(data_scan.find_misfit(header, rate=RATE))
 
 
 def test_seed_with_other_tokens_is_refused(tmp_path) -> None:

@@ -10,6 +10,8 @@ import kaldiio
 import numpy as np
 import soundfile
 
+from espnet_softpl.data.tables import read_scp
+
 RATE = 16000
 # A program that writes a file as if to a pipe, and is on every machine that has tests.
 COPY = 'import sys; sys.stdout.buffer.write(open(sys.argv[1], "rb").read())'
@@ -30,6 +32,11 @@ def write_lines(path: Path, table: Mapping[str, str]) -> Path:
     lines = [f"{key} {value}".rstrip() + "\n" for key, value in table.items()]
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+def read_entries(directory: Path) -> dict[str, str]:
+    """Read a directory's wav.scp."""
+    return read_scp(directory / "wav.scp")
 
 
 def write_plain(

@@ -122,7 +122,7 @@ def main() -> None:
         "--allow_pipes",
         choices=("true", "false"),
         default="false",
-        help="run the commands in wav.scp, without a shell (default: false)",
+        help="run the commands in wav.scp (default: false)",
     )
     parser.add_argument(
         "--max_bad_share",

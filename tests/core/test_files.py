@@ -1,0 +1,100 @@
+"""Files are whole or not there, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from espnet_softpl.core import files
+from espnet_softpl.core.errors import UserError
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    with files.atomic_file(path) as temporary:
+        temporary.write_bytes(b"1")
+        assert names(path.parent) == [".file.txt.tmp"]
+    assert names(path.parent) == ["file.txt"] and path.read_bytes() == b"1"
+    with files.atomic_write(str(path)) as stream:
+        stream.write("\u00e9\n")
+        assert path.read_bytes() == b"1"
+    assert path.read_bytes() == "\u00e9\n".encode()
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(OSError, match="disk is full"):
+        with files.atomic_write(path) as stream:
+            stream.write("half")
+            raise OSError("the disk is full")
+    assert path.read_text() == "old" and names(tmp_path) == ["file.txt"]
+
+
+def test_what_a_kill_left_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".state.pth.tmp").write_bytes(b"half")
+    files.save_atomically({"step": 3}, tmp_path / "state.pth")
+    assert names(tmp_path) == ["state.pth"]
+    assert files.load_state(tmp_path / "state.pth") == {"step": 3}
+
+
+def test_processes_of_a_run_do_not_share_a_temporary_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shape"
+    with files.atomic_file(path) as first:
+        monkeypatch.setattr(files, "rank_and_world", lambda: (1, 2))
+        with files.atomic_file(path) as second:
+            assert first != second
+            second.write_text("the same")
+        first.write_text("the same")
+    assert path.read_text() == "the same" and names(tmp_path) == ["shape"]
+
+
+def test_the_disk_has_a_file_before_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(files, "sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (done.append("rename"), replace(old, new))
+    )
+    with files.atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("a")
+    assert done == [".a.tmp", "rename", tmp_path.name]
+    done.clear()
+    with files.atomic_file(tmp_path / "b", durable=False) as temporary:
+        temporary.write_text("b")
+    assert done == ["rename"]
+
+
+def test_torn_files_and_code_are_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "state.pth"
+    files.save_atomically({"weight": torch.arange(3)}, path)
+    state = files.load_state(path, mmap=True)
+    assert state["weight"].tolist() == [0, 1, 2]
+    whole = path.read_bytes()
+    for torn in (b"", whole[: len(whole) // 2], b"no state at all"):
+        path.write_bytes(torn)
+        with pytest.raises(UserError, match="torn or no state"):
+            files.load_state(path)
+
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "hacked",))
+
+    torch.save(Trap(), path)
+    with pytest.raises(UserError, match="torn or no state"):
+        files.load_state(path)
+    assert not (tmp_path / "hacked").exists()

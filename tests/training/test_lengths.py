@@ -1,0 +1,121 @@
+"""Lengths of labeled and unlabeled audio, found before a training begins."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.data import tables
+from espnet_softpl.training import lengths
+from espnet_softpl.training.options import UNLABELED_DATA
+from tests.support.audio_forms import (
+    noise,
+    read_entries,
+    write_archive,
+    write_features,
+    write_lines,
+    write_plain,
+)
+
+MODEL = torch.nn.Linear(1, 1)
+
+
+def options(scp: Path, kind: str = "sound", **more) -> argparse.Namespace:
+    values = {
+        UNLABELED_DATA: [(str(scp), "speech", kind)],
+        "unlabeled_shape_file": [],
+        "train_shape_file": [],
+        "input_size": None,
+        "pl_max_bad_share": 0.5,
+        "frontend_conf": None,
+        "resume": False,
+        "output_dir": str(scp.parent / "exp"),
+    }
+    return argparse.Namespace(**values | more)
+
+
+def test_sample_rates_as_espnet_has_them(tmp_path: Path) -> None:
+    rates = {None: 16000, 8000: 8000, "16k": 16000, "44100": 44100}
+    for value, rate in rates.items():
+        conf = None if value is None else {"fs": value}
+        args = options(tmp_path / "wav.scp", frontend_conf=conf)
+        assert lengths.sample_rate(args) == rate
+
+
+def test_labeled_lengths_need_both_shape_files(tmp_path: Path, caplog) -> None:
+    speech = str(write_lines(tmp_path / "speech_shape", {"a": "16000"}))
+    text = str(write_lines(tmp_path / "text_shape.char", {"a": "5,30"}))
+    args = options(tmp_path / "wav.scp", train_shape_file=[speech, text])
+    assert lengths.labeled_lengths(args) == ({"a": 5}, {"a": 16000})
+    args.train_shape_file = [speech]
+    assert lengths.labeled_lengths(args) is None
+    assert "pl_length_ratio is not known" in caplog.text
+
+
+def test_unlabeled_lengths_of_every_source(tmp_path: Path, caplog) -> None:
+    plain = write_plain(tmp_path / "plain", 2, seed=1) / "wav.scp"
+    assert set(lengths.unlabeled_lengths(options(plain)).values()) == {9600}
+    first = str(write_lines(tmp_path / "first", {"a": "7"}))
+    second = str(write_lines(tmp_path / "second", {"b": "8,20"}))
+    args = options(plain, unlabeled_shape_file=[first, second])
+    assert lengths.unlabeled_lengths(args) == {"a": 7, "b": 8}
+    with plain.open("a") as file:
+        file.write("gone gone.wav\n")
+    with caplog.at_level(logging.WARNING):
+        assert len(lengths.unlabeled_lengths(options(plain))) == 2
+    assert "1 unlabeled utterances are left out, for they cannot" in caplog.text
+    with pytest.raises(UserError, match=r"1 of 3 utterances \(33.3%\) cannot be used"):
+        lengths.unlabeled_lengths(options(plain, pl_max_bad_share=0.3))
+
+
+def test_lengths_beside_archives_are_taken(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "ark", "flac", seed=1)
+    scp = archive / "wav.scp"
+    assert set(lengths.unlabeled_lengths(options(scp, "kaldi_ark")).values()) == {9600}
+    beside = dict.fromkeys(read_entries(archive), "9601")
+    write_lines(archive / "utt2num_samples", beside)
+    assert set(lengths.unlabeled_lengths(options(scp, "kaldi_ark")).values()) == {9601}
+    features = write_features(tmp_path / "feats.scp", ["a", "b"], 20, seed=1)
+    write_lines(tmp_path / "feats_shape", {"a": "70,20", "b": "71,20"})
+    args = options(features, "kaldi_ark", input_size=20)
+    assert lengths.unlabeled_lengths(args) == {"a": 70, "b": 71}
+    with pytest.raises(UserError, match="takes features of dimension 80"):
+        lengths.unlabeled_lengths(options(features, "kaldi_ark", input_size=80))
+
+
+def test_what_is_too_short_is_left_out(tmp_path: Path, monkeypatch, caplog) -> None:
+    scp = write_plain(tmp_path / "in", 2, seed=1) / "wav.scp"
+    short = write_plain(tmp_path / "short", 1, seed=5)
+    (name, path), *_ = read_entries(short).items()
+    soundfile.write(path, noise(5)[:399], 16000)
+    with scp.open("a") as file:
+        file.write(f"{name} {path}\n")
+    monkeypatch.setattr(lengths, "frames_of", lambda model, n, dim: n // 200)
+    args = options(scp)
+    lengths.write_usable(args, MODEL)
+    written = tables.read_lengths(lengths.usable_shape_file(args))
+    assert set(written.values()) == {9600} and len(written) == 2
+    assert "fewer than the 400 samples that make two frames" in caplog.text
+    with pytest.raises(UserError, match="1 of 3 .* fewer than the 400 samples"):
+        lengths.write_usable(options(scp, pl_max_bad_share=0.0), MODEL)
+
+
+def test_a_resumed_run_keeps_its_utterances(tmp_path: Path, monkeypatch) -> None:
+    directory = write_plain(tmp_path / "in", 2, seed=1)
+    monkeypatch.setattr(lengths, "frames_of", lambda model, n, dim: n)
+    args = options(directory / "wav.scp", resume=True)
+    lengths.write_usable(args, MODEL)
+    before = lengths.usable_shape_file(args).read_text()
+    first, second = read_entries(directory).values()
+    Path(first).unlink()  # Audio that is gone does not change the mini-batches.
+    lengths.write_usable(args, MODEL)
+    assert lengths.usable_shape_file(args).read_text() == before
+    write_lines(directory / "wav.scp", {"in-1": second})
+    with pytest.raises(UserError, match="cannot resume: 1 .*any more: in-0"):
+        lengths.write_usable(args, MODEL)
