@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import json
 import re
 import subprocess
 import sys
-import tarfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +17,6 @@ from tests import ROOT
 RECIPE = ROOT / "egs2" / "librispeech_softpl"
 sys.path.insert(0, str(RECIPE / "local"))
 
-import download_librispeech as download  # noqa: E402
 import follow  # noqa: E402
 import merge_decode  # noqa: E402
 import progress  # noqa: E402
@@ -666,104 +660,6 @@ def test_training_is_followed_through_its_log(tmp_path: Path) -> None:
 def test_decoded_utterances_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("INFO: speech length: 5\n" * 3)
     assert follow.count_decoded([tmp_path / "a.log", tmp_path / "b.log"]) == 3
-
-
-# Download and archive
-
-
-class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and the rest of files; notes what was asked for."""
-
-    asked: list[str | None] = []
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content, asked = path.read_bytes(), self.headers.get("Range")
-        self.asked.append(asked)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        if start >= len(content) > 0:
-            self.send_error(416)
-            return
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:])
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[str]:
-    """A web server with an archive of one set."""
-    write_set(tmp_path / "LibriSpeech", "dev-clean", ["84"])
-    (tmp_path / "www").mkdir()
-    with tarfile.open(tmp_path / "www" / "dev-clean.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "LibriSpeech", "LibriSpeech")
-    RangeHandler.asked.clear()
-
-    def handler(*args: object) -> RangeHandler:
-        return RangeHandler(*args, directory=str(tmp_path / "www"))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-def local_archive(mirror: str, root: Path) -> download.Archive:
-    content = (root / "www" / "dev-clean.tar.gz").read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    url = f"{mirror}/dev-clean.tar.gz"
-    return download.Archive(url, digest, "LibriSpeech/dev-clean")
-
-
-def test_a_broken_download_is_resumed(mirror: str, tmp_path: Path) -> None:
-    archive, out = local_archive(mirror, tmp_path), tmp_path / "downloads"
-    out.mkdir()
-    content = (tmp_path / "www" / "dev-clean.tar.gz").read_bytes()
-    (out / "dev-clean.tar.gz.part").write_bytes(content[:1000])
-    download.get(archive, out, keep=False)
-    assert RangeHandler.asked == ["bytes=1000-"]
-    assert len(list((out / "LibriSpeech" / "dev-clean").rglob("*.flac"))) == 2
-    assert [path.name for path in out.iterdir()] == ["LibriSpeech"]
-    download.get(archive, out, keep=False)
-    assert len(RangeHandler.asked) == 1
-
-
-def test_a_damaged_download_is_refused_and_removed(mirror: str, tmp_path: Path) -> None:
-    archive, out = local_archive(mirror, tmp_path), tmp_path / "downloads"
-    out.mkdir()
-    (out / "dev-clean.tar.gz.part").write_bytes(b"x" * 1000)
-    with pytest.raises(RecipeError, match="was damaged"):
-        download.get(archive, out, keep=False)
-    assert not list(out.iterdir())
-    download.get(archive, out, keep=True)
-    assert (out / "dev-clean.tar.gz").exists()
-
-
-def test_no_network_is_said_with_what_to_do(tmp_path: Path) -> None:
-    sets = ["--sets", "dev-clean", "--out", tmp_path / "downloads"]
-    # Nobody listens on port 9 of this machine.
-    result = run_local(
-        "download_librispeech.py", *sets, "--openslr", "http://127.0.0.1:9"
-    )
-    assert result.returncode == 1
-    assert "cannot be downloaded" in result.stderr
-    assert "--librispeech DIR" in result.stderr
-
-
-def test_archives_are_found_by_set() -> None:
-    first = download.archive_of("1h/0/clean", "http://a", "http://b")
-    assert first == download.archive_of("9h/other", "http://a", "http://b")
-    assert first.url == "http://b/librispeech_finetuning.tgz"
-    half = download.archive_of("test-other:0/2", "http://a", "http://b")
-    assert half.url == "http://a/test-other.tar.gz"
-    with pytest.raises(RecipeError, match="no set of LibriSpeech"):
-        download.archive_of("train-clean-100-unlabeled", "http://a", "http://b")
 
 
 def test_a_mean_over_seeds_needs_no_control() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -15,45 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests import ROOT
+from tests.support.recipe import GENERATED, RECIPE, copy_recipe, environment, run
 
-RECIPE = ROOT / "egs2" / "librispeech_softpl"
-GENERATED = ("data", "downloads", "dump", "exp", "__pycache__")
 SYSTEMS = ("warmup", "control", "hard_ctc", "soft_ce")
-
-
-def copy_recipe(root: Path) -> Path:
-    """Copy what the recipe consists of, so that tests leave the checkout alone."""
-    target = root / "egs2" / "librispeech_softpl"
-    shutil.copytree(RECIPE, target, ignore=shutil.ignore_patterns(*GENERATED))
-    shutil.copytree(ROOT / "tools", root / "tools")
-    return target
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the recipe in which nothing has been run."""
     return copy_recipe(tmp_path_factory.mktemp("fresh"))
-
-
-def environment(**more: str) -> dict[str, str]:
-    python_path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": python_path, **more}
-
-
-def run(
-    recipe: Path, *options: object, timeout: float = 60, **more: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the recipe with its output and errors in one stream."""
-    return subprocess.run(
-        ["./run.sh", *map(str, options)],
-        cwd=recipe,
-        env=environment(**more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
 
 
 def job(recipe: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
