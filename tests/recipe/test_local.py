@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,6 @@ sys.path.insert(0, str(RECIPE / "local"))
 
 import follow  # noqa: E402
 import merge_decode  # noqa: E402
-import progress  # noqa: E402
 import results  # noqa: E402
 import split_keys  # noqa: E402
 import train_bpe  # noqa: E402
@@ -629,32 +630,44 @@ def test_a_run_is_read_from_its_directory(tmp_path: Path) -> None:
 # Progress
 
 
-def test_progress_tells_the_time_to_finish() -> None:
-    assert progress.progress_text("x", 30, 120, 20.0) == (
-        "x: 30/120, time to finish 0:01:00"
-    )
-    assert progress.progress_text("x", 120, 120, 20.0) == "x: 120/120"
-    assert progress.clock(3661.4) == "1:01:01"
-
-
-def test_nothing_is_shown_in_a_log_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress.follow(iter("abc"), 3, "letters")) == ["a", "b", "c"]
-    assert capsys.readouterr().err == ""
-
-
 def test_training_is_followed_through_its_log(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
-    assert follow.training_text("run", log) == ""
+    assert follow.count_epochs(log) == (0, 0)
     log.write_text("loading\n")
-    assert follow.training_text("run", log) == "run: starting"
+    assert follow.count_epochs(log) == (0, 0)
     started = "INFO: 1/30epoch started\n"
     later = "INFO: 7/30epoch started. Estimated time to finish: 2 minutes\n"
+    log.write_text(started + later + 99999 * ".")
+    assert follow.count_epochs(log) == (0, 0), "the tail alone is read"
     log.write_text(started + later)
-    assert follow.training_text("run", log) == (
-        "run: epoch 7/30, time to finish 2 minutes"
-    )
+    assert follow.count_epochs(log) == (6, 30)
     log.write_text(started + later + "# Ended (code 1) at noon\n")
-    assert follow.training_text("run", log) == "run: failed"
+    assert follow.count_epochs(log) == (6, 30)
+    log.write_text(started + later + "# Ended (code 0) at noon\n")
+    assert follow.count_epochs(log) == (30, 30)
+
+
+@pytest.mark.parametrize("kind", ["train", "decode"])
+def test_what_is_followed_is_shown_until_it_is_stopped(
+    tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "seed1" / "mpl"
+    (place / "decode" / "log").mkdir(parents=True)
+    (place / "train.log").write_text("INFO: 7/30epoch started\n")
+    os.utime(place / "train.log", (time.time() + 100,) * 2)
+    (place / "decode" / "log" / "decode.1.log").write_text("INFO: speech length: 5\n")
+    write_table(tmp_path / "wav.scp", {"a": "x", "b": "y"})
+    command = [sys.executable, RECIPE / "local" / "follow.py", kind, "--exp", tmp_path]
+    command += ["--seeds", "1", "--systems", "mpl", "--scp", tmp_path / "wav.scp"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wanted = {"train": "6/30", "decode": "1/2"}[kind]
+        shown = ""
+        while wanted not in shown:
+            shown += process.stderr.read(1)
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert {"train": "seed1/mpl", "decode": "utterances decoded"}[kind] in shown
 
 
 def test_decoded_utterances_are_counted(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from datadir import DataDir, RecipeError, run_main
-from progress import follow
+from tqdm import tqdm
 
 from espnet_softpl.data.formatting import (
     Job,
@@ -49,8 +49,8 @@ def format_directory(
         for utt, path in data.wav.items()
     ]
     done = mapper(format_recording, jobs)
-    label = f"formatting {source.name}"
-    found = [item for items in follow(done, len(jobs), label) for item in items]
+    shown = tqdm(done, f"formatting {source.name}", len(jobs), False, disable=None)
+    found = [item for items in shown for item in items]
     check_rates(found, args.fs)
     if warning := list_bad(found, args.max_bad_share, target / "bad_audio"):
         print(f"warning: {warning}")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import soundfile
 from datadir import DataDir, RecipeError, run_main
-from progress import follow
 from scipy.signal import resample_poly
+from tqdm import tqdm
 
 from espnet_softpl.data.formatting import write_flac
 
@@ -107,7 +107,7 @@ def perturb_directory(
     with context.Pool(workers) as pool:
         jobs = [copy for _, copy in copies.values()]
         done = pool.imap(perturb, jobs, chunksize=16)
-        written = list(follow(done, len(jobs), "changing speed"))
+        written = list(tqdm(done, "changing speed", len(jobs), False, disable=None))
     for (name, (utt, copy)), good in zip(copies.items(), written, strict=True):
         if good:
             result.wav[name] = copy.target

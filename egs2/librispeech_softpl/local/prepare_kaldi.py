@@ -16,7 +16,7 @@ from pathlib import Path
 
 from datadir import DataDir, RecipeError, examples, run_main
 from prepare_librispeech import save_parts
-from progress import follow
+from tqdm import tqdm
 
 from espnet_softpl.data.formatting import Job, Outcome, format_recording, list_bad
 from espnet_softpl.data.kaldi_dir import read_recordings
@@ -37,7 +37,8 @@ def extract(jobs: list[Job], label: str, workers: int) -> list[Outcome]:
         return []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         done = pool.imap(format_recording, jobs)
-        return [item for items in follow(done, len(jobs), label) for item in items]
+        shown = tqdm(done, label, len(jobs), False, disable=None)
+        return [item for items in shown for item in items]
 
 
 def read_directory(
