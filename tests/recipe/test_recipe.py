@@ -49,7 +49,7 @@ def test_help_names_every_option_with_its_default(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--stge", "3"], "unknown option 'stge'.*did you mean --stage"),
+        (["--stge", "3"], "unknown option 'stge' on the command line"),
         (["--a[$(touch hacked)]", "3"], "unknown option"),
         (["--stage", "three"], "--stage must be a whole number, not 'three'"),
         (["--stage", "0"], "stages go from 1 to 12, not 0"),
@@ -103,7 +103,6 @@ def test_a_typo_in_a_preset_is_refused(recipe: Path) -> None:
     preset.unlink()
     assert result.returncode == 2
     assert "unknown option 'labelled_sets' in conf/corpora/typo.sh" in result.stdout
-    assert "--labeled_sets" in result.stdout
 
 
 def test_the_command_line_wins_over_the_preset(recipe: Path) -> None:

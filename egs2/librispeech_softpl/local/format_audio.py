@@ -3,7 +3,7 @@
 
 Files that are mono and have the wanted rate are used in place. Others are written as
 16-bit FLAC: several channels are averaged, and another rate is converted only on
-request. Audio that cannot be decoded, or is empty, is named in ``bad_audio``, left
+request. Audio that cannot be decoded, or is empty, is named in `bad_audio`, left
 out, and tolerated up to a share of the set.
 """
 
@@ -35,8 +35,8 @@ def format_directory(
     Args:
         source: Data directory with original audio.
         target: Data directory to write.
-        args: Options ``fs``, ``resample`` and ``max_bad_share``.
-        mapper: ``map``, or one that works in parallel and keeps the order.
+        args: Options `fs`, `resample` and `max_bad_share`.
+        mapper: `map`, or one that works in parallel and keeps the order.
 
     Raises:
         RecipeError: Audio has another rate and resampling was not asked for, or too
