@@ -21,7 +21,7 @@ from espnet_softpl import bin as commands
 
 # What recipes start -> what is started instead.
 REDIRECTED = {"espnet2.bin.asr_train": "espnet_softpl.bin.train"}
-# Options of Python with a value, behind flags or not, and what follows in the same word.
+# An option of Python with a value, behind flags or not, and the rest of its word.
 OPTION_WITH_VALUE = re.compile(r"-[^-cmWX]*([cmWX])(.*)", re.DOTALL)
 USAGE = """\
 Usage: python -m espnet_softpl [PYTHON OPTION]... -m MODULE [ARGUMENT]...

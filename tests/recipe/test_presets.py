@@ -115,7 +115,7 @@ def test_an_illegal_one_is_found() -> None:
         checks.check_options(args)
 
 
-def test_from_the_start_has_no_seed_and_the_updates_of_both_phases() -> None:
+def test_from_the_start_has_no_base_model_and_the_updates_of_both_phases() -> None:
     args = parse("from_the_start")
     assert args.init_param == []
     ours, both = read("from_the_start"), read("hard_ctc")["max_epoch"]
@@ -273,7 +273,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 @pytest.fixture(scope="module")
 def warmup(data: Data, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Train a seed until it says something; return the options to start from it."""
+    """Train a base model until it says something; return options to start from it."""
     exp = tmp_path_factory.mktemp("warmup") / "exp"
     more = dict(max_epoch=1, num_iters_per_epoch=120, optim_conf=dict(lr=0.01))
     train(ASRTask, config(**data.options(unlabeled=False), **more), exp)

@@ -253,7 +253,7 @@ def check_same_statistics(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """Run stages 10 and 11 without pseudo-labels: they make the seed."""
+    """Run stages 10 and 11 without pseudo-labels: they make the base model."""
     made = Recipe(tmp_path_factory.mktemp("asr1"))
     made.run(f'./run.sh --python "{OURS.replace("python", "python3")}" --stop_stage 11')
     return made

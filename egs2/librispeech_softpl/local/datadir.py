@@ -48,7 +48,7 @@ def read_table(path: str | Path) -> dict[str, str]:
 
 @dataclass
 class DataDir:
-    """The tables of one data directory by utterance; an absent file is an empty table."""
+    """The tables of one data directory; an absent file is an empty table."""
 
     wav: dict[str, str] = field(default_factory=dict)
     speaker: dict[str, str] = field(default_factory=dict)

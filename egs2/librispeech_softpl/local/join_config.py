@@ -3,9 +3,9 @@
 
     local/join_config.py conf/tuning/train_pl_soft_ce.yaml
 
-`base_config: FILE` in a YAML file names another, from the file's own directory; that one
-may have a base too. Mappings are joined key by key, anything else is replaced. ESPnet
-takes the result; a file that still has a base_config it refuses.
+`base_config: FILE` in a YAML file names another, from the file's own directory; that
+one may have a base too. Mappings are joined key by key, anything else is replaced.
+ESPnet takes the result; it refuses a file that still has a base_config.
 """
 
 from __future__ import annotations
