@@ -48,9 +48,7 @@ def test_the_command_prints_or_writes_what_it_joined(tmp_path: Path) -> None:
     file = "conf/tuning/train_pl_soft_ce.yaml"
     printed = run_join(file).stdout
     first, _, rest = printed.partition("\n")
-    assert first.endswith(
-        "/train_warmup.yaml conf/tuning/../train_control.yaml " + file
-    )
+    assert first.endswith(" conf/train_warmup.yaml conf/train_control.yaml " + file)
     assert yaml.safe_load(rest) == read_config(RECIPE / file)
     assert run_join(file, "--out", tmp_path / "new" / "x.yaml").stdout == ""
     assert (tmp_path / "new" / "x.yaml").read_text() == printed

@@ -30,8 +30,8 @@ def chain(path: Path) -> list[Path]:
     """
     files = [path]
     while base := read_yaml(files[0]).get("base_config"):
-        base = files[0].parent / base
-        if base.resolve() in [file.resolve() for file in files]:
+        base = Path(os.path.normpath(files[0].parent / base))
+        if base in map(Path, map(os.path.normpath, files)):
             raise RecipeError(f"{path} is based on itself, by {files[0]}")
         files.insert(0, base)
     return files
