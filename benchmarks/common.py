@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 if importlib.util.find_spec("espnet_softpl") is None:
     sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "egs2/librispeech_softpl/local"))
+
+from join_config import read_config  # noqa: E402, F401
 
 
 def median_times(

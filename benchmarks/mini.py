@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import common
-import yaml
 
 RECIPE = common.ROOT / "egs2" / "librispeech_softpl"
 
@@ -61,7 +60,7 @@ def read_preset(path: Path, recipe: Path, work: Path) -> dict[str, Any]:
     Returns:
         The configuration of a supervised training.
     """
-    conf = yaml.safe_load(path.read_text())
+    conf = common.read_config(path)
     conf = {key: value for key, value in conf.items() if not key.startswith("pl_")}
     dump, stats = recipe / "dump/mini", recipe / "exp/mini/stats_char"
     conf["frontend_conf"]["fs"] = 16000

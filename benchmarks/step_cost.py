@@ -42,6 +42,7 @@ from common import (
     format_table,
     measuring_parser,
     peak_bytes,
+    read_config,
     write_json,
 )
 from torch.utils.flop_counter import FlopCounterMode
@@ -113,7 +114,7 @@ def read(name: str) -> dict[str, Any]:
     Args:
         name: The file, below `CONF`.
     """
-    return yaml.safe_load((CONF / name).read_text(encoding="utf-8"))
+    return read_config(CONF / name)
 
 
 def calibration_conf() -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""The Python interpreter, but for one module: `espnet2.bin.asr_train` becomes ours.
+"""The Python interpreter, except for one module: `espnet2.bin.asr_train` becomes ours.
 
 For a stock ESPnet recipe, whose scripts start everything as ``${python} ...``::
 
     ./asr.sh --python "python3 -m espnet_softpl" --asr_config conf/train_asr_pl.yaml ...
 
 This process becomes the interpreter itself (the same process id, signals, standard
-input, exit status and ``sys.path``) with the arguments that it was given; one module
+input, exit status and `sys.path`) with the arguments that it was given; one module
 name among them is exchanged. So every other command of the recipe runs as before.
 """
 
@@ -13,110 +13,87 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from espnet_softpl import bin as commands
 
 # What recipes start -> what is started instead.
 REDIRECTED = {"espnet2.bin.asr_train": "espnet_softpl.bin.train"}
-# Python's options that take a value, in the same word or in the next one.
-TAKE_VALUE = ("W", "X")
-
+# An option of Python with a value, behind flags or not, and the rest of its word.
+OPTION_WITH_VALUE = re.compile(r"-[^-cmWX]*([cmWX])(.*)", re.DOTALL)
 USAGE = """\
 Usage: python -m espnet_softpl [PYTHON OPTION]... -m MODULE [ARGUMENT]...
        python -m espnet_softpl [PYTHON OPTION]... -c COMMAND | FILE | - [ARGUMENT]...
 
 Runs MODULE, COMMAND, FILE or standard input as python would, except for the module
 espnet2.bin.asr_train: espnet_softpl.bin.train takes its place, which is the same
-command where the configuration has no pl_criterion. For ESPnet's recipes:
+command if the configuration has no pl_criterion. For ESPnet's recipes:
   ./asr.sh --python "python3 -m espnet_softpl" --asr_config conf/train_asr_pl.yaml ...
 
 Commands of this package, each with --help:
 """
 
 
-class Call(NamedTuple):
-    """A command line of Python.
-
-    Attributes:
-        options: Python's own options.
-        module: The module to run; None where it is another kind of program.
-        rest: The module's arguments; or the program (a file, ``-``, ``-c`` and its
-            text) and its arguments; or nothing.
-    """
-
-    options: list[str]
-    module: str | None
-    rest: list[str]
-
-
-def parse(arguments: Sequence[str]) -> Call:
-    """Split a command line as Python does.
+def find_module(words: Sequence[str]) -> tuple[int, int] | None:
+    """Find the name of the module that Python would run.
 
     Args:
-        arguments: What follows the interpreter.
+        words: What follows the interpreter.
 
     Returns:
-        Its parts. An incomplete command line (``-m`` at the end) is left to Python to
-        refuse: it becomes options alone.
+        The place of the word and where the name begins in it: (1, 0) in `-um name`,
+        (0, 3) in `-umname`. None if another kind of program is run, or nothing.
     """
-    words = list(arguments)
-    options: list[str] = []
-    while words and words[0].startswith("-") and words[0] != "-":
-        word = words.pop(0)
-        if word.startswith("--"):
-            options.append(word)
-            if word == "--check-hash-based-pycs" and words:
-                options.append(words.pop(0))
-            continue
-        for place, letter in enumerate(word[1:], 1):
-            before, value = word[:place], word[place + 1 :]
-            if letter == "c":
-                return Call(options, None, [word, *words])
-            if letter == "m" and (value or words):
-                if before != "-":
-                    options.append(before)
-                return Call(options, value or words.pop(0), words)
-            if letter in TAKE_VALUE:
-                options.extend([word] if value or not words else [word, words.pop(0)])
-                break
-        else:
-            options.append(word)
-    return Call(options, None, words)
+    place = 0
+    while place < len(words) and words[place].startswith("-") and words[place] != "-":
+        option = OPTION_WITH_VALUE.fullmatch(words[place])
+        in_next = words[place] == "--check-hash-based-pycs" or (
+            option and not option[2]
+        )
+        if option and option[1] == "c":
+            return None
+        if option and option[1] == "m":
+            place += bool(in_next)
+            start = 0 if in_next else option.start(2)
+            return (place, start) if place < len(words) else None
+        place += 2 if in_next else 1
+    return None
 
 
 def command(own: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Return the arguments of the interpreter that is to take over.
+    """Return what follows the interpreter that is to take over.
 
     Args:
-        own: How this module was started, without the interpreter, e.g. ``-u``, ``-m``,
-            ``espnet_softpl`` and what follows; its options of Python are kept.
+        own: How this module was started: `-u`, `-m`, `espnet_softpl` and what follows;
+            its options of Python are kept.
         given: The arguments of this module.
-
-    Returns:
-        What follows the interpreter.
     """
-    call = parse(given)
-    words = [*parse(own).options, *call.options]
-    if call.module is not None:
-        words += ["-m", REDIRECTED.get(call.module, call.module)]
-    return [*words, *call.rest]
+    words = list(given)
+    if where := find_module(words):
+        place, start = where
+        name = words[place][start:]
+        words[place] = words[place][:start] + REDIRECTED.get(name, name)
+    if where := find_module(own):
+        place, start = where
+        flags = (own[place][:start] or own[place - 1]).removesuffix("m")
+        kept = own[: place if start else place - 1]
+        words = [*kept, *([flags] if flags != "-" else []), *words]
+    return words
 
 
 def usage() -> str:
     """Return how to use this, with the names of the package's commands."""
-    found = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-    return USAGE + "".join(f"  python -m {commands.__name__}.{n}\n" for n in found)
+    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+    return USAGE + "".join(f"  python -m {commands.__name__}.{n}\n" for n in names)
 
 
 def main() -> int:
-    """Become the interpreter; return only where there is nothing to run.
+    """Become the interpreter; return only if there is nothing to run.
 
     Returns:
-        0 after ``--help`` alone, 2 without arguments: a program on standard input
-        needs ``-``.
+        0 after `--help`, 2 without arguments: a program on standard input needs `-`.
     """
     given = sys.argv[1:]
     if not given or given in (["-h"], ["--help"]):

@@ -109,6 +109,7 @@ systems+=("${pl_names[@]}")
 # Models share the data directories; what depends on tokens and frames is their own.
 run_name=$corpus${model:+_$model}
 data=data/$corpus dump=dump/$run_name exp=exp/$run_name
+conf=$exp/conf  # Configurations as ESPnet gets them, by system.
 labeled=$data/labeled
 [ -z "$speed_perturb_factors" ] || labeled=$data/labeled_sp
 tokens=$dump/token_list/$token_type/tokens.txt
@@ -186,7 +187,8 @@ fi
 if begin_stage 7 "statistics in $stats"; then
     need 5 "$dump/labeled/text" "$dump/.filtered"
     need 6 "$tokens"
-    inputs=("$dump/.filtered" "$tokens" "$warmup_config" "$dump/labeled/text")
+    inputs=("$dump/.filtered" "$tokens" "$conf/warmup.yaml" "$dump/labeled/text")
+    join_config warmup "$warmup_config"
     if changed "$stats/.done" "$train_args $fs" "${inputs[@]}"; then
         pool_add 1 statistics collect_stats "$stats"
         pool_wait
@@ -196,10 +198,11 @@ fi
 
 if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
     need 7 "$stats/train/feats_stats.npz" "$stats/.done"
+    join_config warmup "$warmup_config"
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems warmup
     for seed in "${seeds[@]}"; do
         pool_add "$train_jobs" "seed$seed/warmup" train_run "$exp/seed$seed/warmup" \
-            "$warmup_config" "$seed" espnet2.bin.asr_train ""
+            "$seed" espnet2.bin.asr_train ""
     done
     pool_wait
     unfollow

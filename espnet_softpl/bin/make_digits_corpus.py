@@ -16,26 +16,16 @@ from espnet_softpl.commands.corpus.digits import DEFAULT_UTTERANCES, SETS, digit
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Returns the command's options."""
+    """Return the command's options."""
     parser = corpus_parser("make_digits_corpus", __doc__ or "")
-    parser.add_argument(
-        "--digits", type=Path, required=True, help="directory of the recordings"
-    )
-    parser.add_argument(
-        "--rate",
-        metavar="HZ",
-        type=int,
-        help="samples per second, 4000 to 96000 (default: the recordings' own)",
-    )
+    add = parser.add_argument
+    add("--digits", type=Path, required=True, help="directory of the recordings")
+    rate_help = "samples per second, 4000 to 96000 (default: the recordings' own)"
+    add("--rate", metavar="HZ", type=int, help=rate_help)
     for name in SETS:
-        parser.add_argument(
-            f"--{name}",
-            metavar="SPEAKER",
-            nargs="+",
-            default=[],
-            help=f"speakers of {name} (default: dealt in alphabetical order)",
-        )
-        parser.add_argument(
+        names_help = f"speakers of {name} (default: dealt in alphabetical order)"
+        add(f"--{name}", metavar="SPEAKER", nargs="+", default=[], help=names_help)
+        add(
             f"--{name}-utterances",
             metavar="N",
             type=int,
@@ -43,14 +33,8 @@ def get_parser() -> argparse.ArgumentParser:
             help=f"utterances of each speaker of {name}, 1 to 10000 (default "
             f"%(default)s)",
         )
-    parser.add_argument(
-        "--female",
-        metavar="SPEAKER",
-        nargs="+",
-        default=[],
-        help="speakers with the sex F in SPEAKERS.TXT; the others have M (default: "
-        "none)",
-    )
+    sex_help = "speakers with the sex F in SPEAKERS.TXT; the others have M (default: "
+    add("--female", metavar="SPEAKER", nargs="+", default=[], help=sex_help + "none)")
     return parser
 
 
@@ -69,7 +53,7 @@ def _plan(options: argparse.Namespace) -> Corpus:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; see ``run_command`` for what it returns."""
+    """Run the command; see `run_command` for what it returns."""
     return run_command(get_parser(), _plan, arguments)
 
 

@@ -16,7 +16,7 @@ from espnet_softpl.commands.corpus.mini import mini_corpus
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Returns the command's options."""
+    """Return the command's options."""
     parser = corpus_parser("make_mini_corpus", __doc__ or "")
     parser.add_argument(
         "--scale",
@@ -34,7 +34,7 @@ def _plan(options: argparse.Namespace) -> Corpus:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; see ``run_command`` for what it returns."""
+    """Run the command; see `run_command` for what it returns."""
     return run_command(get_parser(), _plan, arguments)
 
 

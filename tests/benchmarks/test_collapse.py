@@ -121,14 +121,14 @@ def test_a_run_is_the_preset_with_the_method_on_top(tmp_path) -> None:
     tuning = recipe / "conf/tuning"
     tuning.mkdir(parents=True)
     preset = ROOT / "egs2/librispeech_softpl/conf/tuning/train_pl_hard_ctc.yaml"
-    (tuning / preset.name).write_text(preset.read_text())
+    (tuning / preset.name).write_text(yaml.safe_dump(common.read_config(preset)))
     dev, valid = recipe / "dump/mini/dev", recipe / "exp/mini/stats_char/valid"
     for place, name in ((dev, "wav.scp"), (dev, "text"), (valid, "speech_shape")):
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_text("".join(f"u{i:02d} {name}\n" for i in range(20)))
     method = {"pl_criterion": "soft_ce", "specaug": None}
     conf = collapse.configure(method, 2, recipe, tmp_path)
-    before = yaml.safe_load(preset.read_text())
+    before = common.read_config(preset)
     assert conf["encoder_conf"] == before["encoder_conf"]
     assert conf["pl_criterion"] == "soft_ce" and conf["seed"] == 2
     assert conf["pl_teacher_conf"] == collapse.SETTING["pl_teacher_conf"]

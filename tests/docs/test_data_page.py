@@ -15,7 +15,7 @@ import yaml
 from espnet_softpl.bin import format_audio
 from espnet_softpl.data import tables
 from espnet_softpl.training.task import SoftPLTask
-from tests.recipe.test_recipe import ROOT, copy_recipe, environment
+from tests import ROOT
 from tests.support.audio_forms import (
     write_archive,
     write_features,
@@ -25,6 +25,7 @@ from tests.support.audio_forms import (
     write_segments,
 )
 from tests.support.espnet_runs import PL, config, make_data
+from tests.support.recipe import copy_recipe, environment
 
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)

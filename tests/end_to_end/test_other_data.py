@@ -13,8 +13,6 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet_softpl.data import tables
 from espnet_softpl.data.usable_audio import UsableAudio
 from espnet_softpl.training.task import SoftPLTask
-from tests.recipe.test_recipe import copy_recipe
-from tests.recipe.test_recipe import run as run_recipe
 from tests.support.audio_forms import (
     RATE,
     write_archive,
@@ -32,6 +30,8 @@ from tests.support.espnet_runs import (
     same_tensors,
     train,
 )
+from tests.support.recipe import copy_recipe
+from tests.support.recipe import run as run_recipe
 
 # ESPnet keeps archives open until the interpreter collects them.
 pytestmark = pytest.mark.filterwarnings(

@@ -27,6 +27,7 @@ from tests.support.espnet_runs import (
     same_tensors,
     train,
 )
+from tests.support.recipe import joined, read_config
 
 SEED = dict(num_iters_per_epoch=80, optim_conf=dict(lr=0.01))
 
@@ -493,10 +494,7 @@ CONFIGURATIONS = sorted([*CONF.glob("train_[!l]*.yaml"), *CONF.rglob("tuning/*.y
 def test_every_criterion_has_a_configuration() -> None:
     named = {path.stem.removeprefix("train_pl_") for path in CONFIGURATIONS}
     assert set(criteria.available()) <= named
-    found = {
-        path: yaml.safe_load(path.read_text()).get("pl_criterion")
-        for path in CONFIGURATIONS
-    }
+    found = {path: read_config(path).get("pl_criterion") for path in CONFIGURATIONS}
     # Alone, consistency has nothing to hold it: its preset is a blend.
     assert set(found.values()) == {*criteria.available(), None} - {"consistency"}
 
@@ -504,7 +502,14 @@ def test_every_criterion_has_a_configuration() -> None:
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
 def test_every_configuration_of_the_recipe_builds(path, data, tmp_path) -> None:
     tokens = data.options()["token_list"]
-    cmd = ["--config", str(path), "--dry_run", "true", "--token_list", tokens]
+    cmd = [
+        "--config",
+        str(joined(path, tmp_path)),
+        "--dry_run",
+        "true",
+        "--token_list",
+        tokens,
+    ]
     SoftPLTask.main(cmd=[*cmd, "--output_dir", str(tmp_path / "exp")])
     written = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
     assert written["model"] == "espnet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,24 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.training import build, checks
 from espnet_softpl.training.task import SoftPLTask
+from tests import ROOT
 from tests.support import librispeech_runs
-from tests.support.librispeech_runs import RECIPE, ROOT, SMALL, copy_recipe, run
+from tests.support.librispeech_runs import SMALL
+from tests.support.recipe import (
+    RECIPE,
+    chain,
+    copy_recipe,
+    environment,
+    joined,
+    read_config,
+    run,
+)
 
 MODELS = RECIPE / "conf" / "models"
 CORPORA = ("librispeech_100", "librilight_10")
 NAMES = ("conformer_ctc", "e_branchformer", "slimipl")
 FILES = sorted(MODELS.rglob("*.yaml"))
+CONTROLS = [file for file in FILES if file.name == "train_control.yaml"]
 WARMUPS = [file for file in FILES if file.name == "train_warmup.yaml"]
 # Keys in which a PL configuration may differ from its warm-up.
 TRAINING = {"num_iters_per_epoch", "max_epoch", "optim_conf", "scheduler_conf"}
@@ -33,7 +45,13 @@ def name_of(file: Path) -> str:
 
 
 def read(file: Path) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    return read_config(file)
+
+
+def origin(file: Path, key: str) -> Path:
+    """Return the file that sets a key: this one, or the nearest that it is based on."""
+    files = reversed(chain(file))
+    return next(f for f in files if key in yaml.safe_load(f.read_text("utf-8")))
 
 
 def head(file: Path) -> str:
@@ -46,10 +64,15 @@ def head(file: Path) -> str:
 def parse(file: Path, *more: str) -> argparse.Namespace:
     """Read a configuration with the parser of the task that trains it."""
     task = SoftPLTask if "pl_criterion" in read(file) else ASRTask
-    return task.get_parser().parse_args(["--config", str(file), *more])
+    with tempfile.TemporaryDirectory() as directory:
+        whole = str(joined(file, Path(directory)))
+        return task.get_parser().parse_args(["--config", whole, *more])
 
 
 over_files = pytest.mark.parametrize("file", FILES, ids=name_of)
+over_published = pytest.mark.parametrize(
+    "file", [file for file in FILES if file not in CONTROLS], ids=name_of
+)
 
 
 def test_every_model_has_a_warm_up_and_hard_and_soft_labels() -> None:
@@ -64,7 +87,7 @@ def test_every_model_has_a_warm_up_and_hard_and_soft_labels() -> None:
         assert {None, "hard_ctc"} < found and len(found) == 3
 
 
-@over_files
+@over_published
 def test_the_head_has_command_source_deviations_and_what_was_run(file: Path) -> None:
     text = head(file)
     model = file.relative_to(MODELS).parts[0]
@@ -84,14 +107,17 @@ def test_it_is_legal(file: Path) -> None:
     updates = args.num_iters_per_epoch * args.max_epoch // args.accum_grad
     seconds = args.batch_bins // 16000
     comment = f"# Training: {updates} updates, each of {args.accum_grad} mini-batches"
-    assert f"{comment} of up to {seconds} s of audio." in file.read_text()
+    assert (
+        f"{comment} of up to {seconds} s of audio."
+        in origin(file, "max_epoch").read_text()
+    )
     if "pl_criterion" in read(file):
         checks.check_options(args)
 
 
 @over_files
 def test_a_criterion_for_frames_is_one_line(file: Path) -> None:
-    if file.name != "train_warmup.yaml":
+    if "pl_criterion" in read(file):
         args = parse(file, "--pl_criterion", "soft_ce")
         args.pl_criterion_conf = {}
         checks.check_options(args)
@@ -103,6 +129,9 @@ def test_the_model_is_that_of_the_warm_up(file: Path) -> None:
     keys = {key for key in {*ours, *warmup} if not key.startswith("pl_")}
     differing = {key for key in keys if ours.get(key) != warmup.get(key)}
     assert differing <= TRAINING
+    control = read(file.parent / "train_control.yaml")
+    if file not in WARMUPS:
+        assert control == {k: v for k, v in ours.items() if not k.startswith("pl_")}
 
 
 @pytest.mark.parametrize(
@@ -192,7 +221,10 @@ def test_every_preset_is_chosen_by_name(recipe: Path, corpus: str, model: str) -
     assert list(training) == ["warmup", "hard_ctc", soft]
     for name, line in training.items():
         file = "train_warmup" if name == "warmup" else f"train_pl_{name}"
-        assert f" --config {place}/{file}.yaml " in line
+        exp = f"exp/{corpus}_{model}"
+        assert f" --config {exp}/conf/{name}.yaml " in line
+        join = rf"join_config\.py {place}/{file}\.yaml --out {exp}/conf/{name}\.yaml"
+        assert re.search(join, result.stdout)
         assert line.endswith("--ngpu 4 --multiprocessing_distributed true ")
         assert f"--output_dir exp/{corpus}_{model}/seed1/{name} " in line
         many = corpus == "librilight_10" and model != "slimipl" and name != "warmup"
@@ -212,9 +244,10 @@ def test_the_control_of_a_model_goes_on_with_its_warm_up(recipe: Path) -> None:
     more = ["--run_control", "true", "--dry_run", "--stage", 9, "--stop_stage", 9]
     for model in NAMES:
         options_ = ["--corpus", "librispeech_100", "--model", model, *more]
-        line = commands(run(recipe, *options_).stdout, "train.log")["control"]
-        assert "train_warmup.yaml " in line and " --init_param " in line
-        assert " --max_epoch " in line
+        text = run(recipe, *options_).stdout
+        line = commands(text, "train.log")["control"]
+        assert "/conf/control.yaml " in line and " --init_param " in line
+        assert re.search(r"/train_control\.yaml --out \S+/conf/control\.yaml", text)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +385,7 @@ def test_decoding_with_a_neural_language_model(runs: Any, corpus: Path) -> None:
     trained = subprocess.run(
         words,
         cwd=recipe,
-        env=librispeech_runs.environment(),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import json
+import os
 import re
 import subprocess
 import sys
-import tarfile
-import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +19,8 @@ from tests import ROOT
 RECIPE = ROOT / "egs2" / "librispeech_softpl"
 sys.path.insert(0, str(RECIPE / "local"))
 
-import download_librispeech as download  # noqa: E402
 import follow  # noqa: E402
 import merge_decode  # noqa: E402
-import progress  # noqa: E402
 import results  # noqa: E402
 import split_keys  # noqa: E402
 import train_bpe  # noqa: E402
@@ -635,135 +630,49 @@ def test_a_run_is_read_from_its_directory(tmp_path: Path) -> None:
 # Progress
 
 
-def test_progress_tells_the_time_to_finish() -> None:
-    assert progress.progress_text("x", 30, 120, 20.0) == (
-        "x: 30/120, time to finish 0:01:00"
-    )
-    assert progress.progress_text("x", 120, 120, 20.0) == "x: 120/120"
-    assert progress.clock(3661.4) == "1:01:01"
-
-
-def test_nothing_is_shown_in_a_log_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress.follow(iter("abc"), 3, "letters")) == ["a", "b", "c"]
-    assert capsys.readouterr().err == ""
-
-
 def test_training_is_followed_through_its_log(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
-    assert follow.training_text("run", log) == ""
+    assert follow.count_epochs(log) == (0, 0)
     log.write_text("loading\n")
-    assert follow.training_text("run", log) == "run: starting"
+    assert follow.count_epochs(log) == (0, 0)
     started = "INFO: 1/30epoch started\n"
     later = "INFO: 7/30epoch started. Estimated time to finish: 2 minutes\n"
+    log.write_text(started + later + 99999 * ".")
+    assert follow.count_epochs(log) == (0, 0), "the tail alone is read"
     log.write_text(started + later)
-    assert follow.training_text("run", log) == (
-        "run: epoch 7/30, time to finish 2 minutes"
-    )
+    assert follow.count_epochs(log) == (6, 30)
     log.write_text(started + later + "# Ended (code 1) at noon\n")
-    assert follow.training_text("run", log) == "run: failed"
+    assert follow.count_epochs(log) == (6, 30)
+    log.write_text(started + later + "# Ended (code 0) at noon\n")
+    assert follow.count_epochs(log) == (30, 30)
+
+
+@pytest.mark.parametrize("kind", ["train", "decode"])
+def test_what_is_followed_is_shown_until_it_is_stopped(
+    tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "seed1" / "mpl"
+    (place / "decode" / "log").mkdir(parents=True)
+    (place / "train.log").write_text("INFO: 7/30epoch started\n")
+    os.utime(place / "train.log", (time.time() + 100,) * 2)
+    (place / "decode" / "log" / "decode.1.log").write_text("INFO: speech length: 5\n")
+    write_table(tmp_path / "wav.scp", {"a": "x", "b": "y"})
+    command = [sys.executable, RECIPE / "local" / "follow.py", kind, "--exp", tmp_path]
+    command += ["--seeds", "1", "--systems", "mpl", "--scp", tmp_path / "wav.scp"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wanted = {"train": "6/30", "decode": "1/2"}[kind]
+        shown = ""
+        while wanted not in shown:
+            shown += process.stderr.read(1)
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert {"train": "seed1/mpl", "decode": "utterances decoded"}[kind] in shown
 
 
 def test_decoded_utterances_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("INFO: speech length: 5\n" * 3)
     assert follow.count_decoded([tmp_path / "a.log", tmp_path / "b.log"]) == 3
-
-
-# Download and archive
-
-
-class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and the rest of files; notes what was asked for."""
-
-    asked: list[str | None] = []
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content, asked = path.read_bytes(), self.headers.get("Range")
-        self.asked.append(asked)
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        if start >= len(content) > 0:
-            self.send_error(416)
-            return
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        self.wfile.write(content[start:])
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def mirror(tmp_path: Path) -> Iterator[str]:
-    """A web server with an archive of one set."""
-    write_set(tmp_path / "LibriSpeech", "dev-clean", ["84"])
-    (tmp_path / "www").mkdir()
-    with tarfile.open(tmp_path / "www" / "dev-clean.tar.gz", "w:gz") as archive:
-        archive.add(tmp_path / "LibriSpeech", "LibriSpeech")
-    RangeHandler.asked.clear()
-
-    def handler(*args: object) -> RangeHandler:
-        return RangeHandler(*args, directory=str(tmp_path / "www"))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-def local_archive(mirror: str, root: Path) -> download.Archive:
-    content = (root / "www" / "dev-clean.tar.gz").read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    url = f"{mirror}/dev-clean.tar.gz"
-    return download.Archive(url, digest, "LibriSpeech/dev-clean")
-
-
-def test_a_broken_download_is_resumed(mirror: str, tmp_path: Path) -> None:
-    archive, out = local_archive(mirror, tmp_path), tmp_path / "downloads"
-    out.mkdir()
-    content = (tmp_path / "www" / "dev-clean.tar.gz").read_bytes()
-    (out / "dev-clean.tar.gz.part").write_bytes(content[:1000])
-    download.get(archive, out, keep=False)
-    assert RangeHandler.asked == ["bytes=1000-"]
-    assert len(list((out / "LibriSpeech" / "dev-clean").rglob("*.flac"))) == 2
-    assert [path.name for path in out.iterdir()] == ["LibriSpeech"]
-    download.get(archive, out, keep=False)
-    assert len(RangeHandler.asked) == 1
-
-
-def test_a_damaged_download_is_refused_and_removed(mirror: str, tmp_path: Path) -> None:
-    archive, out = local_archive(mirror, tmp_path), tmp_path / "downloads"
-    out.mkdir()
-    (out / "dev-clean.tar.gz.part").write_bytes(b"x" * 1000)
-    with pytest.raises(RecipeError, match="was damaged"):
-        download.get(archive, out, keep=False)
-    assert not list(out.iterdir())
-    download.get(archive, out, keep=True)
-    assert (out / "dev-clean.tar.gz").exists()
-
-
-def test_no_network_is_said_with_what_to_do(tmp_path: Path) -> None:
-    sets = ["--sets", "dev-clean", "--out", tmp_path / "downloads"]
-    # Nobody listens on port 9 of this machine.
-    result = run_local(
-        "download_librispeech.py", *sets, "--openslr", "http://127.0.0.1:9"
-    )
-    assert result.returncode == 1
-    assert "cannot be downloaded" in result.stderr
-    assert "--librispeech DIR" in result.stderr
-
-
-def test_archives_are_found_by_set() -> None:
-    first = download.archive_of("1h/0/clean", "http://a", "http://b")
-    assert first == download.archive_of("9h/other", "http://a", "http://b")
-    assert first.url == "http://b/librispeech_finetuning.tgz"
-    half = download.archive_of("test-other:0/2", "http://a", "http://b")
-    assert half.url == "http://a/test-other.tar.gz"
-    with pytest.raises(RecipeError, match="no set of LibriSpeech"):
-        download.archive_of("train-clean-100-unlabeled", "http://a", "http://b")
 
 
 def test_a_mean_over_seeds_needs_no_control() -> None:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from espnet_softpl.training import build, checks
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.espnet_runs import Data, config, load, make_data, train
+from tests.support.recipe import joined, read_config
 
 CONF = ROOT / "egs2/librispeech_softpl/conf"
 PRESETS = (
@@ -40,7 +42,7 @@ def place(name: str) -> Path:
 
 
 def read(name: str) -> dict[str, Any]:
-    return yaml.safe_load(place(name).read_text(encoding="utf-8"))
+    return read_config(place(name))
 
 
 def head(name: str) -> str:
@@ -53,7 +55,9 @@ def head(name: str) -> str:
 
 def parse(name: str) -> argparse.Namespace:
     """Read a configuration with ESPnet's parser, as a training does."""
-    return SoftPLTask.get_parser().parse_args(["--config", str(place(name))])
+    with tempfile.TemporaryDirectory() as directory:
+        whole = str(joined(place(name), Path(directory)))
+        return SoftPLTask.get_parser().parse_args(["--config", whole])
 
 
 def stock_part(conf: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def test_the_rest_is_that_of_hard_ctc_but_for_what_is_said(name: str) -> None:
     text = head(name)
     (said,) = re.findall(
         r"Model, front end and optimizer: those of train_pl_hard_ctc\.yaml"
-        r"(?:, but for ([\w, ]+))?\.$",
+        r"(?:, except ([\w, ]+))?\.$",
         text,
     )
     assert differing == {word for word in re.findall(r"\w+", said) if word != "and"}
@@ -111,7 +115,7 @@ def test_an_illegal_one_is_found() -> None:
         checks.check_options(args)
 
 
-def test_from_the_start_has_no_seed_and_the_updates_of_both_phases() -> None:
+def test_from_the_start_has_no_base_model_and_the_updates_of_both_phases() -> None:
     args = parse("from_the_start")
     assert args.init_param == []
     ours, both = read("from_the_start"), read("hard_ctc")["max_epoch"]
@@ -269,7 +273,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 @pytest.fixture(scope="module")
 def warmup(data: Data, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Train a seed until it says something; return the options to start from it."""
+    """Train a base model until it says something; return options to start from it."""
     exp = tmp_path_factory.mktemp("warmup") / "exp"
     more = dict(max_epoch=1, num_iters_per_epoch=120, optim_conf=dict(lr=0.01))
     train(ASRTask, config(**data.options(unlabeled=False), **more), exp)

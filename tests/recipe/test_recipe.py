@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -15,45 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests import ROOT
+from tests.support.recipe import GENERATED, RECIPE, copy_recipe, environment, run
 
-RECIPE = ROOT / "egs2" / "librispeech_softpl"
-GENERATED = ("data", "downloads", "dump", "exp", "__pycache__")
 SYSTEMS = ("warmup", "control", "hard_ctc", "soft_ce")
-
-
-def copy_recipe(root: Path) -> Path:
-    """Copy what the recipe consists of, so that tests leave the checkout alone."""
-    target = root / "egs2" / "librispeech_softpl"
-    shutil.copytree(RECIPE, target, ignore=shutil.ignore_patterns(*GENERATED))
-    shutil.copytree(ROOT / "tools", root / "tools")
-    return target
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the recipe in which nothing has been run."""
     return copy_recipe(tmp_path_factory.mktemp("fresh"))
-
-
-def environment(**more: str) -> dict[str, str]:
-    python_path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": python_path, **more}
-
-
-def run(
-    recipe: Path, *options: object, timeout: float = 60, **more: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the recipe with its output and errors in one stream."""
-    return subprocess.run(
-        ["./run.sh", *map(str, options)],
-        cwd=recipe,
-        env=environment(**more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
 
 
 def job(recipe: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -80,7 +49,7 @@ def test_help_names_every_option_with_its_default(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--stge", "3"], "unknown option 'stge'.*did you mean --stage"),
+        (["--stge", "3"], "unknown option 'stge' on the command line"),
         (["--a[$(touch hacked)]", "3"], "unknown option"),
         (["--stage", "three"], "--stage must be a whole number, not 'three'"),
         (["--stage", "0"], "stages go from 1 to 12, not 0"),
@@ -134,7 +103,6 @@ def test_a_typo_in_a_preset_is_refused(recipe: Path) -> None:
     preset.unlink()
     assert result.returncode == 2
     assert "unknown option 'labelled_sets' in conf/corpora/typo.sh" in result.stdout
-    assert "--labeled_sets" in result.stdout
 
 
 def test_the_command_line_wins_over_the_preset(recipe: Path) -> None:

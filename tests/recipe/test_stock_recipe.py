@@ -1,4 +1,4 @@
-"""`python -m espnet_softpl` in the place of python, and docs/stock_recipe.md with it.
+"""docs/stock_recipe.md: a recipe of ESPnet with `python -m espnet_softpl` as python.
 
 The page's diff is applied to a `run.sh`, its YAML to a configuration; the recipe then
 runs on a tiny corpus, with tests/support/stock_asr.sh in the place of ESPnet's asr.sh.
@@ -22,7 +22,7 @@ import pytest
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl.__main__ import REDIRECTED, command, parse, usage
+from espnet_softpl.__main__ import REDIRECTED, command
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.end_to_end.test_launch import TRAIN, Site, really
@@ -74,116 +74,6 @@ def patched(text: str, diff: str) -> str:
     new = "\n".join(line[1:] for line in lines if line[0] in " +")
     assert text.count(old) == 1
     return text.replace(old, new)
-
-
-def run(*words: str, stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run Python with some arguments."""
-    return subprocess.run(
-        [sys.executable, *words],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        **more,
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("-m espnet2.bin.asr_train --ngpu 0", "-m espnet_softpl.bin.train --ngpu 0"),
-        ("-mespnet2.bin.asr_train -m x", "-m espnet_softpl.bin.train -m x"),
-        ("-um espnet2.bin.asr_train", "-u -m espnet_softpl.bin.train"),
-        ("-W error -X dev -OO -m espnet2.bin.asr_train", None),
-        ("-Werror -Xdev -m espnet2.bin.asr_train", None),
-        ("--check-hash-based-pycs never -m espnet2.bin.asr_train", None),
-        # Not the module to run: left alone.
-        ("-m espnet2.bin.launch -- python -m espnet2.bin.asr_train", "="),
-        ("-m espnet2.bin.asr_transducer_train", "="),
-        ("-m espnet2.bin.asr_inference", "="),
-        ("script.py -m espnet2.bin.asr_train", "="),
-        ("- -m espnet2.bin.asr_train", "="),
-        ("-c pass -m espnet2.bin.asr_train", "="),
-        ("-uc pass -m espnet2.bin.asr_train", "="),
-        ("-cpass -m espnet2.bin.asr_train", "="),
-        ("-W -m espnet2.bin.asr_train", "="),
-        ("-X", "="),
-        ("-m", "="),
-        ("-V", "="),
-    ],
-)
-def test_one_module_is_exchanged(given: str, expected: str | None) -> None:
-    other = given.replace("espnet2.bin.asr_train", "espnet_softpl.bin.train")
-    words = command([], given.split())
-    assert " ".join(words) == {None: other, "=": given}.get(expected, expected)
-
-
-def test_options_of_the_outer_python_are_kept() -> None:
-    for own in ("-O -W error -m espnet_softpl", "-OWerror -mespnet_softpl"):
-        kept = parse(own.split()).options
-        assert command(f"{own} -u x.py".split(), ["-u", "x.py"]) == [
-            *kept,
-            "-u",
-            "x.py",
-        ]
-        assert kept and "espnet_softpl" not in kept
-
-
-SHOW = """
-import multiprocessing, os, sys
-
-def child(queue):
-    queue.put((__name__, sys.flags.optimize, sys.argv[1:]))
-
-if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=child, args=(queue,))
-    process.start()
-    print(queue.get(timeout=30), sys.argv, sys.path[0], sys.flags.optimize)
-    process.join()
-    sys.exit(7)
-"""
-PRINT = "import sys; print(sys.argv, sys.path[0], __name__); sys.exit('failed')"
-
-
-@pytest.mark.parametrize(
-    ("words", "stdin"),
-    [
-        (["-O", "show.py", "a b", "-m", "espnet2.bin.asr_train"], ""),
-        (["-m", "show", "--x", "*"], ""),
-        (["-m", "package.inner"], ""),
-        (["-c", PRINT, "-u", "a"], ""),
-        (["-", "a"], PRINT),
-        (["-I", "-c", PRINT], ""),
-        (["-c", "import os; os.kill(os.getpid(), 15)"], ""),
-        (["-c", "raise SystemExit(143)"], ""),
-        (["-c", "print(input())"], "a line\n"),
-        (["nothing.py"], ""),
-        (["-m", "no_such_module"], ""),
-        (["-m"], ""),
-        (["--version"], ""),
-    ],
-)
-def test_it_is_the_plain_interpreter(words, stdin: str, tmp_path: Path) -> None:
-    (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "inner.py").write_text(PRINT)
-    (tmp_path / "show.py").write_text(SHOW)
-    plain = run(*words, stdin=stdin, cwd=tmp_path)
-    ours = run("-m", "espnet_softpl", *words, stdin=stdin, cwd=tmp_path)
-    assert (ours.returncode, ours.stdout) == (plain.returncode, plain.stdout)
-    assert ours.stderr == plain.stderr
-    assert plain.stdout or plain.returncode
-
-
-def test_usage_names_the_commands() -> None:
-    nothing, helped = (run("-m", "espnet_softpl", *w) for w in ([], ["--help"]))
-    assert (nothing.returncode, nothing.stdout) == (2, "")
-    assert helped.returncode == 0
-    assert nothing.stderr == helped.stdout == usage()
-    for file in (ROOT / "espnet_softpl" / "bin").glob("[!_]*.py"):
-        assert f"python -m espnet_softpl.bin.{file.stem}\n" in usage()
 
 
 def test_every_block_is_known() -> None:
@@ -363,7 +253,7 @@ def check_same_statistics(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """Run stages 10 and 11 without pseudo-labels: they make the seed."""
+    """Run stages 10 and 11 without pseudo-labels: they make the base model."""
     made = Recipe(tmp_path_factory.mktemp("asr1"))
     made.run(f'./run.sh --python "{OURS.replace("python", "python3")}" --stop_stage 11')
     return made

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from tests import ROOT
+from tests.support.recipe import copy_recipe, run
 
-RECIPE = ROOT / "egs2" / "librispeech_softpl"
-GENERATED = ("data", "downloads", "dump", "exp", "__pycache__")
 RATE = 16000
 PITCHES = {letter: 250.0 * 1.45**number for number, letter in enumerate("ABCDEF")}
 SETS = {  # Speakers of each set.
@@ -125,35 +121,6 @@ def write_finetuning(root: Path) -> Path:
             place = root / "LibriSpeech" / source / str(speaker)
             shutil.copytree(place, target / part / str(speaker))
     return target
-
-
-def copy_recipe(root: Path) -> Path:
-    """Copy what the recipe consists of, so that tests leave the checkout alone."""
-    target = root / "egs2" / "librispeech_softpl"
-    shutil.copytree(RECIPE, target, ignore=shutil.ignore_patterns(*GENERATED))
-    shutil.copytree(ROOT / "tools", root / "tools")
-    return target
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of the recipe: this Python, this checkout."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": path}
-
-
-def run(
-    recipe: Path, *options: object, timeout: float = 60
-) -> subprocess.CompletedProcess[str]:
-    """Run the recipe with its output and errors in one stream."""
-    return subprocess.run(
-        ["./run.sh", *map(str, options)],
-        cwd=recipe,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
 
 
 def options_of(preset: Preset, corpus: Path) -> list[object]:

@@ -68,7 +68,7 @@ get_corpus() {
         librispeech)
             if [ -z "$librispeech" ]; then
                 read -r -a sets <<<"$labeled_sets $unlabeled_sets $dev_sets $test_sets"
-                run "$PYTHON" local/download_librispeech.py --sets "${sets[@]}" \
+                run ./local/download_librispeech.sh --sets "${sets[@]}" \
                     --out downloads "${extra[@]}"
             fi ;;
     esac

@@ -1,16 +1,16 @@
 """Kaldi-style data directories: reading, checking and writing them.
 
 A data directory holds one line per utterance in each of its files, sorted by
-utterance: ``wav.scp`` (audio path), ``utt2spk`` (speaker), ``utt2set`` (the set that
-the utterance came from), ``text`` (transcript), ``text.oracle`` (transcript of
-unlabeled audio, kept for measuring only) and ``utt2num_samples``.
+utterance: `wav.scp` (audio path), `utt2spk` (speaker), `utt2set` (the set that
+the utterance came from), `text` (transcript), `text.oracle` (transcript of
+unlabeled audio, kept for measuring only) and `utt2num_samples`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Recipe and package have one error for users' mistakes, and one reader of tables.
@@ -33,11 +33,7 @@ FILES = {
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a command and turn a RecipeError into one line and exit status 1.
-
-    Args:
-        main: The command; it takes no arguments.
-    """
+    """Run a command and turn a RecipeError into one line and exit status 1."""
     try:
         main()
     except RecipeError as error:
@@ -46,36 +42,20 @@ def run_main(main: Callable[[], None]) -> None:
 
 
 def read_table(path: str | Path) -> dict[str, str]:
-    """Read a file of ``utterance value`` lines; a line may have an empty value.
-
-    Args:
-        path: A Kaldi-style table.
-
-    Raises:
-        RecipeError: See ``espnet_softpl.checks.read_scp``.
-    """
+    """Read a file of `utterance value` lines; a line may have an empty value."""
     return read_scp(path, empty=True)
 
 
 @dataclass
 class DataDir:
-    """The tables of one data directory; an absent file is an empty table.
-
-    Attributes:
-        wav: Audio path by utterance.
-        speaker: Speaker by utterance.
-        set_name: Set that an utterance came from, such as ``test-clean``.
-        text: Transcript by utterance; empty for unlabeled data.
-        oracle: Transcript of unlabeled audio, for measuring only.
-        samples: Number of audio samples by utterance, as text.
-    """
+    """The tables of one data directory; an absent file is an empty table."""
 
     wav: dict[str, str] = field(default_factory=dict)
     speaker: dict[str, str] = field(default_factory=dict)
-    set_name: dict[str, str] = field(default_factory=dict)
-    text: dict[str, str] = field(default_factory=dict)
+    set_name: dict[str, str] = field(default_factory=dict)  # Such as test-clean.
+    text: dict[str, str] = field(default_factory=dict)  # Empty for unlabeled data.
     oracle: dict[str, str] = field(default_factory=dict)
-    samples: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, str] = field(default_factory=dict)  # Numbers as text.
 
     def __len__(self) -> int:
         return len(self.wav)
@@ -87,72 +67,54 @@ class DataDir:
         Runs of white space inside a transcript become one space.
 
         Args:
-            directory: It must hold ``wav.scp``; the other files are optional.
+            directory: It must hold `wav.scp`; the other files are optional.
 
         Raises:
-            RecipeError: ``wav.scp`` is missing or a file is malformed.
+            RecipeError: `wav.scp` is missing or a file is malformed.
         """
-        directory = Path(directory)
-        tables = {"wav": read_table(directory / FILES["wav"])}
-        for name, file in FILES.items():
-            if name != "wav" and (directory / file).exists():
-                tables[name] = read_table(directory / file)
-        for name in ("text", "oracle"):
-            words = tables.get(name, {}).items()
+        paths = {name: Path(directory, file) for name, file in FILES.items()}
+        tables = {
+            name: read_table(path)
+            for name, path in paths.items()
+            if name == "wav" or path.exists()
+        }
+        for name in {"text", "oracle"} & {*tables}:
+            words = tables[name].items()
             tables[name] = {utt: " ".join(text.split()) for utt, text in words}
         return cls(**tables)
 
     def save(self, directory: str | Path) -> None:
-        """Write the tables, ``spk2utt`` included, and remove files of empty ones.
-
-        Args:
-            directory: Made where it does not exist.
-        """
-        directory = Path(directory)
+        """Write the tables, `spk2utt` included, and remove files of empty ones."""
         for name, file in FILES.items():
-            table = getattr(self, name)
-            if table:
-                write_table(directory / file, table)
+            if table := getattr(self, name):
+                write_table(Path(directory, file), table)
             else:
-                (directory / file).unlink(missing_ok=True)
+                Path(directory, file).unlink(missing_ok=True)
         by_speaker: dict[str, list[str]] = {}
-        for utterance in sorted(self.speaker):
-            by_speaker.setdefault(self.speaker[utterance], []).append(utterance)
+        for utterance, speaker in sorted(self.speaker.items()):
+            by_speaker.setdefault(speaker, []).append(utterance)
         spk2utt = {name: " ".join(utts) for name, utts in by_speaker.items()}
-        write_table(directory / "spk2utt", spk2utt)
+        write_table(Path(directory, "spk2utt"), spk2utt)
 
     def subset(self, keep: Iterable[str]) -> DataDir:
-        """Return a copy with only the given utterances.
-
-        Args:
-            keep: Utterances; those that are not in the directory are ignored.
-        """
+        """Return a copy with only the given utterances, those of them that are here."""
         keep = set(keep)
-        return DataDir(
-            **{
-                part.name: {
-                    utterance: value
-                    for utterance, value in getattr(self, part.name).items()
-                    if utterance in keep
-                }
-                for part in fields(self)
-            }
-        )
+        tables = {
+            name: {utt: value for utt, value in table.items() if utt in keep}
+            for name, table in vars(self).items()
+        }
+        return DataDir(**tables)
 
     def merge(self, other: DataDir) -> None:
         """Add the utterances of another directory.
 
-        Args:
-            other: Its utterances must not be in this one.
-
         Raises:
             RecipeError: An utterance is in both.
         """
-        both = self.wav.keys() & other.wav.keys()
-        if both:
+        if both := self.wav.keys() & other.wav.keys():
             raise RecipeError(
                 f"utterance {examples(both)} occurs in more than one of the sets "
                 "that are joined; give each set utterance names of its own"
             )
-        for part in fields(self):
-            getattr(self, part.name).update(getattr(other, part.name))
+        for name, table in vars(self).items():
+            table.update(getattr(other, name))

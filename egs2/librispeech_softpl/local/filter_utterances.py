@@ -15,8 +15,8 @@ def filter_directory(
     """Write the data directory that training reads.
 
     Args:
-        source: Formatted data directory with ``utt2num_samples``.
-        target: Data directory to write. Where the source has ``text``, utterances
+        source: Formatted data directory with `utt2num_samples`.
+        target: Data directory to write. Where the source has `text`, utterances
             with an empty transcript are left out too.
         rate: Sample rate in Hz.
         shortest: Shortest duration kept, in seconds.

@@ -8,72 +8,40 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from progress import progress_text
+from tqdm import tqdm
 
-_EPOCH = re.compile(r"(\d+)/(\d+)epoch started(?:\. Estimated time to finish: (.*))?")
+_EPOCH = re.compile(r"(\d+)/(\d+)epoch started")
 _TAIL_BYTES = 65536
 
 
-def training_text(label: str, log: Path) -> str:
-    """Return the state of one training as text, or an empty string before it starts.
+def count_epochs(log: Path) -> tuple[int, int]:
+    """Return the epochs that a training has done, and how many there are to be.
 
     Args:
-        label: Name of the run.
-        log: Its log file, which may not exist yet.
+        log: Its log file; before the first epoch both are 0.
     """
-    try:
-        with log.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - _TAIL_BYTES))
-            text = stream.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    ended = re.search(r"^# Ended \(code (\d+)\)", text, re.MULTILINE)
-    if ended:
-        return f"{label}: {'done' if ended[1] == '0' else 'failed'}"
-    epochs = _EPOCH.findall(text)
-    if not epochs:
-        return f"{label}: starting"
-    epoch, last, left = epochs[-1]
-    text = f"{label}: epoch {epoch}/{last}"
-    return f"{text}, time to finish {left}" if left else text
+    if not log.exists():
+        return 0, 0
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        text = stream.read().decode("utf-8", errors="replace")
+    begun = _EPOCH.findall(text)
+    if not begun:
+        return 0, 0
+    epoch, last = map(int, begun[-1])
+    return (last if "\n# Ended (code 0)" in text else epoch - 1), last
 
 
-def count_decoded(logs: list[Path]) -> int:
-    """Return how many utterances the decoding logs mention.
-
-    Args:
-        logs: Log files; those that do not exist count as empty.
-    """
-    total = 0
-    for log in logs:
-        if log.exists():
-            total += log.read_text(errors="replace").count("INFO: speech length:")
-    return total
-
-
-def show(lines: list[str], shown: int) -> int:
-    """Write the lines over the ones that were shown before.
-
-    Args:
-        lines: What to show.
-        shown: Number of lines shown before.
-
-    Returns:
-        The number of lines shown now.
-    """
-    width = shutil.get_terminal_size().columns - 1
-    if shown:
-        sys.stderr.write(f"\x1b[{shown}A")
-    for line in lines:
-        sys.stderr.write(f"\x1b[2K{line[:width]}\n")
-    sys.stderr.flush()
-    return max(shown, len(lines))
+def count_decoded(logs: Sequence[Path]) -> int:
+    """Return how many utterances the decoding logs mention."""
+    texts = [log.read_text(errors="replace") for log in logs if log.exists()]
+    return sum(text.count("INFO: speech length:") for text in texts)
 
 
 def main() -> None:
@@ -86,29 +54,29 @@ def main() -> None:
     parser.add_argument("--scp", type=Path)
     args = parser.parse_args()
     runs = [f"seed{seed}/{name}" for seed in args.seeds for name in args.systems]
-    start, shown = time.monotonic(), 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # Closes the bars.
+    bars: dict[str, tqdm] = {}
     started = time.time()
     while True:
         time.sleep(2)
+        states = {}
         if args.kind == "train":
-            logs = [(run, args.exp / run / "train.log") for run in runs]
-            recent = [
-                (run, log)
-                for run, log in logs
-                if log.exists() and log.stat().st_mtime >= started
-            ]
-            lines = [training_text(run, log) for run, log in recent]
+            for run in runs:
+                log = args.exp / run / "train.log"
+                if log.exists() and log.stat().st_mtime >= started:
+                    states[run] = count_epochs(log)
         else:
-            total = sum(1 for _ in args.scp.open()) * len(runs)
-            found = [
-                log
-                for run in runs
-                for log in (args.exp / run / "decode" / "log").glob("*.log")
+            logs = [
+                log for run in runs for log in (args.exp / run).glob("decode/log/*")
             ]
-            done = count_decoded(found)
-            seconds = time.monotonic() - start
-            lines = [progress_text("utterances decoded", done, total, seconds)]
-        shown = show([line for line in lines if line], shown)
+            total = len(args.scp.read_text().splitlines()) * len(runs)
+            states["utterances decoded"] = count_decoded(logs), total
+        for name, (done, total) in states.items():
+            if total and name not in bars:
+                bars[name] = tqdm(desc=name, total=total, initial=done, leave=False)
+            if total:
+                bars[name].n = done
+                bars[name].refresh()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 Files that are mono and have the wanted rate are used in place. Others are written as
 16-bit FLAC: several channels are averaged, and another rate is converted only on
-request. Audio that cannot be decoded, or is empty, is named in ``bad_audio``, left
+request. Audio that cannot be decoded, or is empty, is named in `bad_audio`, left
 out, and tolerated up to a share of the set.
 """
 
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from datadir import DataDir, RecipeError, run_main
-from progress import follow
+from tqdm import tqdm
 
 from espnet_softpl.data.formatting import (
     Job,
@@ -35,8 +35,8 @@ def format_directory(
     Args:
         source: Data directory with original audio.
         target: Data directory to write.
-        args: Options ``fs``, ``resample`` and ``max_bad_share``.
-        mapper: ``map``, or one that works in parallel and keeps the order.
+        args: Options `fs`, `resample` and `max_bad_share`.
+        mapper: `map`, or one that works in parallel and keeps the order.
 
     Raises:
         RecipeError: Audio has another rate and resampling was not asked for, or too
@@ -49,8 +49,8 @@ def format_directory(
         for utt, path in data.wav.items()
     ]
     done = mapper(format_recording, jobs)
-    label = f"formatting {source.name}"
-    found = [item for items in follow(done, len(jobs), label) for item in items]
+    shown = tqdm(done, f"formatting {source.name}", len(jobs), False, disable=None)
+    found = [item for items in shown for item in items]
     check_rates(found, args.fs)
     if warning := list_bad(found, args.max_bad_share, target / "bad_audio"):
         print(f"warning: {warning}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepare decoding (``--source``) or join the output of its jobs (``--dir``).
+"""Prepare decoding (`--source`) or join the output of its jobs (`--dir`).
 
 Preparing joins the dev and test sets, so that one job decodes both, and splits their
 utterances. Joining checks that every utterance has a hypothesis.
@@ -15,7 +15,7 @@ from split_keys import split
 
 
 def prepare(sources: list[Path], out: Path, parts: int) -> None:
-    """Write ``wav.scp`` and ``keys.1``, ``keys.2`` ... of the joined sets.
+    """Write `wav.scp` and `keys.1`, `keys.2` ... of the joined sets.
 
     Args:
         sources: Formatted data directories.
@@ -41,7 +41,7 @@ def prepare(sources: list[Path], out: Path, parts: int) -> None:
 
 
 def join(directory: Path, scp: Path, parts: int) -> None:
-    """Write ``text`` from the hypotheses of all jobs.
+    """Write `text` from the hypotheses of all jobs.
 
     Args:
         directory: Output directory of decoding, with one folder per job.

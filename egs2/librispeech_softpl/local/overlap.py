@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 from collections import defaultdict
 from pathlib import Path
@@ -11,70 +12,59 @@ from datadir import DataDir, RecipeError, examples
 _HEAD_BYTES = 65536
 
 
-def _digest(path: Path, size: int | None = None) -> str:
-    """Return a digest of a file's first bytes (all of them where size is None)."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as stream:
-        if size is not None:
-            digest.update(stream.read(size))
-        else:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _sizes(wav: dict[str, str]) -> dict[str, int]:
+    """Return the size in bytes of the files that exist, by utterance."""
+    paths = {utterance: Path(name) for utterance, name in wav.items()}
+    return {utt: path.stat().st_size for utt, path in paths.items() if path.is_file()}
+
+
+def _head(name: str) -> bytes:
+    with open(name, "rb") as stream:
+        return hashlib.blake2b(stream.read(_HEAD_BYTES), digest_size=16).digest()
 
 
 def same_audio(first: dict[str, str], second: dict[str, str]) -> dict[str, str]:
     """Find audio files of one set whose content is also in another set.
 
     Only files of equal size are read, first their head, then the rest, so that a
-    large corpus costs little more than one ``stat`` per file.
+    large corpus costs little more than one `stat` per file.
 
     Args:
         first: Audio path by utterance.
         second: Audio path by utterance; files that do not exist are ignored in both.
 
     Returns:
-        Utterance of ``second`` by utterance of ``first``.
+        Utterance of `second` by utterance of `first`.
     """
-    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
-    for utterance, name in second.items():
-        path = Path(name)
-        if path.is_file():
-            by_size[path.stat().st_size].append((utterance, path))
-    heads: dict[Path, str] = {}
-    found: dict[str, str] = {}
-    for utterance, name in first.items():
-        path = Path(name)
-        rivals = by_size.get(path.stat().st_size, []) if path.is_file() else []
-        for rival, rival_path in rivals:
-            for candidate in (path, rival_path):
-                if candidate not in heads:
-                    heads[candidate] = _digest(candidate, _HEAD_BYTES)
-            if heads[path] != heads[rival_path]:
-                continue
-            if _digest(path) == _digest(rival_path):
-                found[utterance] = rival
+    ours, theirs = _sizes(first), _sizes(second)
+    shared = {*ours.values()} & {*theirs.values()}
+    rivals: dict[tuple[int, bytes], list[str]] = defaultdict(list)
+    for utterance, size in theirs.items():
+        if size in shared:
+            rivals[size, _head(second[utterance])].append(utterance)
+    same: dict[str, str] = {}
+    for utterance, size in ours.items():
+        if size not in shared:
+            continue
+        for rival in rivals.get((size, _head(first[utterance])), ()):
+            if filecmp.cmp(first[utterance], second[rival], shallow=False):
+                same[utterance] = rival
                 break
-    return found
+    return same
 
 
 def shared_utterances(first: DataDir, second: DataDir) -> set[str]:
-    """Return the utterances of ``first`` that are in ``second`` by name or content.
-
-    Args:
-        first: A data directory.
-        second: Another one.
-    """
+    """Return the utterances of `first` that are in `second` by name or content."""
     by_name = first.wav.keys() & second.wav.keys()
-    return set(by_name) | set(same_audio(first.wav, second.wav))
+    return {*by_name, *same_audio(first.wav, second.wav)}
 
 
 def separate(parts: dict[str, DataDir]) -> list[str]:
     """Check the four parts against each other and drop labeled audio from unlabeled.
 
     Args:
-        parts: Data directories ``labeled``, ``unlabeled``, ``dev`` and ``test``;
-            ``unlabeled`` is replaced where utterances had to be dropped.
+        parts: Data directories `labeled`, `unlabeled`, `dev` and `test`; `unlabeled`
+            is replaced if utterances had to be dropped.
 
     Returns:
         Warnings, one sentence each.

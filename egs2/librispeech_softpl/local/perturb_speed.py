@@ -2,70 +2,48 @@
 """Make copies of labeled audio that are spoken faster or slower.
 
 As in Kaldi, a copy at factor 0.9 is 1/0.9 times as long, its utterances and speakers
-are named ``sp0.9-...``, and factor 1.0 stands for the original.
+are named `sp0.9-...`, and factor 1.0 stands for the original.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import soundfile
 from datadir import DataDir, RecipeError, run_main
-from progress import follow
 from scipy.signal import resample_poly
+from tqdm import tqdm
 
 from espnet_softpl.data.formatting import write_flac
 
 
-@dataclass(frozen=True)
-class Copy:
-    """One perturbed copy to write.
-
-    Attributes:
-        source: Original audio.
-        target: FLAC file to write.
-        factor: Speed, greater than 0.
-    """
-
-    source: str
-    target: str
-    factor: Fraction
-
-
-def perturb(copy: Copy) -> bool:
-    """Write one copy.
-
-    Args:
-        copy: What to write.
+def perturb(job: tuple[str, str, Fraction]) -> bool:
+    """Write one copy: original, FLAC file to write, and speed.
 
     Returns:
-        False where the original cannot be decoded or is empty (the stage that
-        formats audio names such files).
+        False if the original cannot be decoded or is empty (the stage that formats
+        audio names such files).
     """
+    source, target, speed = job
     try:
-        audio, rate = soundfile.read(copy.source, dtype="float32", always_2d=True)
+        audio, rate = soundfile.read(source, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, RuntimeError):
         return False
     if not len(audio):
         return False
-    speed = copy.factor
     mono = resample_poly(audio.mean(axis=1), speed.denominator, speed.numerator)
-    write_flac(copy.target, mono, rate)
+    write_flac(target, mono, rate)
     return True
 
 
 def parse_factor(text: str) -> Fraction:
     """Return a speed factor.
 
-    Args:
-        text: A number from 0.5 to 2.
-
     Raises:
-        RecipeError: It is not.
+        RecipeError: It is no number from 0.5 to 2.
     """
     try:
         factor = Fraction(text).limit_denominator(1000)
@@ -95,23 +73,23 @@ def perturb_directory(
     if len(speeds) < len(factors):
         raise RecipeError(f"a speed factor is named twice: {' '.join(factors)}")
     data, result = DataDir.load(source), DataDir()
-    copies: dict[str, tuple[str, Copy]] = {}
-    for factor, text in speeds.items():
-        if factor == 1:
-            result.merge(data)
-            continue
-        for utt, path in data.wav.items():
-            name = f"sp{text}-{utt}"
-            copies[name] = (utt, Copy(path, str(audio / f"{name}.flac"), factor))
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers) as pool:
-        jobs = [copy for _, copy in copies.values()]
+    if 1 in speeds:
+        result.merge(data)
+    copies = [
+        (f"sp{text}-", utt, (path, str(audio / f"sp{text}-{utt}.flac"), factor))
+        for factor, text in speeds.items()
+        if factor != 1
+        for utt, path in data.wav.items()
+    ]
+    jobs = [job for _, _, job in copies]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         done = pool.imap(perturb, jobs, chunksize=16)
-        written = list(follow(done, len(jobs), "changing speed"))
-    for (name, (utt, copy)), good in zip(copies.items(), written, strict=True):
+        written = list(tqdm(done, "changing speed", len(jobs), False, disable=None))
+    for (prefix, utt, job), good in zip(copies, written, strict=True):
         if good:
-            result.wav[name] = copy.target
-            result.speaker[name] = name[: -len(utt)] + data.speaker[utt]
+            name = prefix + utt
+            result.wav[name] = job[1]
+            result.speaker[name] = prefix + data.speaker[utt]
             result.set_name[name] = data.set_name[utt]
             result.text[name] = data.text[utt]
     result.save(target)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Check the user's own Kaldi-style directories and copy their lists.
 
-``labeled``, ``dev`` and ``test`` need ``wav.scp`` and ``text``; ``unlabeled`` needs
-``wav.scp`` only. A ``text`` of unlabeled data goes to ``text.oracle``. Audio that is no
-plain file (parts of recordings by ``segments``, places in archives, several files,
-commands) is decoded and written to ``--audio``. Transcripts become Unicode NFC.
+`labeled`, `dev` and `test` need `wav.scp` and `text`; `unlabeled` needs
+`wav.scp` only. A `text` of unlabeled data goes to `text.oracle`. Audio that is no
+plain file (parts of recordings by `segments`, places in archives, several files,
+commands) is decoded and written to `--audio`. Transcripts become Unicode NFC.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from datadir import DataDir, RecipeError, examples, run_main
 from prepare_librispeech import save_parts
-from progress import follow
+from tqdm import tqdm
 
 from espnet_softpl.data.formatting import Job, Outcome, format_recording, list_bad
 from espnet_softpl.data.kaldi_dir import read_recordings
@@ -25,11 +25,6 @@ from espnet_softpl.data.kaldi_dir import read_recordings
 def extract(jobs: list[Job], label: str, workers: int) -> list[Outcome]:
     """Write the audio of recordings that are no plain files.
 
-    Args:
-        jobs: The recordings.
-        label: What they belong to, for the user.
-        workers: Number of processes, at least 1.
-
     Returns:
         The outcome of every utterance.
     """
@@ -37,7 +32,8 @@ def extract(jobs: list[Job], label: str, workers: int) -> list[Outcome]:
         return []
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         done = pool.imap(format_recording, jobs)
-        return [item for items in follow(done, len(jobs), label) for item in items]
+        shown = tqdm(done, label, len(jobs), False, disable=None)
+        return [item for items in shown for item in items]
 
 
 def read_directory(
@@ -49,7 +45,7 @@ def read_directory(
         directory: A Kaldi-style data directory.
         labeled: Whether a transcript is required for every utterance.
         audio: Where audio is written that is no plain file.
-        args: Options ``allow_pipes``, ``max_bad_share`` and ``nj``.
+        args: Options `allow_pipes`, `max_bad_share` and `nj`.
 
     Raises:
         RecipeError: A file is missing or malformed, audio does not exist or too much
@@ -93,9 +89,6 @@ def compose(texts: dict[str, str]) -> dict[str, str]:
 
     Else the same word would be two, and the same letter two tokens, depending on the
     keyboard that it was written with.
-
-    Args:
-        texts: Transcript by utterance.
     """
     return {utt: unicodedata.normalize("NFC", text) for utt, text in texts.items()}
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Turn sets in LibriSpeech layout into four Kaldi-style data directories.
 
-A set is a folder ``<root>/<set>/<speaker>/<chapter>/`` with FLAC (or WAV) files and
-``*.trans.txt``. ``SET:I/N`` takes the I-th of N parts of its speakers, who are sorted
-by name. Transcripts of the unlabeled sets go to ``text.oracle``, never to ``text``.
+A set is a folder `<root>/<set>/<speaker>/<chapter>/` with FLAC (or WAV) files and
+`*.trans.txt`. `SET:I/N` takes the I-th of N parts of its speakers, who are sorted
+by name. Transcripts of the unlabeled sets go to `text.oracle`, never to `text`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,15 @@ def find_set(name: str, roots: list[Path]) -> Path:
     """Return the folder of a set.
 
     Args:
-        name: Folder below a root, or below its folder ``LibriSpeech``; it may have
+        name: Folder below a root, or below its folder `LibriSpeech`; it may have
             several levels.
         roots: Directories to look in.
 
     Raises:
         RecipeError: No root holds the set, or more than one does.
     """
-    places = [
-        root / inner / name
-        for root in roots
-        for inner in ("", "LibriSpeech")
-        if (root / inner / name).is_dir()
-    ]
+    places = [root / inner / name for root in roots for inner in ("", "LibriSpeech")]
+    places = [place for place in places if place.is_dir()]
     where = ", ".join(str(root) for root in roots)
     if not places:
         raise RecipeError(f"there is no set folder {name} in {where}")
@@ -48,7 +44,7 @@ def speakers_of(folder: Path, part: str | None) -> list[Path]:
 
     Args:
         folder: Folder of the set.
-        part: ``I/N`` with 0 <= I < N, or None for all speakers.
+        part: `I/N` with 0 <= I < N, or None for all speakers.
 
     Raises:
         RecipeError: The part is malformed, or holds no speaker.
@@ -70,20 +66,12 @@ def speakers_of(folder: Path, part: str | None) -> list[Path]:
 
 
 def read_transcripts(chapter: Path) -> dict[str, str]:
-    """Read the transcripts of a chapter.
-
-    Args:
-        chapter: Folder that may hold ``*.trans.txt``.
-
-    Returns:
-        Transcript by utterance, with single spaces.
-    """
+    """Read `*.trans.txt` of a chapter: transcripts with single spaces, by utterance."""
     transcripts: dict[str, str] = {}
     for path in sorted(chapter.glob("*.trans.txt")):
         for line in path.read_text(encoding="utf-8").splitlines():
-            utterance, *words = line.split() or [""]
-            if utterance:
-                transcripts[utterance] = " ".join(words)
+            if words := line.split():
+                transcripts[words[0]] = " ".join(words[1:])
     return transcripts
 
 
@@ -91,10 +79,10 @@ def read_set(spec: str, roots: list[Path], labeled: bool) -> DataDir:
     """Read one set.
 
     Args:
-        spec: Name of the set, with ``:I/N`` for a part of its speakers.
+        spec: Name of the set, with `:I/N` for a part of its speakers.
         roots: Directories to look in.
-        labeled: Whether transcripts are required (``text``) or optional
-            (``text.oracle``).
+        labeled: Whether transcripts are required (`text`) or optional
+            (`text.oracle`).
 
     Raises:
         RecipeError: The set is missing or empty, a path has white space, or a
@@ -141,10 +129,10 @@ def prepare(roots: list[Path], sets: dict[str, list[str]], out: Path) -> list[st
         out: Parent of the four data directories.
 
     Returns:
-        Lines for the user: one per part, and the warnings.
+        Lines for the user, see `save_parts`.
 
     Raises:
-        RecipeError: See ``read_set`` and ``overlap.separate``.
+        RecipeError: See `read_set` and `overlap.separate`.
     """
     parts: dict[str, DataDir] = {}
     for part in PARTS:
@@ -157,17 +145,13 @@ def prepare(roots: list[Path], sets: dict[str, list[str]], out: Path) -> list[st
 
 
 def save_parts(parts: dict[str, DataDir], out: Path) -> list[str]:
-    """Check the parts against each other and write them.
-
-    Args:
-        parts: Data directory by part.
-        out: Parent of the four data directories.
+    """Check the parts against each other and write them below a directory.
 
     Returns:
         Lines for the user: the warnings, and one line per part.
 
     Raises:
-        RecipeError: See ``overlap.separate``.
+        RecipeError: See `overlap.separate`.
     """
     lines = [f"warning: {warning}" for warning in separate(parts)]
     for part, data in parts.items():

@@ -20,13 +20,13 @@ class Run:
     """One training run and the scores of its model.
 
     Attributes:
-        system: Name of the directory, such as ``control`` or ``hard_ctc``.
+        system: Name of the directory, such as `control` or `hard_ctc`.
         seed: Seed of the training.
-        criterion: ``supervised``, or the pseudo-label criterion.
+        criterion: `supervised`, or the pseudo-label criterion.
         teacher: Who labels, or an empty string.
         updates: Optimizer steps, 0 where the run was not done.
         seconds: Training and validation time.
-        history: Values by epoch, by statistic (``train/pl_cer``); each value is a
+        history: Values by epoch, by statistic (`train/pl_cer`); each value is a
             pair of the mini-batches trained on so far and the epoch's mean.
         command: The training command, or an empty string.
         scores: Score by unit, by set; empty where the system was not decoded.
@@ -46,7 +46,7 @@ class Run:
         """Return a statistic in its first and its last epoch, or None.
 
         Args:
-            statistic: Key of ``history``.
+            statistic: Key of `history`.
         """
         values = self.history.get(statistic)
         return (values[0][1], values[-1][1]) if values else None

@@ -14,10 +14,7 @@ def split(samples: dict[str, str], parts: int) -> list[dict[str, str]]:
 
     Args:
         samples: Number of samples by utterance.
-        parts: Number of parts, at least 1.
-
-    Returns:
-        The parts; none is empty.
+        parts: Number of parts, at least 1; none will be empty.
 
     Raises:
         RecipeError: There are fewer utterances than parts.

@@ -16,7 +16,7 @@ def train(text: Path, tokens: Path, model: Path, size: int) -> int:
 
     Args:
         text: Transcripts by utterance.
-        tokens: Token list to write: ``<blank>``, ``<unk>``, the pieces, ``<sos/eos>``.
+        tokens: Token list to write: `<blank>`, `<unk>`, the pieces, `<sos/eos>`.
         model: Sentencepiece model to write.
         size: Vocabulary size that sentencepiece is asked for.
 

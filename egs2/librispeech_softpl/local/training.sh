@@ -40,6 +40,12 @@ job() { # CMD_VARIABLE LOG [JOB=1:N] -- COMMAND...
     run "${cmd[@]}" --gpu "$ngpu" "${options[@]}" "$log" "$@"
 }
 
+# Writes the configuration of a system: FILE joined with those that it is based on.
+join_config() { # SYSTEM FILE
+    [ "$dry_run" = true ] || echo "  local/join_config.py $2 --out $conf/$1.yaml"
+    run "$PYTHON" local/join_config.py "$2" --out "$conf/$1.yaml"
+}
+
 # Statistics of the labeled features, and the shapes that batches are made from.
 collect_stats() { # OUTPUT_DIR
     local out=$1 parts=1 part vocab ngpu=0
@@ -52,7 +58,7 @@ collect_stats() { # OUTPUT_DIR
     mapfile -t extra < <(split_words "$train_args")
     job train_cmd "$out/log/stats.JOB.log" "JOB=1:$parts" -- \
         "$PYTHON" -m espnet2.bin.asr_train --collect_stats true \
-        --config "$warmup_config" "${model_options[@]}" "${extra[@]}" --ngpu 0 \
+        --config "$conf/warmup.yaml" "${model_options[@]}" "${extra[@]}" --ngpu 0 \
         --train_shape_file "$out/split/train.JOB" \
         --valid_shape_file "$out/split/valid.JOB" --output_dir "$out/split/stats.JOB"
     local -a input=()
@@ -72,12 +78,12 @@ collect_stats() { # OUTPUT_DIR
     rm -r "$out/split"
 }
 
-# One training run, resumed where it was stopped before. Its key is its command line,
-# its configuration and its data; with another key it starts anew, and what had been
-# trained there is kept as DIR.previous.
-train_run() { # DIR CONFIG SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
-    local dir=$1 config=$2 seed=$3 module=$4 inputs=$5 key number=1
-    shift 5
+# One training run of the system that DIR is named after, resumed where it was stopped
+# before. Its key is its command line, its configuration and its data; with another key
+# it starts anew, and what had been trained there is kept as DIR.previous.
+train_run() { # DIR SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
+    local dir=$1 config=$conf/${1##*/}.yaml seed=$2 module=$3 inputs=$4 key number=1
+    shift 4
     local -a files extra command
     read -r -a files <<<"$inputs"
     files+=("$config" "$tokens" "$stats/.done" "$dump/.filtered")
@@ -135,8 +141,13 @@ decode_run() { # DIR
     mark_done "$out/.done" "$inference_args $inference_nj" "${files[@]}"
 }
 
+# True if a configuration says itself what it starts from. A dry run joins it too.
+sets_init_param() { # FILE
+    "$PYTHON" local/join_config.py "$1" | grep '^init_param:' >/dev/null
+}
+
 # Stage 9: the control and every PL run of every seed, train_jobs at a time. All start
-# from the warm-up, but for configurations that set init_param themselves.
+# from the warm-up, except configurations that set init_param themselves.
 train_all_pl() {
     local seed dir init oracle=() i name
     local -a extra control_extra start
@@ -147,19 +158,23 @@ train_all_pl() {
     for seed in "${seeds[@]}"; do
         need 8 "$exp/seed$seed/warmup/$init_model"
     done
+    [ "$run_control" = false ] || join_config control "$control_config"
+    for i in "${!pl_configs[@]}"; do
+        join_config "${pl_names[i]}" "${pl_configs[i]}"
+    done
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems control "${pl_names[@]}"
     for seed in "${seeds[@]}"; do
         dir=$exp/seed$seed init=$exp/seed$seed/warmup/$init_model
         if [ "$run_control" = true ]; then
             pool_add "$train_jobs" "seed$seed/control" train_run "$dir/control" \
-                "$control_config" "$seed" espnet2.bin.asr_train "$init" \
+                "$seed" espnet2.bin.asr_train "$init" \
                 --init_param "$init" "${control_extra[@]}"
         fi
         for i in "${!pl_configs[@]}"; do
             name=${pl_names[i]} start=("$init" --init_param "$init")
-            ! grep -q '^init_param:' "${pl_configs[i]}" || start=("")
+            ! sets_init_param "${pl_configs[i]}" || start=("")
             pool_add "$train_jobs" "seed$seed/$name" train_run "$dir/$name" \
-                "${pl_configs[i]}" "$seed" espnet_softpl.bin.train "${start[@]}" \
+                "$seed" espnet_softpl.bin.train "${start[@]}" \
                 "${oracle[@]}" \
                 --unlabeled_data_path_and_name_and_type \
                 "$dump/unlabeled/wav.scp,speech,sound" \

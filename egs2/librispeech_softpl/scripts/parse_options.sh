@@ -5,8 +5,8 @@
 # true or false, a whole number, a decimal number, or text (which may be in quotes).
 # Options are given as `--name value` or `--name=value`, with `-` or `_` between words;
 # `--name` alone stands for true. A preset conf/corpora/<corpus>.sh overrides the
-# defaults, conf/models/<model>.sh overrides both, and the command line all of them. The current directory must be the
-# script's own.
+# defaults, conf/models/<model>.sh overrides both, and the command line all of them. The
+# current directory must be the script's own.
 # shellcheck shell=bash
 
 _script=${0##*/}
@@ -42,31 +42,9 @@ _print_help() {
     printf '%s\n' "${_help_lines[@]}"
 }
 
-# Prints up to three option names that are close to a misspelled one.
-_nearest() {
-    printf '%s\n' "${_names[@]}" | awk -v word="$1" '
-        function low(a, b) { return a < b ? a : b }
-        {
-            n = length(word); m = length($0)
-            for (j = 0; j <= m; j++) row[j] = j
-            for (i = 1; i <= n; i++) {
-                diagonal = row[0]; row[0] = i
-                for (j = 1; j <= m; j++) {
-                    change = diagonal + (substr(word, i, 1) != substr($0, j, 1))
-                    diagonal = row[j]
-                    row[j] = low(change, low(row[j], row[j - 1]) + 1)
-                }
-            }
-            near = row[m] <= (n + 2) / 3 || (n > 2 && index($0, word))
-            if (near) print row[m], "--" $0
-        }' | sort -n | head -n 3 | cut -d ' ' -f 2 | paste -s -d ' '
-}
-
 _check_known() { # NAME WHERE
-    local near
-    [[ $1 =~ ^[a-z][a-z0-9_]*$ && -v _default[$1] ]] && return
-    near=$(_nearest "$1")
-    _refuse "unknown option '$1' $2${near:+; did you mean ${near// / or }?}"
+    [[ $1 =~ ^[a-z][a-z0-9_]*$ && -v _default[$1] ]] ||
+        _refuse "unknown option '$1' $2"
 }
 
 _check_type() { # NAME VALUE

@@ -1,1 +1,1 @@
-"""Embedded corpora in LibriSpeech's layout; needs numpy, scipy and soundfile only."""
+"""Corpora made here, in LibriSpeech's layout; numpy, scipy and soundfile suffice."""

@@ -1,7 +1,11 @@
-"""Builds a corpus speaker by speaker: in parallel, restartable, never half done.
+"""Write a corpus in LibriSpeech's layout: in parallel, restartable, never half done.
 
-While a build runs, ``.partial`` under its root holds the settings and the unfinished
-speakers; a finished corpus has a marker file ``.<name>_corpus.json`` instead.
+    SPEAKERS.TXT
+    <set>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance, 4 digits>.flac
+    <set>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt
+
+While a build runs, `.partial` under the root holds the settings and the unfinished
+speakers; a finished corpus has a marker file `.<name>_corpus.json` instead.
 """
 
 from __future__ import annotations
@@ -9,106 +13,109 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
+import os
+import re
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import soundfile
-
-from espnet_softpl.commands.corpus.librispeech import (
-    CorpusError,
-    Speaker,
-    Utterance,
-    speaker_seconds,
-    write_speaker,
-    write_speakers_txt,
-    write_text,
-)
-from espnet_softpl.commands.corpus.progress import Progress
+from tqdm import tqdm
 
 PARTIAL = ".partial"
+CHAPTER = "1"  # The one chapter of every speaker.
+PATIENCE_SECONDS = 900.0  # A killed worker sends nothing: do not wait for ever.
+_TRANSCRIPT = re.compile(r"[A-Z']+( [A-Z']+)*")
 
 
-"""Name of the directory for unfinished work."""
+class CorpusError(Exception):
+    """A corpus cannot be built; the message is meant for the user."""
+
+
+class Utterance(NamedTuple):
+    """One utterance."""
+
+    text: str  # Words of A-Z and apostrophe, separated by single spaces.
+    samples: np.ndarray  # Mono audio, int16, shape (num_samples,), not silent.
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """What to build.
+class Speaker:
+    """One speaker to build."""
 
-    Attributes:
-        name: Short name, part of the marker's name.
-        title: One line that says what the corpus is.
-        settings: What the audio depends on; compared when a build is resumed.
-        speakers: Every speaker, in the order of SPEAKERS.TXT.
-        make: Makes one speaker's utterances. Called in a process of its own, which
-            imports it by name, so a function at the top level of a module.
-        sample_rate: Samples per second of the audio that ``make`` returns.
-        preload: Modules that ``make`` imports, loaded once for all processes.
-    """
+    set_name: str  # The first directory level.
+    speaker: int  # Unique in the corpus.
+    sex: str  # M, F or U (unknown).
+    name: str  # Free text for the last column of SPEAKERS.TXT, without `|`.
+    utterances: int  # How many to make, 1 to 10000.
 
-    name: str
-    title: str
-    settings: Mapping[str, object]
-    speakers: Sequence[Speaker]
-    make: Callable[..., Iterable[Utterance]]
-    sample_rate: int
-    preload: tuple[str, ...] = ()
+    def directory(self, root: Path) -> Path:
+        """Return the directory of this speaker under a corpus root."""
+        return root / self.set_name / str(self.speaker)
 
-    @property
-    def marker(self) -> str:
-        """Name of the file that marks a finished corpus."""
-        return f".{self.name}_corpus.json"
+
+class Corpus(NamedTuple):
+    """What to build."""
+
+    name: str  # Short, part of the marker's name.
+    title: str  # One line that says what the corpus is.
+    settings: Mapping[str, object]  # What the audio depends on.
+    speakers: Sequence[Speaker]  # In the order of SPEAKERS.TXT.
+    # Makes one speaker's utterances, in a process that has made nothing else; a
+    # function at the top level of a module.
+    make: Callable[[Speaker], Iterable[Utterance]]
+    sample_rate: int  # Of the audio that `make` returns.
 
 
 def build(corpus: Corpus, root: Path, jobs: int, quiet: bool = False) -> dict:
-    """Builds what is missing of a corpus.
+    """Build what is missing of a corpus.
 
     Args:
         corpus: What to build.
         root: Directory to build it in; made if missing.
         jobs: How many speakers to make at once, >= 1.
-        quiet: Whether to report no progress.
+        quiet: Whether to show no progress on a terminal.
 
     Returns:
         The marker's contents: settings, and per set the number of speakers, of
         utterances and of minutes.
 
     Raises:
-        CorpusError: If the directory holds something else, or a speaker fails.
+        CorpusError: The directory holds something else, or a speaker fails.
     """
-    marker = root / corpus.marker
-    _refuse_other_contents(corpus, root)
+    marker, unfinished = root / f".{corpus.name}_corpus.json", root / PARTIAL
+    _refuse_other_contents(corpus, root, marker)
     missing = [each for each in corpus.speakers if not each.directory(root).is_dir()]
     if marker.is_file() and (root / "SPEAKERS.TXT").is_file() and not missing:
         return _read_json(marker)
-    partial = root / PARTIAL
-    partial.mkdir(parents=True, exist_ok=True)
-    with _lock(partial / "lock"):
-        write_text(partial / "settings.json", _to_json(corpus.settings))
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with _lock(unfinished / "lock"):
+        _write(unfinished / "settings.json", _to_json(corpus.settings))
         _build_speakers(corpus, root, missing, jobs, quiet)
-        seconds = [speaker_seconds(root, each) for each in corpus.speakers]
-        write_speakers_txt(root, corpus.title, corpus.speakers, seconds)
-        summary = _summary(corpus, seconds)
-        write_text(marker, _to_json(summary))
+        minutes = [_minutes(each.directory(root)) for each in corpus.speakers]
+        _write(root / "SPEAKERS.TXT", _speakers_txt(corpus, minutes))
+        summary = _summary(corpus, minutes)
+        _write(marker, _to_json(summary))
         # A process that outlived a killed build may still be writing there.
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return summary
 
 
-def _refuse_other_contents(corpus: Corpus, root: Path) -> None:
+def _refuse_other_contents(corpus: Corpus, root: Path, marker: Path) -> None:
+    unfinished = root / PARTIAL / "settings.json"
     if root.exists() and not root.is_dir():
         raise CorpusError(f"{root} is not a directory")
-    marker, partial = root / corpus.marker, root / PARTIAL / "settings.json"
     if marker.is_file():
-        found = _read_json(marker)["settings"]
-    elif partial.is_file():
-        found = _read_json(partial)
+        there = _read_json(marker)["settings"]
+    elif unfinished.is_file():
+        there = _read_json(unfinished)
     elif root.is_dir() and any(each.name != PARTIAL for each in root.iterdir()):
         raise CorpusError(
             f"{root} is not empty and holds no {corpus.name} corpus: "
@@ -116,12 +123,11 @@ def _refuse_other_contents(corpus: Corpus, root: Path) -> None:
         )
     else:
         return
-    # Through JSON, which turns tuples into lists.
-    wanted = json.loads(_to_json(corpus.settings))
+    wanted = json.loads(_to_json(corpus.settings))  # JSON turns tuples into lists.
     different = [
-        f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
-        for key in sorted(found.keys() | wanted.keys())
-        if found.get(key) != wanted.get(key)
+        f"{key} {there.get(key)!r} instead of {wanted.get(key)!r}"
+        for key in sorted(there.keys() | wanted.keys())
+        if there.get(key) != wanted.get(key)
     ]
     if different:
         raise CorpusError(
@@ -141,6 +147,13 @@ def _to_json(value: object) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
+def _write(path: Path, text: str) -> None:
+    # Not core.files.atomic_write: it would load torch.
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("w", encoding="utf-8") as file:
@@ -155,72 +168,95 @@ def _lock(path: Path) -> Iterator[None]:
 def _build_speakers(
     corpus: Corpus, root: Path, speakers: Sequence[Speaker], jobs: int, quiet: bool
 ) -> None:
-    """Builds every speaker in a process of its own, ``jobs`` at a time."""
-    # Children of the fork server start fast and have never called a synthesizer,
-    # so what they make does not depend on which speakers were made before.
+    # Children of the fork server start fast and have never called a synthesizer; each
+    # makes one speaker, so what it makes does not depend on the speakers before.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([corpus.make.__module__, *corpus.preload])
-    progress = Progress(f"{corpus.name} corpus", len(speakers), "speakers", quiet)
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        tasks = [pool.submit(_run, context, corpus, root, each) for each in speakers]
-        for task in as_completed(tasks):
-            task.result()
-            progress.advance()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    context.set_forkserver_preload([corpus.make.__module__, "scipy.signal"])
+    write = partial(_try_speaker, root, corpus._replace(speakers=()))
+    ignore_ctrl_c = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    disable = True if quiet else None  # None: shown on a terminal only.
+    with context.Pool(jobs, *ignore_ctrl_c, maxtasksperchild=1) as pool:
+        errors = pool.imap_unordered(write, speakers)
+        for _ in tqdm(
+            speakers, f"{corpus.name} corpus", unit=" speakers", disable=disable
+        ):
+            try:
+                error = errors.next(PATIENCE_SECONDS)
+            except multiprocessing.TimeoutError:
+                error = f"no speaker was finished within {PATIENCE_SECONDS:.0f} s"
+            if error:
+                raise CorpusError(error)
 
 
-def _run(
-    context: multiprocessing.context.ForkServerContext,
-    corpus: Corpus,
-    root: Path,
-    speaker: Speaker,
-) -> None:
-    """Builds one speaker in a new process and passes its error on."""
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_child, args=(sender, corpus.make, corpus.sample_rate, root, speaker)
-    )
-    process.start()
-    sender.close()
+def _try_speaker(root: Path, corpus: Corpus, speaker: Speaker) -> str:
+    """Build one speaker; return the error for the user, or an empty text."""
     try:
-        error = receiver.recv()
-    except EOFError:
-        process.join()
-        error = f"its process died with exit code {process.exitcode}"
-    process.join()
-    if error is not None:
+        write_speaker(root, speaker, corpus.make(speaker), corpus.sample_rate)
+    except (CorpusError, OSError, ValueError, soundfile.SoundFileError) as error:
         who = f"speaker {speaker.speaker} of {speaker.set_name}"
-        raise CorpusError(f"cannot make {who}: {error}")
+        return f"cannot make {who}: {error}"
+    return ""
 
 
-def _child(
-    sender: Connection,
-    make: Callable[..., Iterable[Utterance]],
-    sample_rate: int,
-    root: Path,
-    speaker: Speaker,
+def write_speaker(
+    root: Path, speaker: Speaker, utterances: Iterable[Utterance], sample_rate: int
 ) -> None:
-    # Ctrl-C is the parent's to handle: it lets running speakers finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    error = None
-    try:
-        write_speaker(root, root / PARTIAL, speaker, make(speaker), sample_rate)
-    except (CorpusError, OSError, ValueError, soundfile.SoundFileError) as caught:
-        error = str(caught)
-    # The parent may have been killed meanwhile.
-    with suppress(BrokenPipeError):
-        sender.send(error)
+    """Write a speaker below `.partial` and rename it into place.
+
+    Raises:
+        ValueError: A transcript or the audio is not in the form of `Utterance`.
+    """
+    stem, final = f"{speaker.speaker}-{CHAPTER}", speaker.directory(root)
+    with tempfile.TemporaryDirectory(dir=root / PARTIAL) as folder:
+        chapter = Path(folder) / "speaker" / CHAPTER
+        chapter.mkdir(parents=True)
+        lines = []
+        for index, utterance in enumerate(utterances):
+            name, samples = f"{stem}-{index:04d}", utterance.samples
+            if not _TRANSCRIPT.fullmatch(utterance.text):
+                raise ValueError(f"{name}: text {utterance.text!r} is not A-Z words")
+            if samples.dtype != np.int16 or samples.ndim != 1 or not samples.any():
+                raise ValueError(f"{name}: audio is silent or not 16 bit mono")
+            path = chapter / f"{name}.flac"
+            soundfile.write(path, samples, sample_rate, subtype="PCM_16")
+            lines.append(f"{name} {utterance.text}\n")
+        transcript = chapter / f"{stem}.trans.txt"
+        transcript.write_text("".join(lines), encoding="utf-8")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            chapter.parent.rename(final)
+        except OSError:
+            # A process that outlived a killed build may have made the same speaker.
+            if not final.is_dir():
+                raise
 
 
-def _summary(corpus: Corpus, seconds: Sequence[float]) -> dict:
+def _minutes(directory: Path) -> float:
+    files = sorted(directory.glob("*/*.flac"))
+    return sum(soundfile.info(path).duration for path in files) / 60
+
+
+def _speakers_txt(corpus: Corpus, minutes: Sequence[float]) -> str:
+    width = max(len(each.set_name) for each in corpus.speakers)
+    lines = [
+        f"; {corpus.title}",
+        "; Format: ID | SEX | SUBSET | MINUTES | NAME",
+        f";{'ID':<5}| SEX | {'SUBSET':<{width}} | MINUTES | NAME",
+    ]
+    lines += [
+        f"{each.speaker:<6}| {each.sex:<3} | {each.set_name:<{width}} "
+        f"| {duration:<7.2f} | {each.name}"
+        for each, duration in zip(corpus.speakers, minutes, strict=True)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(corpus: Corpus, minutes: Sequence[float]) -> dict:
     sets: dict[str, dict[str, float]] = {}
-    for speaker, duration in zip(corpus.speakers, seconds, strict=True):
-        entry = sets.setdefault(
-            speaker.set_name, {"speakers": 0, "utterances": 0, "minutes": 0.0}
-        )
+    for each, duration in zip(corpus.speakers, minutes, strict=True):
+        empty = {"speakers": 0, "utterances": 0, "minutes": 0.0}
+        entry = sets.setdefault(each.set_name, empty)
         entry["speakers"] += 1
-        entry["utterances"] += speaker.utterances
-        entry["minutes"] = round(entry["minutes"] + duration / 60, 3)
+        entry["utterances"] += each.utterances
+        entry["minutes"] = round(entry["minutes"] + duration, 3)
     return {"settings": dict(corpus.settings), "sets": sets}

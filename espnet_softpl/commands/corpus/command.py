@@ -8,34 +8,32 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.corpus.build import Corpus, build
-from espnet_softpl.commands.corpus.librispeech import CorpusError
+from espnet_softpl.commands.corpus.build import Corpus, CorpusError, build
 
 
 def corpus_parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options that all corpora share."""
+    """Return a parser with the options that all corpora share."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="directory of the corpus; made if new"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="directory of the corpus; made if new")
+    add(
         "--seed",
         type=int,
         default=0,
         help="seed of everything random, at least 0 (default 0)",
     )
-    parser.add_argument(
+    add(
         "--jobs",
         type=int,
         default=os.cpu_count() or 1,
         help="speakers made at once, at least 1; does not change the corpus (default: "
         "as many as cores)",
     )
-    parser.add_argument("--quiet", action="store_true", help="report errors only")
+    add("--quiet", action="store_true", help="report errors only")
     return parser
 
 
@@ -44,10 +42,10 @@ def run_command(
     plan: Callable[[argparse.Namespace], Corpus],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Plans and builds a corpus as the command line says.
+    """Plan and build a corpus as the command line says.
 
     Args:
-        parser: Of ``corpus_parser``, with further options.
+        parser: Of `corpus_parser`, with further options.
         plan: Turns the parsed options into a corpus. A ValueError of it is about the
             options, a CorpusError about anything else.
         arguments: The command line, by default the process's own.
@@ -56,10 +54,9 @@ def run_command(
         0, or 1 after an error for the user, or 130 after an interruption.
     """
     options = parser.parse_args(arguments)
-    if options.jobs < 1:
-        parser.error(f"--jobs must be at least 1, not {options.jobs}")
-    if options.seed < 0:
-        parser.error(f"--seed must be at least 0, not {options.seed}")
+    for name, least in (("jobs", 1), ("seed", 0)):
+        if (value := getattr(options, name)) < least:
+            parser.error(f"--{name} must be at least {least}, not {value}")
     try:
         try:
             corpus = plan(options)

@@ -5,142 +5,92 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
-from espnet_softpl.commands.corpus.build import Corpus
-from espnet_softpl.commands.corpus.librispeech import (
+from espnet_softpl.commands.corpus.acoustics import to_int16
+from espnet_softpl.commands.corpus.build import (
+    Corpus,
     CorpusError,
     Speaker,
     Utterance,
-    to_int16,
 )
 
-FORMAT = 1
-
-
-"""Raised by every change that alters the audio or the text."""
-
-
+FORMAT = 1  # Raised by every change that alters the audio or the text.
 TITLE = "digits: connected digits, joined from recordings of single ones"
-
-
-"""First line of SPEAKERS.TXT."""
-
-
 DIGITS = tuple("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())
-
-
-"""The words of the transcripts, in order of value."""
-
-
-SETS = ("train-labeled", "train-unlabeled", "dev", "test")
-
-
-"""The sets, none of which shares a speaker with another."""
-
-
-DEFAULT_UTTERANCES = {
-    "train-labeled": 40,
-    "train-unlabeled": 200,
-    "dev": 100,
-    "test": 100,
-}
-
-
-"""Utterances of each speaker."""
-
-
+SETS = ("train-labeled", "train-unlabeled", "dev", "test")  # None shares a speaker.
+DEFAULT_UTTERANCES = dict(zip(SETS, (40, 200, 100, 100), strict=True))
 # Ranges (low, high), drawn from evenly.
 _DIGITS_PER_UTTERANCE = (3, 7)
-
-
 _SILENCE_SECONDS = (0.05, 0.3)
-
-
 _GAIN_DB = (-3.0, 3.0)
-
-
 # Faint noise, this far below the speech: digital silence is not found in recordings.
 _NOISE_DB = -50.0
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One spoken digit.
+class Recording(NamedTuple):
+    """One spoken digit."""
 
-    Attributes:
-        word: One of DIGITS.
-        path: The audio file.
-    """
-
-    word: str
+    word: str  # Of DIGITS.
     path: Path
 
 
 @dataclass(frozen=True)
 class DigitSpeaker(Speaker):
-    """A speaker with recordings.
+    """A speaker with recordings."""
 
-    Attributes:
-        seed: Seed of the corpus.
-        recordings: What the utterances are joined from.
-        sample_rate: Samples per second of the utterances.
-        resample: Whether recordings may have another sampling rate.
-    """
-
-    seed: int
-    recordings: tuple[Recording, ...]
-    sample_rate: int
-    resample: bool
+    seed: int  # Of the corpus.
+    recordings: tuple[Recording, ...]  # What the utterances are joined from.
+    sample_rate: int  # Of the utterances.
+    resample: bool  # Whether recordings may have another sampling rate.
 
 
 def find_recordings(directory: Path) -> dict[str, list[Recording]]:
-    """Finds recordings of single digits.
+    """Find recordings of single digits.
 
     Args:
         directory: Either in LibriSpeech's layout, with transcripts of one digit word
-            each, or with files ``{digit}_{speaker}_{index}.wav``, in itself or in
-            ``recordings``, as Jakobovski/free-spoken-digit-dataset has them.
+            each, or with files `{digit}_{speaker}_{index}.wav`, in itself or in
+            `recordings`, as Jakobovski/free-spoken-digit-dataset has them.
 
     Returns:
         The recordings of each speaker, both sorted.
 
     Raises:
-        CorpusError: If there are none, or a transcript is not a digit.
+        CorpusError: There are none, or a transcript is not a digit.
     """
     if not directory.is_dir():
         raise CorpusError(f"{directory} is not a directory")
-    found: dict[str, list[Recording]] = {}
+    by_speaker: dict[str, list[Recording]] = {}
     for transcript in sorted(directory.rglob("*.trans.txt")):
-        for speaker, recording in _from_transcript(transcript):
-            found.setdefault(speaker, []).append(recording)
+        lines = transcript.read_text("utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            name, _, word = line.partition(" ")
+            if word not in DIGITS:
+                raise CorpusError(
+                    f"{transcript}, line {number}: {word!r} is not one of "
+                    f"{' '.join(DIGITS)}"
+                )
+            recording = Recording(word, transcript.parent / f"{name}.flac")
+            by_speaker.setdefault(name.split("-")[0], []).append(recording)
     for folder in (directory, directory / "recordings"):
         for path in sorted(folder.glob("[0-9]_*_*.wav")):
             digit, speaker = path.stem.rsplit("_", 1)[0].split("_", 1)
-            found.setdefault(speaker, []).append(Recording(DIGITS[int(digit)], path))
-    if not found:
+            recording = Recording(DIGITS[int(digit)], path)
+            by_speaker.setdefault(speaker, []).append(recording)
+    if not by_speaker:
         raise CorpusError(
             f"no recordings of digits in {directory}: neither *.trans.txt with audio "
             "beside it, nor files named {digit}_{speaker}_{index}.wav"
         )
-    return dict(sorted(found.items()))
-
-
-def _from_transcript(transcript: Path) -> Iterator[tuple[str, Recording]]:
-    lines = transcript.read_text("utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        name, _, word = line.partition(" ")
-        if word not in DIGITS:
-            raise CorpusError(
-                f"{transcript}, line {number}: {word!r} is not one of "
-                f"{' '.join(DIGITS)}"
-            )
-        yield name.split("-")[0], Recording(word, transcript.parent / f"{name}.flac")
+    return dict(sorted(by_speaker.items()))
 
 
 def digits_corpus(
@@ -151,10 +101,10 @@ def digits_corpus(
     sample_rate: int | None = None,
     female: Sequence[str] = (),
 ) -> Corpus:
-    """Plans the corpus.
+    """Plan the corpus.
 
     Args:
-        directory: Where the recordings are, see ``find_recordings``.
+        directory: Where the recordings are, see `find_recordings`.
         seed: Seed of everything random, >= 0.
         speakers: Names of the speakers of each set. If empty, the last speaker is
             for test, the last but one for dev, and the others are halved.
@@ -162,28 +112,27 @@ def digits_corpus(
         sample_rate: Samples per second, by default the recordings' own.
         female: Speakers that SPEAKERS.TXT has as women, the others being men.
 
-    Returns:
-        What to build.
-
     Raises:
-        ValueError: If an option is illegal: a speaker without recordings or in two
+        ValueError: An option is illegal: a speaker without recordings or in two
             sets, a set without speakers, a number out of range.
-        CorpusError: If the recordings cannot be used.
+        CorpusError: The recordings cannot be used.
     """
-    found = find_recordings(directory)
-    dealt = dict(speakers) or _deal(list(found))
-    _check_options(found, dealt, utterances, sample_rate, female)
-    rate = sample_rate or _sample_rate(next(iter(found.values()))[0].path)
-    numbers = {name: number for number, name in enumerate(found, start=1)}
+    recordings = find_recordings(directory)
+    names = list(recordings)
+    dealt = dict(speakers) or _deal(names)
+    _check_options(names, dealt, utterances, sample_rate, female)
+    first = recordings[names[0]][0].path
+    with _reading(first):
+        rate = sample_rate or soundfile.info(first).samplerate
     plan = [
         DigitSpeaker(
             set_name=set_name,
-            speaker=numbers[name],
+            speaker=names.index(name) + 1,
             sex="F" if name in female else "M",
             name=name,
             utterances=utterances[set_name],
             seed=seed,
-            recordings=tuple(found[name]),
+            recordings=tuple(recordings[name]),
             sample_rate=rate,
             resample=sample_rate is not None,
         )
@@ -197,7 +146,7 @@ def digits_corpus(
         "utterances": {name: utterances[name] for name in SETS},
         "sample_rate": rate,
         "female": sorted(female),
-        "recordings": _fingerprint(directory, found),
+        "recordings": _fingerprint(directory, recordings),
     }
     return Corpus("digits", TITLE, settings, plan, make_utterances, rate)
 
@@ -209,16 +158,12 @@ def _deal(names: Sequence[str]) -> dict[str, Sequence[str]]:
             f"{len(SETS)} are needed: one for each of {', '.join(SETS)}"
         )
     half = (len(names) - 2) // 2
-    return {
-        "train-labeled": names[:half],
-        "train-unlabeled": names[half:-2],
-        "dev": names[-2:-1],
-        "test": names[-1:],
-    }
+    parts = (names[:half], names[half:-2], names[-2:-1], names[-1:])
+    return dict(zip(SETS, parts, strict=True))
 
 
 def _check_options(
-    found: Mapping[str, object],
+    names: Sequence[str],
     speakers: Mapping[str, Sequence[str]],
     utterances: Mapping[str, int],
     sample_rate: int | None,
@@ -240,46 +185,38 @@ def _check_options(
                 raise ValueError(f"speaker {name} is in {home[name]} and {set_name}")
             home[name] = set_name
     for name in [*home, *female]:
-        if name not in found:
+        if name not in names:
             raise ValueError(
-                f"no recordings of speaker {name!r}; there are {', '.join(found)}"
+                f"no recordings of speaker {name!r}; there are {', '.join(names)}"
             )
     if sample_rate is not None and not 4000 <= sample_rate <= 96000:
         raise ValueError(f"sample rate must be 4000 to 96000, not {sample_rate}")
 
 
-def _sample_rate(path: Path) -> int:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        return soundfile.info(path).samplerate
+        yield
     except (OSError, soundfile.SoundFileError) as error:
         raise CorpusError(f"cannot read {path}: {error}") from error
 
 
-def _fingerprint(directory: Path, found: Mapping[str, Sequence[Recording]]) -> str:
-    """Returns a hash of the recordings' names and sizes."""
+def _fingerprint(directory: Path, recordings: Mapping[str, list[Recording]]) -> str:
+    """Return a hash of the recordings' names and sizes."""
     digest = hashlib.sha256()
-    for recordings in found.values():
-        for recording in recordings:
-            name = recording.path.relative_to(directory).as_posix()
-            try:
-                size = recording.path.stat().st_size
-            except OSError as error:
-                raise CorpusError(f"cannot read {recording.path}: {error}") from error
-            digest.update(f"{name} {recording.word} {size}\n".encode())
+    for recording in (each for some in recordings.values() for each in some):
+        name = recording.path.relative_to(directory).as_posix()
+        with _reading(recording.path):
+            size = recording.path.stat().st_size
+        digest.update(f"{name} {recording.word} {size}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def make_utterances(speaker: DigitSpeaker) -> Iterator[Utterance]:
-    """Joins a speaker's recordings to utterances, using each about equally often.
-
-    Args:
-        speaker: Who speaks.
-
-    Yields:
-        The utterances in order.
+    """Join a speaker's recordings to utterances, using each about equally often.
 
     Raises:
-        CorpusError: If a recording cannot be read.
+        CorpusError: A recording cannot be read.
     """
     audio = [_read(each.path, speaker) for each in speaker.recordings]
     key = (speaker.seed, zlib.crc32(speaker.name.encode()))
@@ -301,7 +238,7 @@ def _shuffled_forever(count: int, draw: np.random.Generator) -> Iterator[int]:
 def _join(
     pieces: Sequence[np.ndarray], sample_rate: int, draw: np.random.Generator
 ) -> np.ndarray:
-    """Joins digits with silences before, between and after, and faint noise."""
+    """Join digits with silences before, between and after, and faint noise."""
     silences = draw.uniform(*_SILENCE_SECONDS, size=len(pieces) + 1) * sample_rate
     gains = 10 ** (draw.uniform(*_GAIN_DB, size=len(pieces)) / 20)
     parts = [np.zeros(int(silences[0]))]
@@ -313,10 +250,8 @@ def _join(
 
 
 def _read(path: Path, speaker: DigitSpeaker) -> np.ndarray:
-    try:
+    with _reading(path):
         audio, rate = soundfile.read(path)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise CorpusError(f"cannot read {path}: {error}") from error
     if audio.ndim != 1 or not audio.any():
         raise CorpusError(f"{path} is silent or not mono")
     if rate == speaker.sample_rate:

@@ -1,10 +1,10 @@
 """Speech from the eSpeak NG library, through ctypes.
 
-The library comes with the PyPI package ``espeakng-loader``. eSpeak NG is licensed
+The library comes with the PyPI package `espeakng-loader`. eSpeak NG is licensed
 under GPL-3, therefore the package is an extra and nothing of it is kept here.
 
 What eSpeak NG returns depends on every earlier call in the same process, even after
-``espeak_ng_SetRandSeed``: use one process per sequence of calls that must be
+`espeak_ng_SetRandSeed`: use one process per sequence of calls that must be
 reproducible.
 """
 
@@ -17,46 +17,31 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_softpl.commands.corpus.librispeech import CorpusError
+from espnet_softpl.commands.corpus.build import CorpusError
 
-SYNTHESIS_RATE = 22050
-
-
-"""Samples per second of what eSpeak NG returns."""
-
-
+SYNTHESIS_RATE = 22050  # Samples per second of what eSpeak NG returns.
 _MISSING = (
     "the Python package espeakng-loader, which brings the eSpeak NG speech "
     "synthesizer (GPL-3), is not installed: "
     "pip install 'espnet_softpl[mini]', or pip install espeakng-loader"
 )
-
-
 # Numbers of espeak-ng/speak_lib.h.
 _OUTPUT_SYNCHRONOUS, _INITIALIZE_DONT_EXIT = 2, 0x8000
-
-
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-
-
 _POSITION_CHARACTER, _CHARS_UTF8 = 1, 1
-
-
 # eSpeak NG keeps the path of its data in a buffer of 160 bytes and ignores a longer
 # one; file names inside the data directory have to fit as well.
 _MAX_DATA_PATH = 100
-
-
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
 
 
 def require() -> None:
-    """Checks that the synthesizer's package is installed.
+    """Check that the synthesizer's package is installed.
 
     Raises:
-        CorpusError: If it is not; the message says how to install it.
+        CorpusError: It is not; the message says how to install it.
     """
     if importlib.util.find_spec("espeakng_loader") is None:
         raise CorpusError(_MISSING)
@@ -66,7 +51,7 @@ class Synthesizer:
     """eSpeak NG with one voice at a time; a context manager.
 
     Raises:
-        CorpusError: If the library or its data cannot be loaded.
+        CorpusError: The library or its data cannot be loaded.
     """
 
     def __init__(self) -> None:
@@ -78,7 +63,12 @@ class Synthesizer:
         except OSError as error:
             raise CorpusError(f"cannot load the eSpeak NG library: {error}") from error
         self._link: tempfile.TemporaryDirectory | None = None
-        data = self._short_path(Path(espeakng_loader.get_data_path()))
+        data = Path(espeakng_loader.get_data_path())
+        if len(str(data).encode()) > _MAX_DATA_PATH:
+            self._link = tempfile.TemporaryDirectory(prefix="espeak")
+            link = Path(self._link.name) / data.name
+            link.symlink_to(data, target_is_directory=True)
+            data = link
         rate = self._library.espeak_Initialize(
             _OUTPUT_SYNCHRONOUS, 0, str(data.parent).encode(), _INITIALIZE_DONT_EXIT
         )
@@ -100,16 +90,16 @@ class Synthesizer:
             self._link.cleanup()
 
     def set_voice(self, voice: str, rate: int, pitch: int, pitch_range: int) -> None:
-        """Chooses who speaks.
+        """Choose who speaks.
 
         Args:
-            voice: A language with an optional variant, such as ``en-us+f3``.
+            voice: A language with an optional variant, such as `en-us+f3`.
             rate: Words per minute, 80 to 450.
             pitch: 0 to 99; 50 is the voice's own.
             pitch_range: 0 (monotone) to 99; 50 is the voice's own.
 
         Raises:
-            CorpusError: If eSpeak NG has no such voice.
+            CorpusError: eSpeak NG has no such voice.
         """
         code = self._library.espeak_SetVoiceByName(voice.encode())
         self._check(code, f"voice {voice}")
@@ -120,7 +110,7 @@ class Synthesizer:
             self._check(code, f"parameter {parameter} = {value} of voice {voice}")
 
     def speak(self, text: str, seed: int) -> np.ndarray:
-        """Synthesizes one sentence.
+        """Synthesize one sentence.
 
         Args:
             text: What to say.
@@ -130,37 +120,20 @@ class Synthesizer:
             Samples of shape (num_samples,), float64 in [-1, 1], at SYNTHESIS_RATE.
 
         Raises:
-            CorpusError: If eSpeak NG fails or returns silence.
+            CorpusError: eSpeak NG fails or returns silence.
         """
         self._chunks.clear()
         # A long: it may be four or eight bytes wide.
         code = self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         self._check(code, f"random seed {seed}")
         data = text.encode() + b"\0"
-        code = self._library.espeak_Synth(
-            data,
-            ctypes.c_size_t(len(data)),
-            0,
-            _POSITION_CHARACTER,
-            0,
-            _CHARS_UTF8,
-            None,
-            None,
-        )
+        size, start = ctypes.c_size_t(len(data)), (0, _POSITION_CHARACTER, 0)
+        code = self._library.espeak_Synth(data, size, *start, _CHARS_UTF8, None, None)
         self._check(code, f"text {text!r}")
         samples = np.concatenate(self._chunks or [np.zeros(1, np.int16)]) / 32768.0
         if not samples.any():
             raise CorpusError(f"eSpeak NG returned silence for {text!r}")
         return samples
-
-    def _short_path(self, data: Path) -> Path:
-        """Returns the data directory under a path that eSpeak NG does not cut off."""
-        if len(str(data).encode()) <= _MAX_DATA_PATH:
-            return data
-        self._link = tempfile.TemporaryDirectory(prefix="espeak")
-        link = Path(self._link.name) / data.name
-        link.symlink_to(data, target_is_directory=True)
-        return link
 
     def _collect(self, samples: object, count: int, events: object) -> int:
         if samples and count > 0:

@@ -10,35 +10,16 @@ from fractions import Fraction
 
 import numpy as np
 
-from espnet_softpl.commands.corpus.build import Corpus
-from espnet_softpl.commands.corpus.conditions import Conditions
-from espnet_softpl.commands.corpus.librispeech import Speaker, Utterance
+from espnet_softpl.commands.corpus.acoustics import Conditions, record
+from espnet_softpl.commands.corpus.build import Corpus, Speaker, Utterance
+from espnet_softpl.commands.corpus.espeak import SYNTHESIS_RATE, Synthesizer
 
-FORMAT = 1
-
-
-"""Raised by every change of the code that alters the audio or the text."""
-
-
-SAMPLE_RATE = 16000
-
-
-"""Samples per second."""
-
-
+FORMAT = 1  # Raised by every change of the code that alters the audio or the text.
+SAMPLE_RATE = 16000  # Samples per second.
 TITLE = "mini: sentences of a small grammar, synthesized by eSpeak NG"
-
-
-"""First line of SPEAKERS.TXT."""
-
-
-MAX_SCALE = 10.0
-
-
-"""Largest size of the corpus, as a multiple of the default."""
-
-
-# Upper case words are slots; all slots are filled with words of WORDS.
+MAX_SCALE = 10.0  # Largest size of the corpus, as a multiple of the default.
+# Sentences, each as likely as the others. Upper case words are slots, filled with
+# words of WORDS.
 TEMPLATES = (
     "the ADJECTIVE NOUN will VERB the NOUN",
     "WHO VERB the ADJECTIVE NOUN WHEN",
@@ -47,11 +28,7 @@ TEMPLATES = (
     "the NOUN PLACE the NOUN is ADJECTIVE",
     "my NOUN is ADJECTIVE and ADJECTIVE WHEN",
 )
-
-
-"""Sentences, each as likely as the others."""
-
-
+# With the words of the templates they are 42, and every letter is used.
 WORDS = {
     "ADJECTIVE": "small happy yellow quiet brown lazy green",
     "NOUN": "dog letter teacher apple river garden box queen book kitten jacket house",
@@ -62,92 +39,58 @@ WORDS = {
 }
 
 
-"""What fills the slots; 42 words with those of the templates, every letter used."""
-
-
 @dataclass(frozen=True)
 class SetTable:
-    """What one set is made of; ranges (low, high) are drawn from evenly.
+    """What one set is made of; ranges (low, high) are drawn from evenly."""
 
-    Attributes:
-        first_speaker: Id of the first speaker; the others count up.
-        speakers: Number of speakers at scale 1.
-        utterances: Utterances of each speaker at scale 1.
-        accents: eSpeak NG languages, dealt to the speakers in a seeded order.
-        variants: eSpeak NG voice variants, in no other set; reused with another
-            accent where there are more speakers.
-        rate: Words per minute.
-        pitch: 0 to 99, 50 is the variant's own.
-        pitch_range: 0 to 99, 50 is the variant's own.
-        conditions: Room, microphone, noise and level.
-    """
-
-    first_speaker: int
-    speakers: int
-    utterances: int
-    accents: tuple[str, ...]
+    first_speaker: int  # Id of the first speaker; the others count up.
+    speakers: int  # How many at scale 1.
+    utterances: int  # Of each speaker at scale 1.
+    accents: tuple[str, ...]  # eSpeak NG languages, dealt out in a seeded order.
+    # eSpeak NG voice variants, in no other set; reused with another accent if there
+    # are more speakers.
     variants: tuple[str, ...]
-    rate: tuple[int, int]
-    pitch: tuple[int, int]
-    pitch_range: tuple[int, int]
+    rate: tuple[int, int]  # Words per minute.
+    pitch: tuple[int, int]  # 0 to 99, 50 is the variant's own.
+    pitch_range: tuple[int, int]  # 0 to 99, 50 is the variant's own.
     conditions: Conditions
 
 
-_ALL_ACCENTS = (
-    "en",
-    "en-us",
-    "en-029",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-us-nyc",
+_BROAD = dict(
+    accents=tuple(
+        "en en-us en-029 en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd "
+        "en-us-nyc".split()
+    ),
+    rate=(140, 205),
+    pitch=(25, 75),
+    pitch_range=(25, 80),
+    conditions=Conditions(
+        room_share=0.7,
+        reverberation_seconds=(0.1, 0.35),
+        direct_to_room_db=(0.0, 10.0),
+        tilt=(-0.5, 0.5),
+        snr_db=(6.0, 20.0),
+        noise_color=(0.0, 1.2),
+        level_db=(-32.0, -18.0),
+        silence_seconds=(0.05, 0.3),
+    ),
 )
-
-
-_CLEAN = Conditions(
-    room_share=0.1,
-    reverberation_seconds=(0.1, 0.2),
-    direct_to_room_db=(6.0, 12.0),
-    tilt=(-0.1, 0.1),
-    snr_db=(25.0, 40.0),
-    noise_color=(0.0, 0.5),
-    level_db=(-26.0, -20.0),
-    silence_seconds=(0.05, 0.2),
+_UNLABELED_VARIANTS = (
+    "m1 f4 Alex Andrea adam aunty Denis anika Gene grandma klatt steph Jacky zac "
+    "m5 Diogo max Marco Mario Mike RicishayMax Reed Storm Tweaky benjamin "
+    "Nguyen croak david ed edward fast grandpa gustave john kaukovalta klatt3 "
+    "klatt5 m4 m6 m8 Michael michel miguel mike2 klatt2 klatt4 norbert caleb rob "
+    "Henrique Hugo Gene2 RicishayMax2 RicishayMax3 edward2 klatt6 steph2 steph3"
 )
-
-
-_BROAD = Conditions(
-    room_share=0.7,
-    reverberation_seconds=(0.1, 0.35),
-    direct_to_room_db=(0.0, 10.0),
-    tilt=(-0.5, 0.5),
-    snr_db=(6.0, 20.0),
-    noise_color=(0.0, 1.2),
-    level_db=(-32.0, -18.0),
-    silence_seconds=(0.05, 0.3),
+_DEV_VARIANTS = (
+    "f1 Andy linda boris Annie Lee marcelo iven pedro sandro travis announcer"
 )
-
-
-def _broad_set(
-    first_speaker: int, speakers: int, utterances: int, variants: str
-) -> SetTable:
-    return SetTable(
-        first_speaker=first_speaker,
-        speakers=speakers,
-        utterances=utterances,
-        accents=_ALL_ACCENTS,
-        variants=tuple(variants.split()),
-        rate=(140, 205),
-        pitch=(25, 75),
-        pitch_range=(25, 80),
-        conditions=_BROAD,
-    )
-
-
-# Variants that are copies of one another with small changes (adam and benjamin, the
-# klatts, max and RicishayMax) stay in one set, so that dev and test are truly unseen.
-# Whispers, robots and monsters are left out.
+_TEST_VARIANTS = (
+    "f3 m2 belinda victor Alicia paul shelby quincy robert pablo antonio ian"
+)
+# The corpus at scale 1. Variants that are copies of one another with small changes
+# (adam and benjamin, the klatts, max and RicishayMax) stay in one set, so that dev and
+# test are truly unseen. Whispers, robots and monsters are left out.
 SETS: dict[str, SetTable] = {
     "train-labeled": SetTable(
         first_speaker=1001,
@@ -158,76 +101,50 @@ SETS: dict[str, SetTable] = {
         rate=(155, 180),
         pitch=(45, 55),
         pitch_range=(45, 55),
-        conditions=_CLEAN,
+        conditions=Conditions(
+            room_share=0.1,
+            reverberation_seconds=(0.1, 0.2),
+            direct_to_room_db=(6.0, 12.0),
+            tilt=(-0.1, 0.1),
+            snr_db=(25.0, 40.0),
+            noise_color=(0.0, 0.5),
+            level_db=(-26.0, -20.0),
+            silence_seconds=(0.05, 0.2),
+        ),
     ),
-    "train-unlabeled": _broad_set(
-        2001,
-        80,
-        12,
-        "m1 f4 Alex Andrea adam aunty Denis anika Gene grandma klatt steph Jacky zac "
-        "m5 Diogo max Marco Mario Mike RicishayMax Reed Storm Tweaky benjamin "
-        "Nguyen croak david ed edward fast grandpa gustave john kaukovalta klatt3 "
-        "klatt5 m4 m6 m8 Michael michel miguel mike2 klatt2 klatt4 norbert caleb rob "
-        "Henrique Hugo Gene2 RicishayMax2 RicishayMax3 edward2 klatt6 steph2 steph3",
+    "train-unlabeled": SetTable(
+        2001, 80, 12, variants=tuple(_UNLABELED_VARIANTS.split()), **_BROAD
     ),
-    "dev": _broad_set(
-        3001,
-        12,
-        14,
-        "f1 Andy linda boris Annie Lee marcelo iven pedro sandro travis announcer",
-    ),
-    "test": _broad_set(
-        4001,
-        12,
-        14,
-        "f3 m2 belinda victor Alicia paul shelby quincy robert pablo antonio ian",
-    ),
+    "dev": SetTable(3001, 12, 14, variants=tuple(_DEV_VARIANTS.split()), **_BROAD),
+    "test": SetTable(4001, 12, 14, variants=tuple(_TEST_VARIANTS.split()), **_BROAD),
 }
-
-
-"""The corpus at scale 1."""
-
-
+# Variants that are women's voices.
 FEMALE = frozenset(
     "f1 f2 f3 f4 f5 Alicia Andrea Annie anika aunty belinda grandma linda shelby "
     "steph steph2 steph3".split()
 )
 
 
-"""Variants that are women's voices."""
-
-
 @dataclass(frozen=True)
 class MiniSpeaker(Speaker):
-    """A speaker with a voice.
+    """A speaker with a voice; rate, pitch and pitch_range are as in `SetTable`."""
 
-    Attributes:
-        seed: Seed of the corpus.
-        voice: eSpeak NG language and variant.
-        rate: Words per minute.
-        pitch: 0 to 99.
-        pitch_range: 0 to 99.
-    """
-
-    seed: int
-    voice: str
+    seed: int  # Of the corpus.
+    voice: str  # eSpeak NG language and variant.
     rate: int
     pitch: int
     pitch_range: int
 
 
 def mini_corpus(seed: int, scale: float) -> Corpus:
-    """Plans the corpus.
+    """Plan the corpus.
 
     Args:
         seed: Seed of everything random, >= 0.
         scale: Size as a multiple of the default, above 0 to MAX_SCALE.
 
-    Returns:
-        What to build.
-
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: An argument is out of its range.
     """
     if seed < 0:
         raise ValueError(f"seed must be at least 0, not {seed}")
@@ -236,19 +153,11 @@ def mini_corpus(seed: int, scale: float) -> Corpus:
     speakers = [each for name in SETS for each in _speakers(name, seed, scale)]
     tables = hashlib.sha256(repr((SETS, TEMPLATES, WORDS)).encode()).hexdigest()[:16]
     settings = {"format": FORMAT, "tables": tables, "seed": seed, "scale": scale}
-    return Corpus(
-        name="mini",
-        title=TITLE,
-        settings=settings,
-        speakers=speakers,
-        make=make_utterances,
-        sample_rate=SAMPLE_RATE,
-        preload=("espnet_softpl.corpus.acoustics", "espnet_softpl.corpus.espeak"),
-    )
+    return Corpus("mini", TITLE, settings, speakers, make_utterances, SAMPLE_RATE)
 
 
 def _speakers(set_name: str, seed: int, scale: float) -> list[MiniSpeaker]:
-    """Deals accents, variants and manners of speaking to the speakers of a set."""
+    """Deal accents, variants and manners of speaking to the speakers of a set."""
     table = SETS[set_name]
     count = max(1, round(table.speakers * scale))
     total = table.speakers * table.utterances * scale
@@ -283,7 +192,7 @@ def _speakers(set_name: str, seed: int, scale: float) -> list[MiniSpeaker]:
 
 
 def make_sentence(generator: np.random.Generator) -> str:
-    """Returns a random sentence of the grammar in lower case."""
+    """Return a random sentence of the grammar in lower case."""
     words = []
     used: set[str] = set()
     for word in str(generator.choice(TEMPLATES)).split():
@@ -297,31 +206,21 @@ def make_sentence(generator: np.random.Generator) -> str:
 
 
 def make_utterances(speaker: MiniSpeaker) -> Iterator[Utterance]:
-    """Synthesizes all utterances of a speaker, in a process that made no other.
-
-    Args:
-        speaker: Who speaks.
-
-    Yields:
-        The utterances in order.
+    """Yield all utterances of a speaker, in a process that synthesized no other.
 
     Raises:
-        CorpusError: If the synthesizer is missing or fails.
+        CorpusError: The synthesizer is missing or fails.
     """
-    # Imported here: they take a second, and planning needs none of them.
+    # Imported here: it takes a second, and planning does not need it.
     from scipy.signal import resample_poly
-
-    from espnet_softpl.commands.corpus.acoustics import record
-    from espnet_softpl.commands.corpus.espeak import SYNTHESIS_RATE, Synthesizer
 
     conditions = SETS[speaker.set_name].conditions
     ratio = Fraction(SAMPLE_RATE, SYNTHESIS_RATE)
     with Synthesizer() as synthesizer:
-        synthesizer.set_voice(
-            speaker.voice, speaker.rate, speaker.pitch, speaker.pitch_range
-        )
-        for index in range(speaker.utterances):
-            key = (speaker.seed, speaker.set_name, speaker.speaker, index + 1)
+        manner = (speaker.rate, speaker.pitch, speaker.pitch_range)
+        synthesizer.set_voice(speaker.voice, *manner)
+        for number in range(1, speaker.utterances + 1):
+            key = (speaker.seed, speaker.set_name, speaker.speaker, number)
             draw = _generator(*key)
             sentence = make_sentence(draw)
             speech = synthesizer.speak(sentence, int(draw.integers(1, 2**31)))
@@ -331,7 +230,7 @@ def make_utterances(speaker: MiniSpeaker) -> Iterator[Utterance]:
 
 
 def _trim(speech: np.ndarray) -> np.ndarray:
-    """Cuts off the synthesizer's silences, so that silences are ours alone."""
+    """Cut off the synthesizer's silences, so that silences are ours alone."""
     loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
     return speech[loud[0] : loud[-1] + 1]
 
@@ -339,6 +238,6 @@ def _trim(speech: np.ndarray) -> np.ndarray:
 def _generator(
     seed: int, set_name: str, speaker: int = 0, utterance: int = 0
 ) -> np.random.Generator:
-    """Returns a generator of its own for each set, speaker and utterance (from 1)."""
+    """Return a generator of its own for each set, speaker and utterance (from 1)."""
     key = (seed, zlib.crc32(set_name.encode()), speaker, utterance)
     return np.random.default_rng(np.random.SeedSequence(key))

@@ -8,9 +8,7 @@ warmup_config=$config_dir/train_warmup.yaml
 pl_config="hard_ctc soft_ctc"
 # The control costs as much as a PL run: --run_control true trains it.
 run_control=false
-control_config=$config_dir/train_warmup.yaml
-control_args="--num_iters_per_epoch 8000 --max_epoch 50 --optim_conf lr=0.001 \
---scheduler_conf warmup_steps=5000"
+control_config=$config_dir/train_control.yaml
 # 10 h have few words to learn pieces from, and less to say in each block.
 if [ "$corpus" = librilight_10 ]; then
     nbpe=500

@@ -12,9 +12,7 @@ inference_config=conf/decode_hybrid.yaml
 inference_model=valid.acc.ave.pth
 # The control costs as much as a PL run: --run_control true trains it.
 run_control=false
-control_config=$config_dir/train_warmup.yaml
-control_args="--num_iters_per_epoch 4000 --max_epoch 50 --optim_conf lr=0.001 \
---scheduler_conf warmup_steps=5000"
+control_config=$config_dir/train_control.yaml
 # 10 h have few words to learn pieces from, and less to say in each block.
 if [ "$corpus" = librilight_10 ]; then
     nbpe=500

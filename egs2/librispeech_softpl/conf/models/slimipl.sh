@@ -9,5 +9,4 @@ warmup_config=$config_dir/train_warmup.yaml
 pl_config="hard_ctc blend"
 # The control costs as much as a PL run: --run_control true trains it.
 run_control=false
-control_config=$config_dir/train_warmup.yaml
-control_args="--num_iters_per_epoch 5000 --max_epoch 80"
+control_config=$config_dir/train_control.yaml

@@ -1,0 +1,56 @@
+"""What a command that builds a corpus ends with."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from espnet_softpl.commands.corpus.build import Corpus, CorpusError
+from espnet_softpl.commands.corpus.command import corpus_parser, run_command
+from tests.support.corpora import command
+
+
+def test_interruption_is_reported_without_traceback(tmp_path: Path) -> None:
+    out = tmp_path / "interrupted"
+    process = subprocess.Popen(
+        command(out, "--scale", "1"), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("t*/*/1")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert "run it again" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(CorpusError("no data"), 1), (OSError("no data"), 1)]
+)
+def test_errors_for_the_user_are_one_line(
+    error: Exception, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(options: argparse.Namespace) -> Corpus:
+        raise error
+
+    parser = corpus_parser("make_it", "Makes it.")
+    assert run_command(parser, plan, ["--out", str(tmp_path)]) == status
+    assert capsys.readouterr().err == "make_it: error: no data\n"
+
+
+def test_an_illegal_option_is_refused_with_the_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(options: argparse.Namespace) -> Corpus:
+        raise ValueError(f"seed {options.seed} is not mine")
+
+    with pytest.raises(SystemExit, match="2"):
+        parser = corpus_parser("make_it", "Makes it.")
+        run_command(parser, plan, ["--out", str(tmp_path), "--seed", "3"])
+    error = capsys.readouterr().err
+    assert error.startswith("usage: make_it") and "seed 3 is not mine" in error
