@@ -8,7 +8,9 @@ those that were asked for but have none are listed as "not run".
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import math
 import os
 import platform
 import re
@@ -16,16 +18,24 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from datadir import DataDir, RecipeError, atomic_write, read_table, run_main
-from plots import plot_all
-from progress import clock
 from runs import SUPERVISED, Run, read_run
 
+from espnet_softpl.commands.report.figures import (
+    FIGURES,
+    Line,
+    color_of,
+    draw_error_rates,
+    draw_panels,
+    make_panels,
+)
 from espnet_softpl.commands.scoring import Score, load_references, score_sets
 from espnet_softpl.core.errors import UserError
 
 NOT_RUN = "not run"
-Table = list[list[str]]
+UNITS = {"char": "CER", "word": "WER"}
 
 
 def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
@@ -52,62 +62,41 @@ def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
     return [read_run(exp / f"seed{seed}" / name, seed) for seed, name in pairs]
 
 
-def percent(value: float) -> str:
-    """Return an error rate in percent with one decimal.
-
-    Args:
-        value: In percent.
-    """
-    return f"{value:.1f}"
-
-
 def with_interval(score: Score) -> str:
-    """Return an error rate with half the width of its confidence interval.
+    """Return an error rate with half the width of its confidence interval."""
+    return f"{score.rate:.1f} ±{(score.high - score.low) / 2:.1f}"
+
+
+def signed(change: float) -> str:
+    """Return a relative change in percent as text; NaN if it cannot be said."""
+    return "-" if math.isnan(change) else f"{change:+.1f} %"
+
+
+def relative_changes(rates: pd.DataFrame, tests: list[str]) -> pd.DataFrame:
+    """Return the changes of the CER against the warm-up and the control, in percent.
 
     Args:
-        score: The errors.
-    """
-    return f"{percent(score.rate)} ±{percent((score.high - score.low) / 2)}"
-
-
-def mean(values: list[float]) -> float:
-    """Return the mean.
-
-    Args:
-        values: At least one.
-    """
-    return sum(values) / len(values)
-
-
-def change(run: Run, baseline: Run | None, name: str) -> float | None:
-    """Return the relative change of the CER against a baseline, in percent.
-
-    Args:
-        run: A system.
-        baseline: The one to compare with, or None.
-        name: Set to compare on.
+        rates: Error rates by `(system, seed)`; a run is compared with the same seed's.
+        tests: Names of the test sets.
 
     Returns:
-        A negative number where the CER is lower; None where it cannot be said.
+        A negative number means that the CER is lower; NaN that nothing can be said.
     """
-    if baseline is None or baseline.system == run.system:
-        return None
-    if not (run.scores and baseline.scores) or run.system == "warmup":
-        return None
-    base = baseline.scores[name]["char"].rate
-    return 100.0 * (run.scores[name]["char"].rate - base) / base if base else None
+    changes = pd.DataFrame(index=rates.index)
+    systems = rates.index.get_level_values("system")
+    for name in tests:
+        cer = rates[f"{name} CER"]
+        for base in SUPERVISED:
+            own = cer[systems == base].droplevel("system")
+            baseline = own.reindex(rates.index.get_level_values("seed")).to_numpy()
+            column = f"{name} vs {base}" if len(tests) > 1 else f"vs {base}"
+            change = 100.0 * (cer - baseline) / baseline
+            known = np.isfinite(change) & ~systems.isin(["warmup", base])
+            changes[column] = change.where(known)
+    return changes
 
 
-def signed(value: float | None) -> str:
-    """Return a relative change as text.
-
-    Args:
-        value: In percent, or None.
-    """
-    return "-" if value is None else f"{value:+.1f} %"
-
-
-def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> Table:
+def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> pd.DataFrame:
     """Return the table of error rates: one row per run, and a mean over seeds.
 
     Args:
@@ -115,140 +104,100 @@ def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> Table:
         sets: Names of all sets.
         tests: Names of the test sets, on which systems are compared.
     """
-    baselines = {(run.system, run.seed): run for run in runs}
-    pairs = [(base, name) for name in tests for base in SUPERVISED]
-    head = ["system", "seed"]
-    head += [f"{name} {unit}" for name in sets for unit in ("CER", "WER")]
-    for base, name in pairs:
-        head.append(f"{name} vs {base}" if len(tests) > 1 else f"vs {base}")
-    table = [head]
+    scored = [run for run in runs if run.scores]
+    cells = {f"{n} {title}": (n, unit) for n in sets for unit, title in UNITS.items()}
+    rates = pd.DataFrame(
+        [{c: run.scores[n][u].rate for c, (n, u) in cells.items()} for run in scored],
+        index=pd.MultiIndex.from_tuples(
+            [(run.system, run.seed) for run in scored], names=["system", "seed"]
+        ),
+    )
+    changes = relative_changes(rates, tests)
+    rows = []
     for system in dict.fromkeys(run.system for run in runs):
         group = [run for run in runs if run.system == system]
-        changes: list[list[float | None]] = []
         for run in group:
-            if not run.scores:
-                table.append([system, run.seed] + [NOT_RUN] * (len(head) - 2))
-                continue
-            row = [
-                with_interval(run.scores[name][unit])
-                for name in sets
-                for unit in ("char", "word")
-            ]
-            changes.append(
-                [
-                    change(run, baselines.get((base, run.seed)), name)
-                    for base, name in pairs
-                ]
-            )
-            table.append([system, run.seed, *row, *map(signed, changes[-1])])
-        if len(changes) > 1:
-            scored = [run for run in group if run.scores]
-            table.append(mean_row(system, scored, changes))
-    return table
+            row = {"system": system, "seed": run.seed}
+            if run.scores:
+                row |= {
+                    c: with_interval(run.scores[n][u]) for c, (n, u) in cells.items()
+                }
+                row |= changes.loc[(system, run.seed)].map(signed)
+            rows.append(row)
+        if sum(bool(run.scores) for run in group) > 1:
+            mean = rates.loc[system].mean().map("{:.1f}".format)
+            mean_change = changes.loc[system].mean().map(signed)
+            rows.append({"system": system, "seed": "mean", **mean, **mean_change})
+    columns = ["system", "seed", *cells, *changes.columns]
+    return pd.DataFrame(rows, columns=columns).fillna(NOT_RUN)
 
 
-def mean_row(
-    system: str, runs: list[Run], changes: list[list[float | None]]
-) -> list[str]:
-    """Return the row with the means over seeds.
-
-    Args:
-        system: Its name.
-        runs: Its runs that were scored.
-        changes: Relative changes of each run.
-    """
-    rates = [
-        percent(mean([run.scores[name][unit].rate for run in runs]))
-        for name in runs[0].scores
-        for unit in ("char", "word")
-    ]
-    means = []
-    for column in zip(*changes, strict=True):
-        known = [value for value in column if value is not None]
-        means.append(signed(mean(known) if known else None))
-    return [system, "mean", *rates, *means]
+def count_table(runs: list[Run]) -> pd.DataFrame:
+    """Return the substitutions, deletions and insertions."""
+    return pd.DataFrame(
+        {
+            "system": run.system,
+            "seed": run.seed,
+            "set": name,
+            "unit": unit,
+            "reference": score.reference,
+            "S": score.substitutions,
+            "D": score.deletions,
+            "I": score.insertions,
+        }
+        for run in runs
+        for name, units in run.scores.items()
+        for unit, score in units.items()
+    )
 
 
-def count_table(runs: list[Run]) -> Table:
-    """Return the substitutions, deletions and insertions.
-
-    Args:
-        runs: The runs.
-    """
-    table = [["system", "seed", "set", "unit", "reference", "S", "D", "I"]]
-    for run in runs:
-        for name, units in run.scores.items():
-            for unit, score in units.items():
-                counts = (
-                    score.reference,
-                    score.substitutions,
-                    score.deletions,
-                    score.insertions,
-                )
-                table.append([run.system, run.seed, name, unit, *map(str, counts)])
-    return table
-
-
-def training_table(runs: list[Run], hours: dict[str, float]) -> Table:
+def training_table(runs: list[Run], hours: pd.Series) -> pd.DataFrame:
     """Return how each run was trained.
 
     Args:
         runs: The runs.
         hours: Hours of audio of ``labeled`` and ``unlabeled``.
     """
-    head = ["system", "criterion", "teacher", "seed", "labeled h", "unlabeled h"]
-    head += ["updates", "wall time", "PL CER first to last epoch", "PL WER"]
-    table = [head]
-    for run in runs:
+
+    def course(run: Run, key: str) -> str:
+        pair = run.first_and_last(f"train/{key}")
+        return f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"
+
+    def row(run: Run) -> dict[str, str]:
         if not run.history:
-            table.append([run.system, *[NOT_RUN] * (len(head) - 1)])
-            table[-1][3] = run.seed
-            continue
-        quality = [run.first_and_last(f"train/{key}") for key in ("pl_cer", "pl_wer")]
+            return {"system": run.system, "seed": run.seed}
         unlabeled = 0.0 if run.criterion == "supervised" else hours["unlabeled"]
-        table.append(
-            [
-                run.system,
-                run.criterion,
-                run.teacher or "-",
-                run.seed,
-                f"{hours['labeled']:.2f}",
-                f"{unlabeled:.2f}",
-                str(run.updates),
-                clock(run.seconds),
-                *(
-                    f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"
-                    for pair in quality
-                ),
-            ]
-        )
-    return table
+        return {
+            "system": run.system,
+            "criterion": run.criterion,
+            "teacher": run.teacher or "-",
+            "seed": run.seed,
+            "labeled h": f"{hours['labeled']:.2f}",
+            "unlabeled h": f"{unlabeled:.2f}",
+            "updates": str(run.updates),
+            "wall time": str(datetime.timedelta(seconds=round(run.seconds))),
+            "PL CER first to last epoch": course(run, "pl_cer"),
+            "PL WER": course(run, "pl_wer"),
+        }
+
+    columns = ["system", "criterion", "teacher", "seed", "labeled h", "unlabeled h"]
+    columns += ["updates", "wall time", "PL CER first to last epoch", "PL WER"]
+    return pd.DataFrame(map(row, runs), columns=columns).fillna(NOT_RUN)
 
 
-def markdown(table: Table) -> str:
-    """Return a table in Markdown.
-
-    Args:
-        table: Rows of cells; the first is the head.
-    """
-    rows = ["| " + " | ".join(row) + " |" for row in table]
-    rows.insert(1, "|" + " --- |" * len(table[0]))
-    return "\n".join(rows)
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown."""
+    rows = [list(table), ["---"] * table.shape[1], *table.astype(str).to_numpy()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def plain(table: Table) -> str:
-    """Return a table with aligned columns.
-
-    Args:
-        table: Rows of cells; the first is the head.
-    """
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    rows = [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip()
-        for row in table
-    ]
-    rows.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(rows)
+def plain(table: pd.DataFrame) -> str:
+    """Return a table with aligned columns."""
+    rows = [list(table), *table.to_numpy()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
 
 
 def describe_software() -> str:
@@ -263,29 +212,52 @@ def describe_software() -> str:
     return f"With {', '.join(versions)}, {python}, {os.cpu_count()} processors."
 
 
-def data_table(dump: Path, rate: int) -> tuple[Table, dict[str, float]]:
-    """Describe the data.
+def data_table(dump: Path, rate: int) -> pd.DataFrame:
+    """Describe the data, one row for each part.
 
     Args:
         dump: Directory of the corpus's formatted data.
         rate: Sample rate in Hz.
-
-    Returns:
-        The table, and the hours of audio by part.
     """
-    table = [["part", "sets", "utterances", "speakers", "hours"]]
-    hours: dict[str, float] = {}
-    places = {"labeled": "labeled", "unlabeled": "unlabeled"}
-    places |= {"dev": "org/dev", "test": "org/test"}
-    for part, place in places.items():
-        data = DataDir.load(dump / place)
-        hours[part] = sum(map(int, data.samples.values())) / rate / 3600
+    rows = []
+    for part in ("labeled", "unlabeled", "dev", "test"):
+        data = DataDir.load(dump / ("org" if part in ("dev", "test") else "") / part)
         names = ", ".join(sorted(set(data.set_name.values())))
         if any(re.match(r"sp[\d.]+-", utterance) for utterance in data.wav):
             names += " (copies at other speeds counted)"
-        speakers = len(set(data.speaker.values()))
-        table.append([part, names, str(len(data)), str(speakers), f"{hours[part]:.2f}"])
-    return table, hours
+        rows.append(
+            {
+                "part": part,
+                "sets": names,
+                "utterances": len(data),
+                "speakers": len(set(data.speaker.values())),
+                "hours": sum(map(int, data.samples.values())) / rate / 3600,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def plot_all(runs: list[Run], out: Path) -> None:
+    """Draw the curves of the report's figures, and error rates, one color a system.
+
+    Args:
+        runs: The runs; at least one has scores.
+        out: Directory for the PNG files.
+    """
+    systems = list(dict.fromkeys(run.system for run in runs))
+    colors = {system: color_of(index) for index, system in enumerate(systems)}
+    lines = [Line(run.system, colors[run.system], run.history) for run in runs]
+    for name in ("losses", "pl_quality", "collapse"):
+        panels = list(make_panels(FIGURES[name], lines).values())
+        panels = [panel for panel in panels if panel.curves] or panels
+        draw_panels(panels, out / f"{name}.png")
+    scored = [run for run in runs if run.scores]
+    scores = {
+        system: [run.scores for run in scored if run.system == system]
+        for system in systems
+        if any(run.system == system for run in scored)
+    }
+    draw_error_rates(scores, out / "error_rates.png")
 
 
 def write_results(runs: list[Run], args: argparse.Namespace) -> None:
@@ -297,7 +269,8 @@ def write_results(runs: list[Run], args: argparse.Namespace) -> None:
     """
     sets = list(load_references(args.dump / "org"))
     dev = len(set(read_table(args.dump / "org" / "dev" / "utt2set").values()))
-    described, hours = data_table(args.dump, args.fs)
+    described = data_table(args.dump, args.fs)
+    hours = described.set_index("part")["hours"]
     errors = error_table(runs, sets, sets[dev:])
     commands = [
         f"# {run.system}, seed {run.seed}\n{run.command}" for run in runs if run.command
@@ -306,7 +279,7 @@ def write_results(runs: list[Run], args: argparse.Namespace) -> None:
         f"# Results on {args.exp.name}",
         f"Command: `{args.command}`",
         describe_software(),
-        markdown(described),
+        markdown(described.assign(hours=described["hours"].map("{:.2f}".format))),
         "## Error rates in percent",
         "After ± half the width of the 95 % confidence interval (bootstrap over "
         "utterances). A space counts as a character. The last columns are relative "
