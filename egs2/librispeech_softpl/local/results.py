@@ -26,10 +26,9 @@ from runs import SUPERVISED, Run, read_run
 from espnet_softpl.commands.report.figures import (
     FIGURES,
     Line,
-    color_of,
+    colors_of,
+    draw_curves,
     draw_error_rates,
-    draw_panels,
-    make_panels,
 )
 from espnet_softpl.commands.scoring import Score, load_references, score_sets
 from espnet_softpl.core.errors import UserError
@@ -244,20 +243,15 @@ def plot_all(runs: list[Run], out: Path) -> None:
         runs: The runs; at least one has scores.
         out: Directory for the PNG files.
     """
-    systems = list(dict.fromkeys(run.system for run in runs))
-    colors = {system: color_of(index) for index, system in enumerate(systems)}
+    colors = colors_of(dict.fromkeys(run.system for run in runs))
     lines = [Line(run.system, colors[run.system], run.history) for run in runs]
     for name in ("losses", "pl_quality", "collapse"):
-        panels = list(make_panels(FIGURES[name], lines).values())
-        panels = [panel for panel in panels if panel.curves] or panels
-        draw_panels(panels, out / f"{name}.png")
-    scored = [run for run in runs if run.scores]
-    scores = {
-        system: [run.scores for run in scored if run.system == system]
-        for system in systems
-        if any(run.system == system for run in scored)
-    }
-    draw_error_rates(scores, out / "error_rates.png")
+        draw_curves(FIGURES[name], lines, out / f"{name}.png")
+    scores: dict[str, list[dict[str, dict[str, Score]]]] = {}
+    for run in runs:
+        if run.scores:
+            scores.setdefault(run.system, []).append(run.scores)
+    draw_error_rates(scores, colors, out / "error_rates.png")
 
 
 def write_results(runs: list[Run], args: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from espnet_softpl.commands.experiment import Experiment
 from espnet_softpl.commands.scoring import Score, load_references, score_sets
@@ -24,19 +23,8 @@ TRN_LINE = re.compile(r"^(.*?)\s*\(([^()]*)\)$")
 # Transcript by utterance, by set.
 References = Mapping[str, Mapping[str, str]]
 
-
-class Decoding(NamedTuple):
-    """Errors of one decoding on one set.
-
-    Attributes:
-        tag: The decoding's directory.
-        name: The set.
-        scores: Score by unit, `char` and `word`.
-    """
-
-    tag: str
-    name: str
-    scores: Mapping[str, Score]
+# Score by unit (`char` and `word`), by set, by the decoding's directory.
+Decodings = dict[str, dict[str, dict[str, Score]]]
 
 
 def read_references(entries: Sequence[str]) -> References:
@@ -67,7 +55,7 @@ def read_references(entries: Sequence[str]) -> References:
 
 def find_decodings(
     experiment: Experiment, references: References
-) -> tuple[list[Decoding], list[str]]:
+) -> tuple[Decodings, list[str]]:
     """Score whatever was decoded in an experiment.
 
     Args:
@@ -78,7 +66,7 @@ def find_decodings(
         The decodings, and notes of what cannot be scored.
     """
     dumps = _dump_directories(experiment)
-    decodings: list[Decoding] = []
+    decodings: Decodings = {}
     notes: list[str] = []
     for tag, name, path in _hypotheses(experiment.directory):
         where = path.parent.relative_to(experiment.directory)
@@ -92,12 +80,13 @@ def find_decodings(
         except (OSError, ValueError) as error:
             notes.append(f"{where} is not scored: {error}")
             continue
-        if not sets:
+        if sets:
+            decodings.setdefault(tag, {}).update(scores)
+        else:
             notes.append(
                 f"{where} is not scored: no references were found; name them with "
                 f"--ref_text {name or 'SET'}=FILE."
             )
-        decodings += [Decoding(tag, key, units) for key, units in scores.items()]
     return decodings, notes
 
 

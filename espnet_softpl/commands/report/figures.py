@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from espnet_softpl.commands.report import meaning
 from espnet_softpl.commands.report.history import History
+from espnet_softpl.commands.report.meaning import titles
 from espnet_softpl.commands.scoring import Score
 from espnet_softpl.core.files import atomic_file
+from espnet_softpl.monitors.guard import Guard
 
 # Okabe and Ito's colors, which readers with color-blindness can tell apart.
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-    "#000000",
-    "#999933",
-)
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLORS += ("#000000", "#999933")
 
 DOTS = 120  # Points above which a curve is drawn without markers.
 
@@ -41,8 +35,8 @@ FIGURES: dict[str, dict[str, str]] = {
         "valid/acc": "validation accuracy, decoder (%)",
         "valid/loss": "validation loss",
     },
-    "pl_quality": meaning.titles("labels"),
-    "collapse": meaning.titles("collapse"),
+    "pl_quality": titles("labels"),
+    "collapse": titles("collapse"),
     "losses": {
         "train/loss": "training loss",
         "train/loss_labeled": "loss on labeled data",
@@ -51,85 +45,53 @@ FIGURES: dict[str, dict[str, str]] = {
         "train/grad_norm": "gradient norm",
         "train/optim0_lr0": "learning rate",
     },
-    "schedule": meaning.titles("schedule"),
-    "cache": meaning.titles("cache"),
+    "schedule": titles("schedule"),
+    "cache": titles("cache"),
 }
 
 
-def color_of(index: int) -> str:
-    """Return the color of the experiment with this number, from 0; they repeat."""
-    return COLORS[index % len(COLORS)]
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the color of each name; they repeat after eight."""
+    return dict(zip(names, itertools.cycle(COLORS)))
 
 
 class Line(NamedTuple):
-    """What is drawn of one experiment: name in the legend, color and curves."""
+    """What is drawn of one experiment.
+
+    Attributes:
+        name: Its name in the legend.
+        color: Its color.
+        history: Its curves.
+        guard: Whose limits are drawn in the panels of its monitors, None for nobody's.
+        alarms: Mini-batches at which it raised an alarm.
+    """
 
     name: str
     color: str
     history: History
+    guard: Guard | None = None
+    alarms: Sequence[int] = ()
 
 
-@dataclasses.dataclass
-class Panel:
-    """One statistic over training, of several experiments.
-
-    Attributes:
-        title: What is above it.
-        curves: Name, color, and pairs of mini-batches and values.
-        levels: Horizontal lines: level, color and line style; drawn if finite.
-        marks: Vertical lines: mini-batches and color.
-    """
-
-    title: str
-    curves: list[tuple[str, str, Sequence[tuple[int, float]]]]
-    levels: list[tuple[float, str, str]] = dataclasses.field(default_factory=list)
-    marks: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-
-    @property
-    def constant(self) -> float | None:
-        """The value that all curves have in all of several epochs, None if none."""
-        values = {value for _, _, points in self.curves for _, value in points}
-        several = any(len(points) > 1 for _, _, points in self.curves)
-        return values.pop() if several and len(values) == 1 else None
-
-
-def make_panels(titles: Mapping[str, str], lines: Iterable[Line]) -> dict[str, Panel]:
-    """Return one panel for each title, by key; it may have no curve.
+def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> None:
+    """Draw one panel for each title, three in a row, with one legend for all.
 
     Args:
-        titles: Title by key of the history, as in `FIGURES`.
-        lines: The experiments; one that has not reported a statistic has no curve.
-    """
-    panels = {}
-    for key, title in titles.items():
-        factor = 100.0 if "(%)" in title else 1.0
-        curves = [
-            (line.name, line.color, [(x, factor * y) for x, y in line.history[key]])
-            for line in lines
-            if key in line.history
-        ]
-        panels[key] = Panel(title, curves)
-    return panels
-
-
-def draw_panels(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
-    """Draw panels side by side, with one legend for all.
-
-    Args:
-        panels: At least one; those without a curve say so.
+        panels: Title by key of the history, as in `FIGURES`; at least one.
+        lines: The experiments; of one that has not reported a statistic there is no
+            curve, and a panel without a curve says so.
         path: PNG file to write.
-        columns: Panels in a row, at most.
     """
-    columns = min(columns, len(panels))
+    columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     size = (4.2 * columns, 2.9 * rows + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, panel in zip(axes.flat, panels):
-        _draw_panel(axis, panel)
-    colors = {name: color for panel in panels for name, color, _ in panel.curves}
+    for axis, (key, title) in zip(axes.flat, panels.items()):
+        _draw_panel(axis, key, title, [line for line in lines if key in line.history])
+    colors = {line.name: line.color for line in lines if panels.keys() & line.history}
     if colors:
         figure.legend(
             [Line2D([], [], color=color) for color in colors.values()],
@@ -142,28 +104,39 @@ def draw_panels(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
     _save(figure, path)
 
 
-def _draw_panel(axis: object, panel: Panel) -> None:
-    """Draw one panel: curves, levels and marks."""
-    axis.set_title(panel.title, fontsize=10)
+def _draw_panel(axis: Axes, key: str, title: str, lines: Sequence[Line]) -> None:
+    """Draw one statistic of the experiments that have reported it."""
+    axis.set_title(title, fontsize=10)
     axis.set_xlabel("mini-batches", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25, linewidth=0.6)
-    for _, color, points in panel.curves:
-        marker = "." if len(points) <= DOTS else None
-        line = dict(color=color, linewidth=1.4, marker=marker, markersize=4)
-        axis.plot(*zip(*points), "-", **line)
-    if not panel.curves:
+    if not lines:
         axis.text(0.5, 0.5, "no data", ha="center", transform=axis.transAxes)
-        return
-    for level, color, style in panel.levels:
-        if math.isfinite(level):
-            axis.axhline(level, color=color, linestyle=style, linewidth=0.9, alpha=0.8)
-    for step, color in panel.marks:
-        axis.axvline(step, color=color, linestyle=":", linewidth=1.2)
+    factor = 100.0 if "(%)" in title else 1.0
+    for _, color, history, guard, alarms in lines:
+        steps, values = zip(*history[key])
+        axis.plot(
+            steps,
+            [factor * value for value in values],
+            color=color,
+            linewidth=1.4,
+            marker="." if len(steps) <= DOTS else None,
+            markersize=4,
+        )
+        if guard is not None:
+            monitor = key.removeprefix("train/")
+            levels = (guard.reference(monitor), *guard.bounds(monitor))
+            for level, style in zip(levels, ("-.", "--", "--")):
+                if math.isfinite(level):
+                    axis.axhline(level, color=color, ls=style, lw=0.9, alpha=0.8)
+        for step in alarms:
+            axis.axvline(step, color=color, ls=":", linewidth=1.2)
 
 
 def draw_error_rates(
-    systems: Mapping[str, Sequence[Mapping[str, Mapping[str, Score]]]], path: Path
+    systems: Mapping[str, Sequence[Mapping[str, Mapping[str, Score]]]],
+    colors: Mapping[str, str],
+    path: Path,
 ) -> None:
     """Draw error rates: a panel each for CER and WER, a group of bars for each set.
 
@@ -172,6 +145,7 @@ def draw_error_rates(
 
     Args:
         systems: The scores of one training or several by unit, by set, by system.
+        colors: Color by system.
         path: PNG file to write.
     """
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
@@ -180,21 +154,21 @@ def draw_error_rates(
     width = 0.8 / len(systems)
     for axis, unit, title in zip(axes, ("char", "word"), ("CER (%)", "WER (%)")):
         for index, (system, runs) in enumerate(systems.items()):
-            bars = {}
-            for name in sets:
-                scores = [run[name][unit] for run in runs if name in run]
-                if scores:
-                    place = sets.index(name) + index * width
-                    bars[place] = _bar(scores)
-            heights, *reach = zip(*bars.values()) if bars else ((), (), ())
+            bars = {
+                sets.index(name) + index * width: bar_of(
+                    [run[name][unit] for run in runs if name in run]
+                )
+                for name in dict.fromkeys(name for run in runs for name in run)
+            }
+            heights, *reach = zip(*bars.values())
             axis.bar(
                 list(bars),
                 heights,
                 width,
-                yerr=reach if bars else None,
+                yerr=reach,
                 capsize=3,
                 label=system,
-                color=color_of(index),
+                color=colors[system],
             )
         axis.set_xticks([place + 0.4 - width / 2 for place in range(len(sets))], sets)
         axis.tick_params(labelsize=8)
@@ -204,7 +178,7 @@ def draw_error_rates(
     _save(figure, path)
 
 
-def _bar(scores: Sequence[Score]) -> tuple[float, float, float]:
+def bar_of(scores: Sequence[Score]) -> tuple[float, float, float]:
     """Return the height of a bar, and how far its line reaches down and up from it."""
     rates = [score.rate for score in scores]
     height, low, high = sum(rates) / len(rates), min(rates), max(rates)

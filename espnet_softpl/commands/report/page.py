@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import datetime
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,15 +15,14 @@ import espnet_softpl
 from espnet_softpl.commands.report.figures import (
     FIGURES,
     Line,
-    Panel,
-    color_of,
+    colors_of,
+    draw_curves,
     draw_error_rates,
-    draw_panels,
-    make_panels,
 )
+from espnet_softpl.commands.report.meaning import DROPPED, SECTIONS
 from espnet_softpl.commands.report.runs import Run
-from espnet_softpl.commands.report.tables import DROPPED, build_tables, has_cache
-from espnet_softpl.commands.report.words import read_samples
+from espnet_softpl.commands.report.settings import compare_settings
+from espnet_softpl.commands.report.words import compare_samples
 from espnet_softpl.core.files import atomic_file
 
 TEMPLATE = "page.html"
@@ -60,15 +60,33 @@ def write_page(runs: Sequence[Run], out: Path) -> Path:
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    colors = colors_of(run.name for run in runs)
+    dropped = {k for r in runs for k in r.history if k.startswith(DROPPED)}
+    panels = {name: dict(titles) for name, titles in FIGURES.items()}
+    panels["pl_quality"] |= {
+        key: f"labels dropped by {key.removeprefix(DROPPED)} (%)"
+        for key in sorted(dropped)
+    }
+    sets = dict.fromkeys(n for r in runs for d in r.decodings.values() for n in d)
+    differing, pl_settings = compare_settings(runs)
     text = environment.get_template(TEMPLATE).render(
-        runs=runs,
-        colors=_colors(runs),
-        tables=build_tables(runs),
-        figures=draw_figures(runs, out),
-        samples=read_samples(runs),
         title=f"Pseudo-labeling report: {', '.join(run.name for run in runs)}",
         written=datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
         version=espnet_softpl.__version__,
+        runs=runs,
+        colors=colors,
+        panels=panels,
+        figures=draw_figures(runs, panels, colors, out),
+        monitors=SECTIONS["collapse"],
+        rates={
+            f"{name} {title} %": (name, unit)
+            for name in sets
+            for unit, title in (("char", "CER"), ("word", "WER"))
+        },
+        samples=compare_samples(runs),
+        differing=differing,
+        pl_settings=pl_settings,
+        isfinite=math.isfinite,
     )
     page = out / PAGE
     with atomic_file(page) as temporary:
@@ -76,74 +94,67 @@ def write_page(runs: Sequence[Run], out: Path) -> Path:
     return page
 
 
-def _colors(runs: Sequence[Run]) -> dict[str, str]:
-    """Return the color of each experiment by name."""
-    return {run.name: color_of(index) for index, run in enumerate(runs)}
-
-
-def draw_figures(runs: Sequence[Run], out: Path) -> dict[str, Drawn]:
-    """Draw all figures of `FIGURES`, and error rates if there are any.
+def draw_figures(
+    runs: Sequence[Run],
+    panels: Mapping[str, Mapping[str, str]],
+    colors: Mapping[str, str],
+    out: Path,
+) -> dict[str, Drawn]:
+    """Draw all figures, and error rates if there are any.
 
     Args:
         runs: The experiments.
+        panels: Titles by key of the history, by figure.
+        colors: Color by experiment.
         out: Directory of the PNG files.
     """
-    colors = _colors(runs)
     figures = {}
-    for name, titles in FIGURES.items():
-        if name == "pl_quality":
-            dropped = sorted(k for run in runs for k in run.history if DROPPED in k)
-            titles = titles | {
-                key: f"labels dropped by {key.removeprefix(DROPPED)} (%)"
-                for key in dropped
-            }
-        # Without a cache the age is 0.
-        shown = [run for run in runs if name != "cache" or has_cache(run)]
-        lines = [Line(run.name, colors[run.name], run.history) for run in shown]
-        panels = make_panels(titles, lines)
-        if name == "collapse":
-            _add_guards(panels, runs)
-        figures[name] = _draw(
-            [panel for panel in panels.values() if panel.curves], out / f"{name}.png"
-        )
-    decoded = [run.name for run in runs if run.decodings]
-    if decoded:
-        path = out / "error_rates.png"
-        # Of several decodings of one set, the last.
-        systems = {
-            run.name: [{d.name: d.scores for d in run.decodings}] for run in runs
-        }
-        draw_error_rates(systems, path)
-        alt = f"Bars of CER and WER with intervals, by set, of {', '.join(decoded)}"
-        figures["error_rates"] = Drawn(_inline(path), alt)
+    for name, titles in panels.items():
+        lines = [
+            Line(
+                run.name,
+                colors[run.name],
+                run.history,
+                run.guard if name == "collapse" else None,
+                [alarm.step for alarm in run.alarms if name == "collapse"],
+            )
+            for run in runs
+            if run.cached or name != "cache"  # Without a cache the age is 0.
+        ]
+        figures[name] = _draw(titles, lines, out / f"{name}.png")
+    # Of several decodings of one set, the last.
+    scores = {
+        run.name: [
+            {name: s for sets in run.decodings.values() for name, s in sets.items()}
+        ]
+        for run in runs
+        if run.decodings
+    }
+    if scores:
+        draw_error_rates(scores, colors, out / "error_rates.png")
+        alt = f"Bars of CER and WER with intervals, by set, of {', '.join(scores)}"
+        figures["error_rates"] = Drawn(_inline(out / "error_rates.png"), alt)
     return figures
 
 
-def _add_guards(panels: dict[str, Panel], runs: Sequence[Run]) -> None:
-    """Add the base model's levels, the limits and the alarms of the guards."""
-    colors = _colors(runs)
-    for key, panel in panels.items():
-        monitor = key.removeprefix("train/")
-        for run in runs:
-            color = colors[run.name]
-            if run.guard is not None:
-                low, high = run.guard.bounds(monitor)
-                levels = (run.guard.reference(monitor), "-."), (low, "--"), (high, "--")
-                panel.levels += [(level, color, style) for level, style in levels]
-            panel.marks += [(alarm.step, color) for alarm in run.alarms]
-
-
-def _draw(panels: Sequence[Panel], path: Path) -> Drawn:
-    """Draw what changes or has limits, and say the rest in words."""
-    drawn = [p for p in panels if p.constant is None or p.levels]
-    still = ", ".join(f"{p.title}: {p.constant:g}" for p in panels if p not in drawn)
+def _draw(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> Drawn:
+    """Draw what has been reported and changes or has limits; say the rest in words."""
+    drawn, still = {}, []
+    for key, title in panels.items():
+        curves = [line.history[key] for line in lines if key in line.history]
+        values = {value for curve in curves for _, value in curve}
+        several = any(len(curve) > 1 for curve in curves)
+        if len(values) == 1 and several and not any(line.guard for line in lines):
+            factor = 100.0 if "(%)" in title else 1.0
+            still.append(f"{title}: {factor * values.pop():g}")
+        elif curves:
+            drawn[key] = title
     if not drawn:
-        return Drawn(still=still)
-    draw_panels(drawn, path)
-    names = dict.fromkeys(name for panel in drawn for name, _, _ in panel.curves)
-    titles = ", ".join(panel.title for panel in drawn)
-    alt = f"Curves over mini-batches of {', '.join(names)}: {titles}"
-    return Drawn(_inline(path), alt, still)
+        return Drawn(still=", ".join(still))
+    draw_curves(drawn, lines, path)
+    names = ", ".join(line.name for line in lines if drawn.keys() & line.history)
+    alt = f"Curves over mini-batches of {names}: {', '.join(drawn.values())}"
+    return Drawn(_inline(path), alt, ", ".join(still))
 
 
 def _inline(path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from espnet_softpl.commands.experiment import Experiment, read_config
-from espnet_softpl.commands.report.decodings import Decoding, find_decodings
+from espnet_softpl.commands.report.decodings import Decodings, find_decodings
 from espnet_softpl.commands.report.history import (
     CHECKPOINTS,
     UNREADABLE,
@@ -31,7 +31,7 @@ from espnet_softpl.training.watch import REPORT_DIR
 
 SIGNS_OF_LIFE = ("config.yaml", "checkpoint.pth", "train.log")
 
-SAMPLE_KEYS = {"step", "made", "utterance", "label", "student", "weight", "dropped_by"}
+SAMPLE_KEYS = ("step", "made", "utterance", "label", "student", "weight", "dropped_by")
 
 # "[host] 2026-01-31 12:00:00,000 (trainer:811) INFO: 1epoch:train:1-50batch: loss=9.0"
 PROGRESS = re.compile(r" INFO: (\d+)epoch:train:\d+-(\d+)batch: ")
@@ -56,13 +56,13 @@ class Run:
         history: Curves; see `history.read_history`.
         epochs: Finished epochs.
         batches: Mini-batches in them.
-        seconds: Time of training and validation.
+        duration: Time of training and validation.
         status: What it is doing, in words.
         guard: The guard as it was saved last; None if there is none yet.
         alarms: The guard's reports, the oldest first.
         samples: What `samples.SampleRecorder` wrote, by step; with the epoch.
         truths: True transcripts of unlabeled utterances, if known.
-        decodings: What was decoded.
+        decodings: Error rates of what was decoded.
         notes: What is missing or was left out.
     """
 
@@ -71,19 +71,14 @@ class Run:
     history: History = dataclasses.field(default_factory=dict)
     epochs: int = 0
     batches: int = 0
-    seconds: float = 0.0
+    duration: datetime.timedelta = datetime.timedelta()
     status: str = ""
     guard: Guard | None = None
     alarms: list[Alarm] = dataclasses.field(default_factory=list)
     samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     truths: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    decodings: list[Decoding] = dataclasses.field(default_factory=list)
+    decodings: Decodings = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
-
-    @property
-    def directory(self) -> Path:
-        """The experiment directory."""
-        return self.experiment.directory
 
     @property
     def config(self) -> dict[str, Any]:
@@ -102,10 +97,10 @@ class Run:
         value = self.config.get(key)
         return value if isinstance(value, dict) else {}
 
-    def first_and_last(self, key: str) -> tuple[float, float] | None:
-        """Return a curve's first and last value, None if there is no such curve."""
-        values = self.history.get(key)
-        return (values[0][1], values[-1][1]) if values else None
+    @property
+    def cached(self) -> bool:
+        """Whether it keeps labels."""
+        return self.config.get("pl_cache") not in (None, "none")
 
 
 def names_of(directories: Sequence[Path]) -> list[str]:
@@ -165,7 +160,8 @@ def _read_run(
             "begins."
         )
     stats = read_statistics(directory)
-    run.history, run.seconds = read_history(stats), seconds_of(stats)
+    run.history = read_history(stats)
+    run.duration = datetime.timedelta(seconds=round(seconds_of(stats)))
     run.epochs = max(stats, default=0)
     if stats:
         run.batches = int(stats[run.epochs]["train"]["total_count"])
@@ -208,7 +204,7 @@ def _read_lines(path: Path) -> list[str]:
 
 def _read_status(run: Run) -> None:
     """Say what the training is doing, as far as files tell."""
-    logs = sorted(run.directory.glob("train*.log"), key=_modified)
+    logs = sorted(run.experiment.directory.glob("train*.log"), key=_modified)
     lines = _read_lines(logs[-1]) if logs else []
     most = run.config.get("max_epoch")
     if any(FINISHED in line for line in lines[-20:]):
@@ -217,7 +213,7 @@ def _read_status(run: Run) -> None:
     if isinstance(most, int) and run.epochs >= most:
         run.status = f"all {most} epochs done"
         return
-    files = [*logs, *(run.directory / name for name in SIGNS_OF_LIFE)]
+    files = [*logs, *(run.experiment.directory / name for name in SIGNS_OF_LIFE)]
     when = datetime.datetime.fromtimestamp(max(map(_modified, files)))
     run.status = f"running or stopped, last sign of life {when:%Y-%m-%d %H:%M:%S}"
     progress = PROGRESS.findall("\n".join(lines))
@@ -236,7 +232,7 @@ def _read_guard(run: Run) -> None:
     if guard is None:
         run.notes.append("pl_guard is none: there are no limits to show.")
         return
-    states = (run.directory / STATE_DIR).glob("*epoch.rank0.pth")
+    states = (run.experiment.directory / STATE_DIR).glob("*epoch.rank0.pth")
     # By length first: 10epoch comes after 9epoch.
     for path in sorted(states, key=lambda p: (len(p.name), p.name), reverse=True):
         try:
@@ -250,7 +246,7 @@ def _read_guard(run: Run) -> None:
 
 def _read_alarms(run: Run) -> None:
     """Read the reports that the guard wrote."""
-    for path in (run.directory / REPORT_DIR).glob("step*/report.txt"):
+    for path in (run.experiment.directory / REPORT_DIR).glob("step*/report.txt"):
         step = path.parent.name.removeprefix("step")
         if step.isdigit():
             run.alarms.append(Alarm(int(step), "\n".join(_read_lines(path))))
@@ -259,20 +255,15 @@ def _read_alarms(run: Run) -> None:
 
 def _read_samples(run: Run) -> None:
     """Read the recorded labels of every process."""
-    torn = 0
-    for path in sorted((run.directory / SAMPLES_DIR).glob("*epoch.rank*.jsonl")):
+    for path in (run.experiment.directory / SAMPLES_DIR).glob("*epoch.rank*.jsonl"):
         epoch = path.name.partition("epoch")[0]
-        for line in filter(str.strip, _read_lines(path)):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if isinstance(row, dict) and row.keys() >= SAMPLE_KEYS:
-                run.samples.append({**row, "epoch": epoch})
-            else:
-                torn += 1
-    if torn:
-        run.notes.append(f"{torn} lines of {SAMPLES_DIR} cannot be read.")
+        try:
+            rows = [json.loads(line) for line in _read_lines(path) if line]
+            chosen = [{key: row[key] for key in SAMPLE_KEYS} for row in rows]
+        except (ValueError, LookupError, TypeError):
+            run.notes.append(f"{SAMPLES_DIR}/{path.name} cannot be read.")
+        else:
+            run.samples += [{"epoch": epoch, **row} for row in chosen]
     if not run.samples:
         run.notes.append(
             f"No labels of single utterances: {SAMPLES_DIR} is written at the end of "

@@ -102,7 +102,7 @@ def thin(rows: Sequence[Any], most: int) -> list[Any]:
     return [rows[round(index * step)] for index in range(most)]
 
 
-def read_samples(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def compare_samples(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return what a few utterances were labeled with over time.
 
     Returns:

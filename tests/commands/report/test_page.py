@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from espnet_softpl.bin import report
@@ -29,7 +30,9 @@ def test_three_experiments_that_are_not_decoded(runs, tmp_path, capsys) -> None:
     assert page.row("stock", "supervised", "–", "–", "2 of 2", "12")
     ends = [100 * stats[epoch]["train"]["pl_cer"] for epoch in (1, 2)]
     label_row = page.row("cached", f"{ends[0]:.1f} → {ends[1]:.1f}")
-    assert "tokens 0.0 → 0.0" in label_row
+    assert label_row[-1] == "0.0 → 0.0"
+    assert "The same all the time: labels that are used (%): 100" in page.words
+    assert "labels dropped by tokens (%): 0" in page.words
     used = [stats[epoch]["train"]["pl_uses"] for epoch in (1, 2)]
     assert page.row("cached", "slimipl", "2")[4] == f"{used[0]:.3g} → {used[1]:.3g}"
     assert page.row("cached", "1 : 1", "0", "1.0")
@@ -42,6 +45,21 @@ def test_three_experiments_that_are_not_decoded(runs, tmp_path, capsys) -> None:
     assert files == {"report.html", *(f"{name}.png" for name in wanted)}
 
 
+def test_alarms_and_limits_are_shown(runs, tmp_path) -> None:
+    page = run_report(runs["alarmed"], runs["cached"], out=tmp_path / "out")
+    assert page.row("alarmed", "hard_ctc")[8] == "1"
+    assert "alarmed: 1 alarm." in page.words
+    assert "Collapse guard: alarm 1 at step" in page.words
+    assert "more labeled_steps" in page.words  # The advice of the report.
+    state = torch.load(runs["alarmed"] / "pl_state/2epoch.rank0.pth", weights_only=True)
+    track = state["guard"]["tracks"]["pl_frame_entropy"]
+    row = page.row("pl_frame_entropy mean entropy of a frame (nats)")
+    assert row[2].startswith(f"{track['reference']:.3g} → {track['level']:.3g}")
+    assert "BEYOND ITS LIMIT, at most 1e-06" in row[2]
+    # Of the other one the guard has not seen enough yet.
+    assert row[3].startswith("– not known yet")
+
+
 @pytest.mark.slow
 def test_what_comes_from_files_is_escaped(runs, data, tmp_path) -> None:
     exp = copy(runs["cached"], tmp_path / "<b>exp&")
@@ -49,7 +67,8 @@ def test_what_comes_from_files_is_escaped(runs, data, tmp_path) -> None:
     row = dict(step=3, made=3, utterance=key, label=EVIL, student=EVIL, weight=0.0)
     row["dropped_by"] = "<i>"
     samples = exp / "pl_samples" / "1epoch.rank0.jsonl"
-    samples.write_text(json.dumps(row) + "\n" + json.dumps(row)[:40] + "\n")
+    samples.write_text(json.dumps(row) + "\n")
+    samples.with_name("7epoch.rank0.jsonl").write_text(json.dumps(row)[:40] + "\n")
     settings = yaml.safe_load((exp / "config.yaml").read_text())
     settings["pl_criterion"] = "<u>criterion"
     (exp / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -60,7 +79,7 @@ def test_what_comes_from_files_is_escaped(runs, data, tmp_path) -> None:
     for text in ("<b>exp&", "dropped: <i>", "<u>criterion", "<h1>alarm", EVIL):
         assert text in page.words, text
     assert not {"b", "i", "u"} & {name for name, _ in page.tags}
-    assert "1 lines of pl_samples cannot be read" in page.words
+    assert "pl_samples/7epoch.rank0.jsonl cannot be read" in page.words
 
 
 @pytest.mark.slow
