@@ -11,7 +11,6 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from espnet_softpl.commands.report.history import History
 from espnet_softpl.commands.report.meaning import titles
@@ -62,15 +61,15 @@ class Line(NamedTuple):
         name: Its name in the legend.
         color: Its color.
         history: Its curves.
-        guard: Whose limits are drawn in the panels of its monitors, None for nobody's.
-        alarms: Mini-batches at which it raised an alarm.
+        guard: Its limits are drawn in the panels of its monitors; None for no guard.
+        alarms: Pairs of the mini-batch and the text of an alarm, drawn there too.
     """
 
     name: str
     color: str
     history: History
     guard: Guard | None = None
-    alarms: Sequence[int] = ()
+    alarms: Sequence[tuple[int, str]] = ()
 
 
 def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> None:
@@ -91,17 +90,7 @@ def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) ->
         axis.set_visible(False)
     for axis, (key, title) in zip(axes.flat, panels.items()):
         _draw_panel(axis, key, title, [line for line in lines if key in line.history])
-    colors = {line.name: line.color for line in lines if panels.keys() & line.history}
-    if colors:
-        figure.legend(
-            [Line2D([], [], color=color) for color in colors.values()],
-            list(colors),
-            fontsize=9,
-            ncols=2 * columns,
-            loc="outside upper center",
-            frameon=False,
-        )
-    _save(figure, path)
+    _save(figure, axes.flat, path)
 
 
 def _draw_panel(axis: Axes, key: str, title: str, lines: Sequence[Line]) -> None:
@@ -113,23 +102,26 @@ def _draw_panel(axis: Axes, key: str, title: str, lines: Sequence[Line]) -> None
     if not lines:
         axis.text(0.5, 0.5, "no data", ha="center", transform=axis.transAxes)
     factor = 100.0 if "(%)" in title else 1.0
-    for _, color, history, guard, alarms in lines:
+    for name, color, history, guard, alarms in lines:
         steps, values = zip(*history[key])
         axis.plot(
             steps,
             [factor * value for value in values],
+            label=name,
             color=color,
             linewidth=1.4,
             marker="." if len(steps) <= DOTS else None,
             markersize=4,
         )
+        if key not in FIGURES["collapse"]:
+            continue
         if guard is not None:
             monitor = key.removeprefix("train/")
             levels = (guard.reference(monitor), *guard.bounds(monitor))
             for level, style in zip(levels, ("-.", "--", "--")):
                 if math.isfinite(level):
                     axis.axhline(level, color=color, ls=style, lw=0.9, alpha=0.8)
-        for step in alarms:
+        for step, _ in alarms:
             axis.axvline(step, color=color, ls=":", linewidth=1.2)
 
 
@@ -154,28 +146,17 @@ def draw_error_rates(
     width = 0.8 / len(systems)
     for axis, unit, title in zip(axes, ("char", "word"), ("CER (%)", "WER (%)")):
         for index, (system, runs) in enumerate(systems.items()):
-            bars = {
-                sets.index(name) + index * width: bar_of(
-                    [run[name][unit] for run in runs if name in run]
-                )
-                for name in dict.fromkeys(name for run in runs for name in run)
-            }
-            heights, *reach = zip(*bars.values())
-            axis.bar(
-                list(bars),
-                heights,
-                width,
-                yerr=reach,
-                capsize=3,
-                label=system,
-                color=colors[system],
+            known = [name for name in sets if any(name in run for run in runs)]
+            places = [sets.index(name) + index * width for name in known]
+            heights, *reach = zip(
+                *(bar_of([r[name][unit] for r in runs if name in r]) for name in known)
             )
+            bars = dict(yerr=reach, capsize=3, label=system, color=colors[system])
+            axis.bar(places, heights, width, **bars)
         axis.set_xticks([place + 0.4 - width / 2 for place in range(len(sets))], sets)
         axis.tick_params(labelsize=8)
         axis.set_title(title, fontsize=10)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=6, loc="outside upper center")
-    _save(figure, path)
+    _save(figure, axes, path)
 
 
 def bar_of(scores: Sequence[Score]) -> tuple[float, float, float]:
@@ -187,8 +168,13 @@ def bar_of(scores: Sequence[Score]) -> tuple[float, float, float]:
     return height, max(0.0, height - low), max(0.0, high - height)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; it appears under its name only when complete."""
+def _save(figure: Figure, axes: Iterable[Axes], path: Path) -> None:
+    """Write a figure with one legend as PNG; it appears only when complete."""
+    entries = [zip(*axis.get_legend_handles_labels()) for axis in axes]
+    names = {name: handle for pairs in entries for handle, name in pairs}
+    if names:
+        style = dict(ncols=6, loc="outside upper center", frameon=False)
+        figure.legend(names.values(), names.keys(), fontsize=9, **style)
     FigureCanvasAgg(figure)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

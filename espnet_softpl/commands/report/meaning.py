@@ -31,9 +31,15 @@ SECTIONS: dict[str, tuple[Statistic, ...]] = {
         Statistic("pl_unusable", "unusable audio and losses (%)", "above 0"),
     ),
     "collapse": (
-        Statistic("pl_frame_entropy", "mean entropy of a frame (nats)", "rising"),
+        Statistic(
+            "pl_frame_entropy", "mean entropy of a frame (nats)", "rising: flattening"
+        ),
         Statistic("pl_mean_entropy", "entropy of the mean frame (nats)", "falling"),
-        Statistic("pl_mutual_information", "mutual information (nats)", "to 0"),
+        Statistic(
+            "pl_mutual_information",
+            "mutual information (nats)",
+            "to 0: collapse into one distribution",
+        ),
         Statistic("pl_blank_share", "share of blank frames", "to 0 or 1"),
         Statistic("pl_empty_share", "share of empty labels", "rising"),
         Statistic(

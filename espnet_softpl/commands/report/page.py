@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import datetime
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from espnet_softpl.commands.report.figures import (
 from espnet_softpl.commands.report.meaning import DROPPED, SECTIONS
 from espnet_softpl.commands.report.runs import Run
 from espnet_softpl.commands.report.settings import compare_settings
-from espnet_softpl.commands.report.words import compare_samples
+from espnet_softpl.commands.report.words import compare, thin, word_error_rate
 from espnet_softpl.core.files import atomic_file
 
 TEMPLATE = "page.html"
@@ -31,12 +32,12 @@ PAGE = "report.html"
 
 
 class Drawn(NamedTuple):
-    """A figure on the page.
+    """A figure on the page; "" is for nothing.
 
     Attributes:
-        source: The image as a data URI, "" if there is nothing to draw.
+        source: The image as a data URI.
         alt: What it shows, for those who cannot see it.
-        still: What is the same all the time and said in words instead, "" for nothing.
+        still: What is the same all the time, in words instead.
     """
 
     source: str = ""
@@ -83,7 +84,11 @@ def write_page(runs: Sequence[Run], out: Path) -> Path:
             for name in sets
             for unit, title in (("char", "CER"), ("word", "WER"))
         },
-        samples=compare_samples(runs),
+        samples=sorted({row["utterance"] for run in runs for row in run.samples}),
+        truths=collections.ChainMap(*(run.truths for run in runs)),
+        compare=compare,
+        thin=thin,
+        word_error_rate=word_error_rate,
         differing=differing,
         pl_settings=pl_settings,
         isfinite=math.isfinite,
@@ -111,13 +116,7 @@ def draw_figures(
     figures = {}
     for name, titles in panels.items():
         lines = [
-            Line(
-                run.name,
-                colors[run.name],
-                run.history,
-                run.guard if name == "collapse" else None,
-                [alarm.step for alarm in run.alarms if name == "collapse"],
-            )
+            Line(run.name, colors[run.name], run.history, run.guard, run.alarms)
             for run in runs
             if run.cached or name != "cache"  # Without a cache the age is 0.
         ]
@@ -144,7 +143,7 @@ def _draw(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> Drawn
         curves = [line.history[key] for line in lines if key in line.history]
         values = {value for curve in curves for _, value in curve}
         several = any(len(curve) > 1 for curve in curves)
-        if len(values) == 1 and several and not any(line.guard for line in lines):
+        if len(values) == 1 and several and key not in FIGURES["collapse"]:
             factor = 100.0 if "(%)" in title else 1.0
             still.append(f"{title}: {factor * values.pop():g}")
         elif curves:

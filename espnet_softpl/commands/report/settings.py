@@ -18,21 +18,17 @@ OF_THE_RUN += ("dist_", "wandb_", "use_wandb", "use_tensorboard")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return what is set as JSON, in nested settings by `outer.inner`."""
+    """Return values as JSON by key, in nested settings by `outer.inner`."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            text = json.dumps(value, ensure_ascii=False, default=str)
-            if text not in UNSET:
-                flat[f"{prefix}{key}"] = text
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False, default=str)
     return flat
 
 
-def compare_settings(
-    runs: Sequence[Run],
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compare_settings(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Compare the settings of runs: one row a setting, one column a run.
 
     Returns:
@@ -42,10 +38,11 @@ def compare_settings(
     flats = {run.name: flatten(run.config) for run in runs if run.config}
     frame = pd.DataFrame(flats, dtype=object).sort_index()
     learning = [run.name for run in runs if run.pseudo_labels and run.name in flats]
-    ours = [key for key in frame.index if key.startswith("pl_")]
+    rows = [(k, row) for k, row in frame.iterrows() if not set(row.dropna()) <= UNSET]
+    ours = [key for key, _ in rows if key.startswith("pl_")]
     others = [
         key
-        for key, row in frame.iterrows()
+        for key, row in rows
         if not key.startswith(("pl_", *OF_THE_RUN)) and row.nunique(dropna=False) > 1
     ]
     return frame.loc[others], frame.loc[ours, learning]

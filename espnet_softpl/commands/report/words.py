@@ -7,12 +7,9 @@ from typing import Any, NamedTuple
 
 import kaldialign
 
-from espnet_softpl.commands.report.runs import Run
 from espnet_softpl.commands.scoring import score
 
 GAP = "\0"  # No word has it.
-
-MOST_ROWS = 6  # Of one utterance in one experiment.
 
 
 class Word(NamedTuple):
@@ -94,7 +91,7 @@ def _align(
     return partners, unmatched
 
 
-def thin(rows: Sequence[Any], most: int) -> list[Any]:
+def thin(rows: Sequence[Any], most: int = 6) -> list[Any]:
     """Return at most so many rows (at least 2), evenly spaced, both ends included."""
     if len(rows) <= most:
         return list(rows)
@@ -102,44 +99,6 @@ def thin(rows: Sequence[Any], most: int) -> list[Any]:
     return [rows[round(index * step)] for index in range(most)]
 
 
-def compare_samples(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return what a few utterances were labeled with over time.
-
-    Returns:
-        For each utterance `utterance`, `truth` (None if it is not known) and `runs`,
-        the runs that have it: `name`, `left_out` (rows that are not shown) and `rows`,
-        in which `label` and `student` are lists of `Word`.
-    """
-    samples = []
-    for key in sorted({row["utterance"] for run in runs for row in run.samples}):
-        truth = next((run.truths[key] for run in runs if key in run.truths), None)
-        shown = []
-        for run in runs:
-            rows = [row for row in run.samples if row["utterance"] == key]
-            chosen = thin(rows, MOST_ROWS)
-            before = [None, *(row["label"] for row in chosen)]
-            if rows:
-                shown.append(
-                    {
-                        "name": run.name,
-                        "left_out": len(rows) - len(chosen),
-                        "rows": [
-                            _compared(*pair, truth) for pair in zip(chosen, before)
-                        ],
-                    }
-                )
-        samples.append({"utterance": key, "truth": truth, "runs": shown})
-    return samples
-
-
-def _compared(
-    row: dict[str, Any], before: str | None, truth: str | None
-) -> dict[str, Any]:
-    """Return a recorded row with its words compared, and its WER in percent."""
-    error = f"{score([truth], [row['label']], 'word').rate:.0f}" if truth else ""
-    return {
-        **row,
-        "label": compare(row["label"], truth, before),
-        "student": compare(row["student"], truth, None),
-        "error": error,
-    }
+def word_error_rate(label: str, truth: str | None) -> float | None:
+    """Return the WER of a label in percent, None if the truth has no words."""
+    return score([truth], [label], "word").rate if truth else None

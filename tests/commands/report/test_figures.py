@@ -31,7 +31,7 @@ def test_no_key_is_in_two_panels_of_a_figure() -> None:
 
 def test_a_picture_is_drawn_even_without_data(tmp_path: Path) -> None:
     history = {"train/a": [(5, 0.25), (10, 0.5)]}
-    lines = [Line("one", "red", history, alarms=[7]), Line("two", "blue", {})]
+    lines = [Line("one", "red", history, alarms=[(7, "x")]), Line("two", "blue", {})]
     titles = {"train/a": "a (%)", "train/b": "b"}
     for name, shown in (("curves", lines), ("nothing", [])):
         draw_curves(titles, shown, tmp_path / "made" / f"{name}.png")

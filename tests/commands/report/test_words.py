@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
 
-from espnet_softpl.commands.report.words import Word, compare, thin
+from espnet_softpl.commands.report.words import (
+    Word,
+    compare,
+    thin,
+    word_error_rate,
+)
 from tests.support.report_pages import run_report
 
 
@@ -26,6 +32,11 @@ def test_words_are_compared_with_the_truth_and_with_before() -> None:
     assert compare("A B", None, None) == [Word("A", "plain"), Word("B", "plain")]
     assert compare("", "A", "") == [Word("A", "missing")]
     assert compare("", None, "") == []
+
+
+def test_a_label_has_a_wer_if_the_truth_has_words() -> None:
+    assert word_error_rate("A X C", "A B") == pytest.approx(100.0)
+    assert word_error_rate("A", None) is None and word_error_rate("A", "") is None
 
 
 def test_rows_are_thinned_evenly() -> None:
