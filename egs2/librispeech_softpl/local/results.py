@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Score all systems of a corpus; write RESULTS.md, results.txt, results.json and plots.
 
-Every training directory ``<exp>/seed<S>/<system>`` with a decoding is listed, and
+Every training directory `<exp>/seed<S>/<system>` with a decoding is listed, and
 those that were asked for but have none are listed as "not run".
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datadir import DataDir, RecipeError, atomic_write, read_table, run_main
+from progress import clock
 from runs import SUPERVISED, Run, read_run
 
 from espnet_softpl.commands.report.figures import (
@@ -133,21 +133,15 @@ def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> pd.DataFr
 
 def count_table(runs: list[Run]) -> pd.DataFrame:
     """Return the substitutions, deletions and insertions."""
-    return pd.DataFrame(
-        {
-            "system": run.system,
-            "seed": run.seed,
-            "set": name,
-            "unit": unit,
-            "reference": score.reference,
-            "S": score.substitutions,
-            "D": score.deletions,
-            "I": score.insertions,
-        }
+    rows = [
+        {"system": run.system, "seed": run.seed, "set": name, "unit": unit}
+        | asdict(score)
         for run in runs
         for name, units in run.scores.items()
         for unit, score in units.items()
-    )
+    ]
+    letters = {"substitutions": "S", "deletions": "D", "insertions": "I"}
+    return pd.DataFrame(rows).drop(columns=["low", "high"]).rename(columns=letters)
 
 
 def training_table(runs: list[Run], hours: pd.Series) -> pd.DataFrame:
@@ -155,33 +149,24 @@ def training_table(runs: list[Run], hours: pd.Series) -> pd.DataFrame:
 
     Args:
         runs: The runs.
-        hours: Hours of audio of ``labeled`` and ``unlabeled``.
+        hours: Hours of audio of `labeled` and `unlabeled`.
     """
-
-    def course(run: Run, key: str) -> str:
-        pair = run.first_and_last(f"train/{key}")
-        return f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"
-
-    def row(run: Run) -> dict[str, str]:
+    head = ["system", "criterion", "teacher", "seed", "labeled h", "unlabeled h"]
+    head += ["updates", "wall time", "PL CER first to last epoch", "PL WER"]
+    rows = []
+    for run in runs:
+        row = dict.fromkeys(head, NOT_RUN) | {"system": run.system, "seed": run.seed}
+        rows.append(row)
         if not run.history:
-            return {"system": run.system, "seed": run.seed}
+            continue
         unlabeled = 0.0 if run.criterion == "supervised" else hours["unlabeled"]
-        return {
-            "system": run.system,
-            "criterion": run.criterion,
-            "teacher": run.teacher or "-",
-            "seed": run.seed,
-            "labeled h": f"{hours['labeled']:.2f}",
-            "unlabeled h": f"{unlabeled:.2f}",
-            "updates": str(run.updates),
-            "wall time": str(datetime.timedelta(seconds=round(run.seconds))),
-            "PL CER first to last epoch": course(run, "pl_cer"),
-            "PL WER": course(run, "pl_wer"),
-        }
-
-    columns = ["system", "criterion", "teacher", "seed", "labeled h", "unlabeled h"]
-    columns += ["updates", "wall time", "PL CER first to last epoch", "PL WER"]
-    return pd.DataFrame(map(row, runs), columns=columns).fillna(NOT_RUN)
+        row |= {"criterion": run.criterion, "teacher": run.teacher or "-"}
+        row |= {"labeled h": f"{hours['labeled']:.2f}", "updates": str(run.updates)}
+        row |= {"unlabeled h": f"{unlabeled:.2f}", "wall time": clock(run.seconds)}
+        for column, key in zip(head[-2:], ("train/pl_cer", "train/pl_wer")):
+            pair = run.first_and_last(key)
+            row[column] = f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"
+    return pd.DataFrame(rows)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -212,12 +197,7 @@ def describe_software() -> str:
 
 
 def data_table(dump: Path, rate: int) -> pd.DataFrame:
-    """Describe the data, one row for each part.
-
-    Args:
-        dump: Directory of the corpus's formatted data.
-        rate: Sample rate in Hz.
-    """
+    """Describe the formatted data, of a sample rate in Hz, one row for each part."""
     rows = []
     for part in ("labeled", "unlabeled", "dev", "test"):
         data = DataDir.load(dump / ("org" if part in ("dev", "test") else "") / part)
@@ -237,12 +217,7 @@ def data_table(dump: Path, rate: int) -> pd.DataFrame:
 
 
 def plot_all(runs: list[Run], out: Path) -> None:
-    """Draw the curves of the report's figures, and error rates, one color a system.
-
-    Args:
-        runs: The runs; at least one has scores.
-        out: Directory for the PNG files.
-    """
+    """Draw figures of the report as PNG files, and error rates: one color a system."""
     colors = colors_of(dict.fromkeys(run.system for run in runs))
     lines = [Line(run.system, colors[run.system], run.history) for run in runs]
     for name in ("losses", "pl_quality", "collapse"):
@@ -255,12 +230,7 @@ def plot_all(runs: list[Run], out: Path) -> None:
 
 
 def write_results(runs: list[Run], args: argparse.Namespace) -> None:
-    """Write the tables.
-
-    Args:
-        runs: The runs, scored where they were decoded.
-        args: The options of the command.
-    """
+    """Write the tables of runs, scored if they were decoded."""
     sets = list(load_references(args.dump / "org"))
     dev = len(set(read_table(args.dump / "org" / "dev" / "utt2set").values()))
     described = data_table(args.dump, args.fs)
@@ -302,11 +272,7 @@ def write_results(runs: list[Run], args: argparse.Namespace) -> None:
 
 
 def as_record(run: Run) -> dict[str, object]:
-    """Return a run as plain values, error rates included.
-
-    Args:
-        run: The run.
-    """
+    """Return a run as plain values, error rates included."""
     record = asdict(run)
     record["scores"] = {
         name: {
@@ -320,12 +286,7 @@ def as_record(run: Run) -> dict[str, object]:
 def score_runs(
     runs: list[Run], args: argparse.Namespace, sets: dict[str, dict[str, str]]
 ) -> list[Run]:
-    """Score every run that was decoded.
-
-    Args:
-        runs: The runs; their scores are set.
-        args: The options of the command.
-        sets: Reference by utterance, by set.
+    """Set the scores of every run that was decoded.
 
     Returns:
         Runs that nobody asked for and that were decoded before the data changed.
