@@ -68,4 +68,4 @@ DROPPED = "train/pl_dropped_"  # Before a filter's name.
 
 def titles(section: str) -> dict[str, str]:
     """Return the titles of a section's statistics, by their key in the history."""
-    return {f"train/{name}": title for name, title, _ in SECTIONS[section]}
+    return {f"train/{each.name}": each.title for each in SECTIONS[section]}
