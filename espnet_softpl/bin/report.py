@@ -15,6 +15,8 @@ from pathlib import Path
 
 from espnet_softpl.core.errors import UserError
 
+LIBRARIES = ("jinja2", "matplotlib", "pandas")
+
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
@@ -41,33 +43,11 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="SET=FILE",
         action="append",
         default=[],
-        help="true transcripts of a decoded set, 'utterance transcript' a line, where "
+        help="true transcripts of a decoded set, 'utterance transcript' a line, if "
         "they are not found by themselves: beside the validation data, or in "
         "score_wer/ref.trn; once for each set (default: none)",
     )
     return parser
-
-
-def parse_references(entries: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each set.
-
-    Args:
-        entries: Words of the form `SET=FILE`.
-
-    Raises:
-        UserError: A word has another form, a set is there twice, or its file is not.
-    """
-    references: dict[str, Path] = {}
-    for entry in entries:
-        name, equals, file = entry.partition("=")
-        if not (name and equals and file):
-            raise UserError(f"--ref_text must be SET=FILE, got {entry!r}")
-        if name in references:
-            raise UserError(f"--ref_text: {name} is there twice")
-        if not Path(file).is_file():
-            raise UserError(f"--ref_text: {file} does not exist")
-        references[name] = Path(file)
-    return references
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,15 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = get_parser()
     options = parser.parse_args(argv)
-    if importlib.util.find_spec("matplotlib") is None:
-        parser.error("matplotlib is not installed: pip install matplotlib")
-    from espnet_softpl.commands.report.page import read_experiments, write_page
+    for name in LIBRARIES:
+        if importlib.util.find_spec(name) is None:
+            parser.error(f"{name} is not installed: pip install {name}")
+    from espnet_softpl.commands.report.decodings import read_references
+    from espnet_softpl.commands.report.page import write_page
+    from espnet_softpl.commands.report.runs import read_runs
 
     try:
         if options.out.exists() and not options.out.is_dir():
             raise UserError(f"--out: {options.out} is no directory")
-        references = parse_references(options.ref_text)
-        runs = read_experiments(options.experiments, references)
+        references = read_references(options.ref_text)
+        runs = read_runs(options.experiments, references)
         page = write_page(runs, options.out)
     except UserError as error:
         parser.error(str(error))

@@ -680,4 +680,4 @@ def test_a_mean_over_seeds_needs_no_control() -> None:
     scores = {"test": {unit: scoring.score(["A"], ["B"], unit) for unit in units}}
     runs = [Run("hard_ctc", seed, scores=scores) for seed in ("1", "2")]
     table = results.error_table(runs, ["test"], ["test"])
-    assert table[-1] == ["hard_ctc", "mean", "100.0", "100.0", "-", "-"]
+    assert list(table.iloc[-1]) == ["hard_ctc", "mean", "100.0", "100.0", "-", "-"]

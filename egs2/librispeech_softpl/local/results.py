@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Score all systems of a corpus; write RESULTS.md, results.txt, results.json and plots.
 
-Every training directory ``<exp>/seed<S>/<system>`` with a decoding is listed, and
+Every training directory `<exp>/seed<S>/<system>` with a decoding is listed, and
 those that were asked for but have none are listed as "not run".
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -16,16 +17,24 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from datadir import DataDir, RecipeError, atomic_write, read_table, run_main
-from plots import plot_all
 from progress import clock
 from runs import SUPERVISED, Run, read_run
 
+from espnet_softpl.commands.report.figures import (
+    FIGURES,
+    Line,
+    colors_of,
+    draw_curves,
+    draw_error_rates,
+)
 from espnet_softpl.commands.scoring import Score, load_references, score_sets
 from espnet_softpl.core.errors import UserError
 
 NOT_RUN = "not run"
-Table = list[list[str]]
+UNITS = {"char": "CER", "word": "WER"}
 
 
 def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
@@ -52,62 +61,41 @@ def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
     return [read_run(exp / f"seed{seed}" / name, seed) for seed, name in pairs]
 
 
-def percent(value: float) -> str:
-    """Return an error rate in percent with one decimal.
-
-    Args:
-        value: In percent.
-    """
-    return f"{value:.1f}"
-
-
 def with_interval(score: Score) -> str:
-    """Return an error rate with half the width of its confidence interval.
+    """Return an error rate with half the width of its confidence interval."""
+    return f"{score.rate:.1f} ±{(score.high - score.low) / 2:.1f}"
+
+
+def signed(change: float) -> str:
+    """Return a relative change in percent as text; NaN if it cannot be said."""
+    return "-" if math.isnan(change) else f"{change:+.1f} %"
+
+
+def relative_changes(rates: pd.DataFrame, tests: list[str]) -> pd.DataFrame:
+    """Return the changes of the CER against the warm-up and the control, in percent.
 
     Args:
-        score: The errors.
-    """
-    return f"{percent(score.rate)} ±{percent((score.high - score.low) / 2)}"
-
-
-def mean(values: list[float]) -> float:
-    """Return the mean.
-
-    Args:
-        values: At least one.
-    """
-    return sum(values) / len(values)
-
-
-def change(run: Run, baseline: Run | None, name: str) -> float | None:
-    """Return the relative change of the CER against a baseline, in percent.
-
-    Args:
-        run: A system.
-        baseline: The one to compare with, or None.
-        name: Set to compare on.
+        rates: Error rates by `(system, seed)`; a run is compared with the same seed's.
+        tests: Names of the test sets.
 
     Returns:
-        A negative number where the CER is lower; None where it cannot be said.
+        A negative number means that the CER is lower; NaN that nothing can be said.
     """
-    if baseline is None or baseline.system == run.system:
-        return None
-    if not (run.scores and baseline.scores) or run.system == "warmup":
-        return None
-    base = baseline.scores[name]["char"].rate
-    return 100.0 * (run.scores[name]["char"].rate - base) / base if base else None
+    changes = pd.DataFrame(index=rates.index)
+    systems = rates.index.get_level_values("system")
+    for name in tests:
+        cer = rates[f"{name} CER"]
+        for base in SUPERVISED:
+            own = cer[systems == base].droplevel("system")
+            baseline = own.reindex(rates.index.get_level_values("seed")).to_numpy()
+            column = f"{name} vs {base}" if len(tests) > 1 else f"vs {base}"
+            change = 100.0 * (cer - baseline) / baseline
+            known = np.isfinite(change) & ~systems.isin(["warmup", base])
+            changes[column] = change.where(known)
+    return changes
 
 
-def signed(value: float | None) -> str:
-    """Return a relative change as text.
-
-    Args:
-        value: In percent, or None.
-    """
-    return "-" if value is None else f"{value:+.1f} %"
-
-
-def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> Table:
+def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> pd.DataFrame:
     """Return the table of error rates: one row per run, and a mean over seeds.
 
     Args:
@@ -115,140 +103,85 @@ def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> Table:
         sets: Names of all sets.
         tests: Names of the test sets, on which systems are compared.
     """
-    baselines = {(run.system, run.seed): run for run in runs}
-    pairs = [(base, name) for name in tests for base in SUPERVISED]
-    head = ["system", "seed"]
-    head += [f"{name} {unit}" for name in sets for unit in ("CER", "WER")]
-    for base, name in pairs:
-        head.append(f"{name} vs {base}" if len(tests) > 1 else f"vs {base}")
-    table = [head]
+    scored = [run for run in runs if run.scores]
+    cells = {f"{n} {title}": (n, unit) for n in sets for unit, title in UNITS.items()}
+    rates = pd.DataFrame(
+        [{c: run.scores[n][u].rate for c, (n, u) in cells.items()} for run in scored],
+        index=pd.MultiIndex.from_tuples(
+            [(run.system, run.seed) for run in scored], names=["system", "seed"]
+        ),
+    )
+    changes = relative_changes(rates, tests)
+    rows = []
     for system in dict.fromkeys(run.system for run in runs):
         group = [run for run in runs if run.system == system]
-        changes: list[list[float | None]] = []
         for run in group:
-            if not run.scores:
-                table.append([system, run.seed] + [NOT_RUN] * (len(head) - 2))
-                continue
-            row = [
-                with_interval(run.scores[name][unit])
-                for name in sets
-                for unit in ("char", "word")
-            ]
-            changes.append(
-                [
-                    change(run, baselines.get((base, run.seed)), name)
-                    for base, name in pairs
-                ]
-            )
-            table.append([system, run.seed, *row, *map(signed, changes[-1])])
-        if len(changes) > 1:
-            scored = [run for run in group if run.scores]
-            table.append(mean_row(system, scored, changes))
-    return table
+            row = {"system": system, "seed": run.seed}
+            if run.scores:
+                row |= {
+                    c: with_interval(run.scores[n][u]) for c, (n, u) in cells.items()
+                }
+                row |= changes.loc[(system, run.seed)].map(signed)
+            rows.append(row)
+        if sum(bool(run.scores) for run in group) > 1:
+            mean = rates.loc[system].mean().map("{:.1f}".format)
+            mean_change = changes.loc[system].mean().map(signed)
+            rows.append({"system": system, "seed": "mean", **mean, **mean_change})
+    columns = ["system", "seed", *cells, *changes.columns]
+    return pd.DataFrame(rows, columns=columns).fillna(NOT_RUN)
 
 
-def mean_row(
-    system: str, runs: list[Run], changes: list[list[float | None]]
-) -> list[str]:
-    """Return the row with the means over seeds.
-
-    Args:
-        system: Its name.
-        runs: Its runs that were scored.
-        changes: Relative changes of each run.
-    """
-    rates = [
-        percent(mean([run.scores[name][unit].rate for run in runs]))
-        for name in runs[0].scores
-        for unit in ("char", "word")
+def count_table(runs: list[Run]) -> pd.DataFrame:
+    """Return the substitutions, deletions and insertions."""
+    rows = [
+        {"system": run.system, "seed": run.seed, "set": name, "unit": unit}
+        | asdict(score)
+        for run in runs
+        for name, units in run.scores.items()
+        for unit, score in units.items()
     ]
-    means = []
-    for column in zip(*changes, strict=True):
-        known = [value for value in column if value is not None]
-        means.append(signed(mean(known) if known else None))
-    return [system, "mean", *rates, *means]
+    letters = {"substitutions": "S", "deletions": "D", "insertions": "I"}
+    return pd.DataFrame(rows).drop(columns=["low", "high"]).rename(columns=letters)
 
 
-def count_table(runs: list[Run]) -> Table:
-    """Return the substitutions, deletions and insertions.
-
-    Args:
-        runs: The runs.
-    """
-    table = [["system", "seed", "set", "unit", "reference", "S", "D", "I"]]
-    for run in runs:
-        for name, units in run.scores.items():
-            for unit, score in units.items():
-                counts = (
-                    score.reference,
-                    score.substitutions,
-                    score.deletions,
-                    score.insertions,
-                )
-                table.append([run.system, run.seed, name, unit, *map(str, counts)])
-    return table
-
-
-def training_table(runs: list[Run], hours: dict[str, float]) -> Table:
+def training_table(runs: list[Run], hours: pd.Series) -> pd.DataFrame:
     """Return how each run was trained.
 
     Args:
         runs: The runs.
-        hours: Hours of audio of ``labeled`` and ``unlabeled``.
+        hours: Hours of audio of `labeled` and `unlabeled`.
     """
     head = ["system", "criterion", "teacher", "seed", "labeled h", "unlabeled h"]
     head += ["updates", "wall time", "PL CER first to last epoch", "PL WER"]
-    table = [head]
+    rows = []
     for run in runs:
+        row = dict.fromkeys(head, NOT_RUN) | {"system": run.system, "seed": run.seed}
+        rows.append(row)
         if not run.history:
-            table.append([run.system, *[NOT_RUN] * (len(head) - 1)])
-            table[-1][3] = run.seed
             continue
-        quality = [run.first_and_last(f"train/{key}") for key in ("pl_cer", "pl_wer")]
         unlabeled = 0.0 if run.criterion == "supervised" else hours["unlabeled"]
-        table.append(
-            [
-                run.system,
-                run.criterion,
-                run.teacher or "-",
-                run.seed,
-                f"{hours['labeled']:.2f}",
-                f"{unlabeled:.2f}",
-                str(run.updates),
-                clock(run.seconds),
-                *(
-                    f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"
-                    for pair in quality
-                ),
-            ]
-        )
-    return table
+        row |= {"criterion": run.criterion, "teacher": run.teacher or "-"}
+        row |= {"labeled h": f"{hours['labeled']:.2f}", "updates": str(run.updates)}
+        row |= {"unlabeled h": f"{unlabeled:.2f}", "wall time": clock(run.seconds)}
+        for column, key in zip(head[-2:], ("train/pl_cer", "train/pl_wer")):
+            pair = run.first_and_last(key)
+            row[column] = f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"
+    return pd.DataFrame(rows)
 
 
-def markdown(table: Table) -> str:
-    """Return a table in Markdown.
-
-    Args:
-        table: Rows of cells; the first is the head.
-    """
-    rows = ["| " + " | ".join(row) + " |" for row in table]
-    rows.insert(1, "|" + " --- |" * len(table[0]))
-    return "\n".join(rows)
+def markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown."""
+    rows = [list(table), ["---"] * table.shape[1], *table.astype(str).to_numpy()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def plain(table: Table) -> str:
-    """Return a table with aligned columns.
-
-    Args:
-        table: Rows of cells; the first is the head.
-    """
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    rows = [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip()
-        for row in table
-    ]
-    rows.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(rows)
+def plain(table: pd.DataFrame) -> str:
+    """Return a table with aligned columns."""
+    rows = [list(table), *table.to_numpy()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
 
 
 def describe_software() -> str:
@@ -263,41 +196,45 @@ def describe_software() -> str:
     return f"With {', '.join(versions)}, {python}, {os.cpu_count()} processors."
 
 
-def data_table(dump: Path, rate: int) -> tuple[Table, dict[str, float]]:
-    """Describe the data.
-
-    Args:
-        dump: Directory of the corpus's formatted data.
-        rate: Sample rate in Hz.
-
-    Returns:
-        The table, and the hours of audio by part.
-    """
-    table = [["part", "sets", "utterances", "speakers", "hours"]]
-    hours: dict[str, float] = {}
-    places = {"labeled": "labeled", "unlabeled": "unlabeled"}
-    places |= {"dev": "org/dev", "test": "org/test"}
-    for part, place in places.items():
-        data = DataDir.load(dump / place)
-        hours[part] = sum(map(int, data.samples.values())) / rate / 3600
+def data_table(dump: Path, rate: int) -> pd.DataFrame:
+    """Describe the formatted data, of a sample rate in Hz, one row for each part."""
+    rows = []
+    for part in ("labeled", "unlabeled", "dev", "test"):
+        data = DataDir.load(dump / ("org" if part in ("dev", "test") else "") / part)
         names = ", ".join(sorted(set(data.set_name.values())))
         if any(re.match(r"sp[\d.]+-", utterance) for utterance in data.wav):
             names += " (copies at other speeds counted)"
-        speakers = len(set(data.speaker.values()))
-        table.append([part, names, str(len(data)), str(speakers), f"{hours[part]:.2f}"])
-    return table, hours
+        rows.append(
+            {
+                "part": part,
+                "sets": names,
+                "utterances": len(data),
+                "speakers": len(set(data.speaker.values())),
+                "hours": sum(map(int, data.samples.values())) / rate / 3600,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def plot_all(runs: list[Run], out: Path) -> None:
+    """Draw figures of the report as PNG files, and error rates: one color a system."""
+    colors = colors_of(dict.fromkeys(run.system for run in runs))
+    lines = [Line(run.system, colors[run.system], run.history) for run in runs]
+    for name in ("losses", "pl_quality", "collapse"):
+        draw_curves(FIGURES[name], lines, out / f"{name}.png")
+    scores: dict[str, list[dict[str, dict[str, Score]]]] = {}
+    for run in runs:
+        if run.scores:
+            scores.setdefault(run.system, []).append(run.scores)
+    draw_error_rates(scores, colors, out / "error_rates.png")
 
 
 def write_results(runs: list[Run], args: argparse.Namespace) -> None:
-    """Write the tables.
-
-    Args:
-        runs: The runs, scored where they were decoded.
-        args: The options of the command.
-    """
+    """Write the tables of runs, scored if they were decoded."""
     sets = list(load_references(args.dump / "org"))
     dev = len(set(read_table(args.dump / "org" / "dev" / "utt2set").values()))
-    described, hours = data_table(args.dump, args.fs)
+    described = data_table(args.dump, args.fs)
+    hours = described.set_index("part")["hours"]
     errors = error_table(runs, sets, sets[dev:])
     commands = [
         f"# {run.system}, seed {run.seed}\n{run.command}" for run in runs if run.command
@@ -306,7 +243,7 @@ def write_results(runs: list[Run], args: argparse.Namespace) -> None:
         f"# Results on {args.exp.name}",
         f"Command: `{args.command}`",
         describe_software(),
-        markdown(described),
+        markdown(described.assign(hours=described["hours"].map("{:.2f}".format))),
         "## Error rates in percent",
         "After ± half the width of the 95 % confidence interval (bootstrap over "
         "utterances). A space counts as a character. The last columns are relative "
@@ -335,11 +272,7 @@ def write_results(runs: list[Run], args: argparse.Namespace) -> None:
 
 
 def as_record(run: Run) -> dict[str, object]:
-    """Return a run as plain values, error rates included.
-
-    Args:
-        run: The run.
-    """
+    """Return a run as plain values, error rates included."""
     record = asdict(run)
     record["scores"] = {
         name: {
@@ -353,12 +286,7 @@ def as_record(run: Run) -> dict[str, object]:
 def score_runs(
     runs: list[Run], args: argparse.Namespace, sets: dict[str, dict[str, str]]
 ) -> list[Run]:
-    """Score every run that was decoded.
-
-    Args:
-        runs: The runs; their scores are set.
-        args: The options of the command.
-        sets: Reference by utterance, by set.
+    """Set the scores of every run that was decoded.
 
     Returns:
         Runs that nobody asked for and that were decoded before the data changed.

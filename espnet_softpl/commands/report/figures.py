@@ -1,210 +1,180 @@
-"""Plots: panels of curves, and bars with intervals, as PNG files."""
+"""The figures of the page: panels of curves, and bars with intervals, as PNG files."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from espnet_softpl.commands.report.history import History
+from espnet_softpl.commands.report.meaning import titles
+from espnet_softpl.commands.scoring import Score
 from espnet_softpl.core.files import atomic_file
+from espnet_softpl.monitors.guard import Guard
 
 # Okabe and Ito's colors, which readers with color-blindness can tell apart.
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-    "#000000",
-    "#999933",
-)
-
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLORS += ("#000000", "#999933")
 
 DOTS = 120  # Points above which a curve is drawn without markers.
 
+# Title of each panel by the curve's key in the history, by figure. What a title calls
+# (%) is multiplied by 100.
+FIGURES: dict[str, dict[str, str]] = {
+    "validation": {
+        "valid/cer_ctc": "validation CER, greedy CTC (%)",
+        "valid/cer": "validation CER, decoder (%)",
+        "valid/wer": "validation WER, decoder (%)",
+        "valid/acc": "validation accuracy, decoder (%)",
+        "valid/loss": "validation loss",
+    },
+    "pl_quality": titles("labels"),
+    "collapse": titles("collapse"),
+    "losses": {
+        "train/loss": "training loss",
+        "train/loss_labeled": "loss on labeled data",
+        "train/loss_pl": "loss on pseudo-labels",
+        "valid/loss": "validation loss",
+        "train/grad_norm": "gradient norm",
+        "train/optim0_lr0": "learning rate",
+    },
+    "schedule": titles("schedule"),
+    "cache": titles("cache"),
+}
 
-def color_of(index: int) -> str:
-    """Return the color of the experiment with this number, from 0; they repeat.
 
-    Args:
-        index: The number.
-    """
-    return COLORS[index % len(COLORS)]
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the color of each name; they repeat after eight."""
+    return dict(zip(names, itertools.cycle(COLORS)))
 
 
-class Curve(NamedTuple):
-    """One line of a panel.
+class Line(NamedTuple):
+    """What is drawn of one experiment.
 
     Attributes:
-        name: What the legend calls it.
-        points: Mini-batches and values; none draws nothing.
+        name: Its name in the legend.
         color: Its color.
-        style: Its line style, as matplotlib has them.
+        history: Its curves.
+        guard: Its limits are drawn in the panels of its monitors; None for no guard.
+        alarms: Pairs of the mini-batch and the text of an alarm, drawn there too.
     """
 
     name: str
-    points: Sequence[tuple[int, float]]
     color: str
-    style: str = "-"
+    history: History
+    guard: Guard | None = None
+    alarms: Sequence[tuple[int, str]] = ()
 
 
-@dataclasses.dataclass
-class Panel:
-    """One statistic over training, of several experiments.
-
-    Attributes:
-        title: What is above it.
-        curves: The lines.
-        levels: Horizontal lines: level, color and line style.
-        marks: Vertical lines: mini-batches and color.
-        scale: Of the values, `linear` or `log`.
-    """
-
-    title: str
-    curves: list[Curve] = dataclasses.field(default_factory=list)
-    levels: list[tuple[float, str, str]] = dataclasses.field(default_factory=list)
-    marks: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-    scale: str = "linear"
-
-    def add(
-        self,
-        name: str,
-        points: Sequence[tuple[int, float]],
-        color: str,
-        style: str = "-",
-    ) -> None:
-        """Add a line, unless it has no points.
-
-        Args:
-            name: What the legend calls it.
-            points: Mini-batches and values.
-            color: Its color.
-            style: Its line style.
-        """
-        if points:
-            self.curves.append(Curve(name, points, color, style))
-
-
-class Bar(NamedTuple):
-    """A bar with a line from `low` to `high` on it, in percent."""
-
-    height: float
-    low: float
-    high: float
-
-
-def draw_panels(panels: Sequence[Panel], path: Path, columns: int = 3) -> None:
-    """Draw panels side by side, with one legend for all.
+def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> None:
+    """Draw one panel for each title, three in a row, with one legend for all.
 
     Args:
-        panels: At least one; those without a line say so.
+        panels: Title by key of the history, as in `FIGURES`; at least one.
+        lines: The experiments; of one that has not reported a statistic there is no
+            curve, and a panel without a curve says so.
         path: PNG file to write.
-        columns: Panels in a row, at most.
     """
-    columns = min(columns, len(panels))
+    columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     size = (4.2 * columns, 2.9 * rows + 0.4)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, panel in zip(axes.flat, panels):
-        _draw_panel(axis, panel)
-    named = {c.name: c.color for panel in panels for c in panel.curves}
-    if named:
-        figure.legend(
-            [Line2D([], [], color=color) for color in named.values()],
-            list(named),
-            fontsize=9,
-            ncols=2 * columns,
-            loc="outside upper center",
-            frameon=False,
-        )
-    save(figure, path)
+    for axis, (key, title) in zip(axes.flat, panels.items()):
+        _draw_panel(axis, key, title, [line for line in lines if key in line.history])
+    _save(figure, axes.flat, path)
 
 
-def _draw_panel(axis: object, panel: Panel) -> None:
-    """Draw one panel: curves, levels and marks."""
-    axis.set_title(panel.title, fontsize=10)
+def _draw_panel(axis: Axes, key: str, title: str, lines: Sequence[Line]) -> None:
+    """Draw one statistic of the experiments that have reported it."""
+    axis.set_title(title, fontsize=10)
     axis.set_xlabel("mini-batches", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25, linewidth=0.6)
-    for curve in panel.curves:
-        steps, values = zip(*curve.points)
+    if not lines:
+        axis.text(0.5, 0.5, "no data", ha="center", transform=axis.transAxes)
+    factor = 100.0 if "(%)" in title else 1.0
+    for name, color, history, guard, alarms in lines:
+        steps, values = zip(*history[key])
         axis.plot(
             steps,
-            values,
-            curve.style,
-            color=curve.color,
+            [factor * value for value in values],
+            label=name,
+            color=color,
             linewidth=1.4,
             marker="." if len(steps) <= DOTS else None,
             markersize=4,
         )
-    if not panel.curves:
-        axis.text(0.5, 0.5, "no data", ha="center", transform=axis.transAxes)
-        return
-    if panel.scale == "log":
-        axis.set_yscale("log")
-    for level, color, style in panel.levels:
-        if math.isfinite(level):
-            axis.axhline(level, color=color, linestyle=style, linewidth=0.9, alpha=0.8)
-    for step, color in panel.marks:
-        axis.axvline(step, color=color, linestyle=":", linewidth=1.2)
+        if key not in FIGURES["collapse"]:
+            continue
+        if guard is not None:
+            monitor = key.removeprefix("train/")
+            levels = (guard.reference(monitor), *guard.bounds(monitor))
+            for level, style in zip(levels, ("-.", "--", "--")):
+                if math.isfinite(level):
+                    axis.axhline(level, color=color, ls=style, lw=0.9, alpha=0.8)
+        for step, _ in alarms:
+            axis.axvline(step, color=color, ls=":", linewidth=1.2)
 
 
-def draw_bars(
-    groups: Mapping[str, Mapping[str, Mapping[str, Bar]]], path: Path
+def draw_error_rates(
+    systems: Mapping[str, Sequence[Mapping[str, Mapping[str, Score]]]],
+    colors: Mapping[str, str],
+    path: Path,
 ) -> None:
-    """Draw bars, one panel per unit and in it one group of bars per set.
+    """Draw error rates: a panel each for CER and WER, a group of bars for each set.
+
+    The line on a bar is the 95 % confidence interval of a single training, or the
+    range of several with different seeds, of which the bar is the mean.
 
     Args:
-        groups: Bar by set, by experiment, by unit (the title of the panel, in
-            percent).
+        systems: The scores of one training or several by unit, by set, by system.
+        colors: Color by system.
         path: PNG file to write.
     """
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
-    axes = figure.subplots(1, len(groups), squeeze=False)[0]
-    for axis, (title, systems) in zip(axes, groups.items()):
-        sets = list(dict.fromkeys(name for bars in systems.values() for name in bars))
-        width = 0.8 / len(systems)
-        for index, (system, bars) in enumerate(systems.items()):
-            places = [sets.index(name) + index * width for name in bars]
-            found = list(bars.values())
-            reach = [
-                [max(0.0, bar.height - bar.low) for bar in found],
-                [max(0.0, bar.high - bar.height) for bar in found],
-            ]
-            axis.bar(
-                places,
-                [bar.height for bar in found],
-                width,
-                yerr=reach if found else None,
-                capsize=3,
-                label=system,
-                color=color_of(index),
+    axes = figure.subplots(1, 2)
+    sets = list(dict.fromkeys(n for runs in systems.values() for r in runs for n in r))
+    width = 0.8 / len(systems)
+    for axis, unit, title in zip(axes, ("char", "word"), ("CER (%)", "WER (%)")):
+        for index, (system, runs) in enumerate(systems.items()):
+            known = [name for name in sets if any(name in run for run in runs)]
+            places = [sets.index(name) + index * width for name in known]
+            heights, *reach = zip(
+                *(bar_of([r[name][unit] for r in runs if name in r]) for name in known)
             )
+            bars = dict(yerr=reach, capsize=3, label=system, color=colors[system])
+            axis.bar(places, heights, width, **bars)
         axis.set_xticks([place + 0.4 - width / 2 for place in range(len(sets))], sets)
         axis.tick_params(labelsize=8)
-        axis.set_title(f"{title} (%)", fontsize=10)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=6, loc="outside upper center")
-    save(figure, path)
+        axis.set_title(title, fontsize=10)
+    _save(figure, axes, path)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; it appears under its name only when complete.
+def bar_of(scores: Sequence[Score]) -> tuple[float, float, float]:
+    """Return the height of a bar, and how far its line reaches down and up from it."""
+    rates = [score.rate for score in scores]
+    height, low, high = sum(rates) / len(rates), min(rates), max(rates)
+    if len(scores) == 1:
+        low, high = scores[0].low, scores[0].high
+    return height, max(0.0, height - low), max(0.0, high - height)
 
-    Args:
-        figure: The figure.
-        path: File to write; its directory is made.
-    """
+
+def _save(figure: Figure, axes: Iterable[Axes], path: Path) -> None:
+    """Write a figure with one legend as PNG; it appears only when complete."""
+    entries = [zip(*axis.get_legend_handles_labels()) for axis in axes]
+    names = {name: handle for pairs in entries for handle, name in pairs}
+    if names:
+        style = dict(ncols=6, loc="outside upper center", frameon=False)
+        figure.legend(names.values(), names.keys(), fontsize=9, **style)
     FigureCanvasAgg(figure)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -3,104 +3,49 @@
 from __future__ import annotations
 
 import base64
+import collections
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import jinja2  # torch depends on it.
+import jinja2
 
 import espnet_softpl
-from espnet_softpl.commands.report import comparisons, sections
-from espnet_softpl.commands.report.blocks import Picture, Section
-from espnet_softpl.commands.report.experiment import (
-    Experiment,
-    check_experiment,
-    names_of,
-    read_experiment,
+from espnet_softpl.commands.report.figures import (
+    FIGURES,
+    Line,
+    colors_of,
+    draw_curves,
+    draw_error_rates,
 )
+from espnet_softpl.commands.report.meaning import DROPPED, SECTIONS
+from espnet_softpl.commands.report.runs import Run
+from espnet_softpl.commands.report.settings import compare_settings
+from espnet_softpl.commands.report.words import compare, thin, word_error_rate
 from espnet_softpl.core.files import atomic_file
 
 TEMPLATE = "page.html"
 
-
 PAGE = "report.html"
 
 
-def read_experiments(
-    directories: Sequence[Path], references: Mapping[str, Path]
-) -> list[Experiment]:
-    """Read experiments.
+class Drawn(NamedTuple):
+    """A figure on the page; "" is for nothing.
 
-    Args:
-        directories: Their directories.
-        references: File of true transcripts by set, where the user named some.
-
-    Returns:
-        The experiments, in the same order.
-
-    Raises:
-        UserError: A directory is no experiment, or named twice, or a file in
-            `references` cannot be read.
+    Attributes:
+        source: The image as a data URI.
+        alt: What it shows, for those who cannot see it.
+        still: What is the same all the time, in words instead.
     """
-    for directory in directories:
-        check_experiment(directory)
-    places = [directory.resolve() for directory in directories]
-    names = names_of(places)
-    return [read_experiment(p, name, references) for p, name in zip(places, names)]
+
+    source: str = ""
+    alt: str = ""
+    still: str = ""
 
 
-def build_sections(runs: Sequence[Experiment], out: Path) -> list[Section]:
-    """Draw the figures, and return the sections of the page.
-
-    Args:
-        runs: The experiments, at least one.
-        out: Directory for the PNG files.
-    """
-    parts = [sections.summary(runs), sections.error_rates(runs, out)]
-    if any(run.pseudo_labels for run in runs):
-        parts += [sections.labels(runs, out), sections.monitors(runs, out)]
-    parts += [sections.losses(runs, out), sections.schedule(runs, out)]
-    if any(run.pseudo_labels for run in runs):
-        parts += [sections.cache(runs, out), comparisons.samples(runs)]
-    return [*parts, comparisons.settings(runs)]
-
-
-def render(parts: Sequence[Section], title: str, out: Path) -> str:
-    """Return the page as HTML, with all images in it.
-
-    Args:
-        parts: Its sections.
-        title: Its title.
-        out: Directory of the PNG files.
-
-    Returns:
-        HTML. Whatever comes from files (names, transcripts, settings) is escaped.
-    """
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    images = {
-        block.file: _inline(out / block.file)
-        for part in parts
-        for block in part.blocks
-        if isinstance(block, Picture)
-    }
-    return environment.get_template(TEMPLATE).render(
-        sections=parts,
-        title=title,
-        images=images,
-        written=datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
-        version=espnet_softpl.__version__,
-    )
-
-
-def _inline(path: Path) -> str:
-    """Return an image as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def write_page(runs: Sequence[Experiment], out: Path) -> Path:
+def write_page(runs: Sequence[Run], out: Path) -> Path:
     """Write the page and its figures.
 
     Args:
@@ -108,13 +53,109 @@ def write_page(runs: Sequence[Experiment], out: Path) -> Path:
         out: Directory to write to; it is made.
 
     Returns:
-        The page.
+        The page. It has all images in it; whatever comes from files (names,
+        transcripts, settings) is escaped.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    parts = build_sections(runs, out)
-    names = ", ".join(run.name for run in runs)
-    text = render(parts, f"Pseudo-labeling report: {names}", out)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    colors = colors_of(run.name for run in runs)
+    dropped = {k for r in runs for k in r.history if k.startswith(DROPPED)}
+    panels = {name: dict(titles) for name, titles in FIGURES.items()}
+    panels["pl_quality"] |= {
+        key: f"labels dropped by {key.removeprefix(DROPPED)} (%)"
+        for key in sorted(dropped)
+    }
+    sets = dict.fromkeys(n for r in runs for d in r.decodings.values() for n in d)
+    differing, pl_settings = compare_settings(runs)
+    text = environment.get_template(TEMPLATE).render(
+        title=f"Pseudo-labeling report: {', '.join(run.name for run in runs)}",
+        written=datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
+        version=espnet_softpl.__version__,
+        runs=runs,
+        colors=colors,
+        panels=panels,
+        figures=draw_figures(runs, panels, colors, out),
+        monitors=SECTIONS["collapse"],
+        rates={
+            f"{name} {title} %": (name, unit)
+            for name in sets
+            for unit, title in (("char", "CER"), ("word", "WER"))
+        },
+        samples=sorted({row["utterance"] for run in runs for row in run.samples}),
+        truths=collections.ChainMap(*(run.truths for run in runs)),
+        compare=compare,
+        thin=thin,
+        word_error_rate=word_error_rate,
+        differing=differing,
+        pl_settings=pl_settings,
+        isfinite=math.isfinite,
+    )
     page = out / PAGE
     with atomic_file(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return page
+
+
+def draw_figures(
+    runs: Sequence[Run],
+    panels: Mapping[str, Mapping[str, str]],
+    colors: Mapping[str, str],
+    out: Path,
+) -> dict[str, Drawn]:
+    """Draw all figures, and error rates if there are any.
+
+    Args:
+        runs: The experiments.
+        panels: Titles by key of the history, by figure.
+        colors: Color by experiment.
+        out: Directory of the PNG files.
+    """
+    figures = {}
+    for name, titles in panels.items():
+        lines = [
+            Line(run.name, colors[run.name], run.history, run.guard, run.alarms)
+            for run in runs
+            if run.cached or name != "cache"  # Without a cache the age is 0.
+        ]
+        figures[name] = _draw(titles, lines, out / f"{name}.png")
+    # Of several decodings of one set, the last.
+    scores = {
+        run.name: [
+            {name: s for sets in run.decodings.values() for name, s in sets.items()}
+        ]
+        for run in runs
+        if run.decodings
+    }
+    if scores:
+        draw_error_rates(scores, colors, out / "error_rates.png")
+        alt = f"Bars of CER and WER with intervals, by set, of {', '.join(scores)}"
+        figures["error_rates"] = Drawn(_inline(out / "error_rates.png"), alt)
+    return figures
+
+
+def _draw(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> Drawn:
+    """Draw what has been reported and changes or has limits; say the rest in words."""
+    drawn, still = {}, []
+    for key, title in panels.items():
+        curves = [line.history[key] for line in lines if key in line.history]
+        values = {value for curve in curves for _, value in curve}
+        several = any(len(curve) > 1 for curve in curves)
+        if len(values) == 1 and several and key not in FIGURES["collapse"]:
+            factor = 100.0 if "(%)" in title else 1.0
+            still.append(f"{title}: {factor * values.pop():g}")
+        elif curves:
+            drawn[key] = title
+    if not drawn:
+        return Drawn(still=", ".join(still))
+    draw_curves(drawn, lines, path)
+    names = ", ".join(line.name for line in lines if drawn.keys() & line.history)
+    alt = f"Curves over mini-batches of {names}: {', '.join(drawn.values())}"
+    return Drawn(_inline(path), alt, ", ".join(still))
+
+
+def _inline(path: Path) -> str:
+    """Return an image as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

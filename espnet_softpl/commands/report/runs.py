@@ -1,0 +1,283 @@
+"""What the directory of a training tells, whatever state the training is in."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from espnet_softpl.commands.experiment import Experiment, read_config
+from espnet_softpl.commands.report.decodings import Decodings, find_decodings
+from espnet_softpl.commands.report.history import (
+    CHECKPOINTS,
+    UNREADABLE,
+    History,
+    read_history,
+    read_statistics,
+    seconds_of,
+)
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.files import load_state
+from espnet_softpl.data.tables import read_scp
+from espnet_softpl.monitors import guard as monitors_guard
+from espnet_softpl.monitors.guard import Guard
+from espnet_softpl.monitors.samples import SAMPLES_DIR
+from espnet_softpl.training.resume.layout import STATE_DIR
+from espnet_softpl.training.watch import REPORT_DIR
+
+SIGNS_OF_LIFE = ("config.yaml", "checkpoint.pth", "train.log")
+
+SAMPLE_KEYS = ("step", "made", "utterance", "label", "student", "weight", "dropped_by")
+
+# "[host] 2026-01-31 12:00:00,000 (trainer:811) INFO: 1epoch:train:1-50batch: loss=9.0"
+PROGRESS = re.compile(r" INFO: (\d+)epoch:train:\d+-(\d+)batch: ")
+
+FINISHED = "The training was finished at"
+
+
+class Alarm(NamedTuple):
+    """A report that the guard wrote after `step` mini-batches."""
+
+    step: int
+    text: str
+
+
+@dataclasses.dataclass
+class Run:
+    """One training.
+
+    Attributes:
+        name: Its name on the page.
+        experiment: Its directory and configuration, empty if it is not there yet.
+        history: Curves; see `history.read_history`.
+        epochs: Finished epochs.
+        batches: Mini-batches in them.
+        duration: Time of training and validation.
+        status: What it is doing, in words.
+        guard: The guard as it was saved last; None if there is none yet.
+        alarms: The guard's reports, the oldest first.
+        samples: What `samples.SampleRecorder` wrote, by step; with the epoch.
+        truths: True transcripts of unlabeled utterances, if known.
+        decodings: Error rates of what was decoded.
+        notes: What is missing or was left out.
+    """
+
+    name: str
+    experiment: Experiment
+    history: History = dataclasses.field(default_factory=dict)
+    epochs: int = 0
+    batches: int = 0
+    duration: datetime.timedelta = datetime.timedelta()
+    status: str = ""
+    guard: Guard | None = None
+    alarms: list[Alarm] = dataclasses.field(default_factory=list)
+    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    truths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    decodings: Decodings = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """ESPnet's `config.yaml`."""
+        return self.experiment.config
+
+    @property
+    def pseudo_labels(self) -> bool:
+        """Whether it learns from pseudo-labels."""
+        return self.config.get("pl_criterion") is not None or any(
+            key.startswith("train/pl_") for key in self.history
+        )
+
+    def conf(self, key: str) -> dict[str, Any]:
+        """Return nested settings, such as `encoder_conf`; none if there are none."""
+        value = self.config.get(key)
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def cached(self) -> bool:
+        """Whether it keeps labels."""
+        return self.config.get("pl_cache") not in (None, "none")
+
+
+def names_of(directories: Sequence[Path]) -> list[str]:
+    """Return a short name for each directory: as many last parts as tell them apart.
+
+    Raises:
+        UserError: A directory is there twice.
+    """
+    if len(set(directories)) < len(directories):
+        twice = next(d for d in directories if directories.count(d) > 1)
+        raise UserError(f"{twice} is named twice")
+    count = 1
+    while True:
+        names = ["/".join(path.parts[-count:]) for path in directories]
+        if len(set(names)) == len(names):
+            return names
+        count += 1
+
+
+def read_runs(
+    directories: Sequence[Path], references: Mapping[str, Mapping[str, str]]
+) -> list[Run]:
+    """Read trainings; what cannot be read of them becomes a note.
+
+    Args:
+        directories: Their experiment directories.
+        references: True transcripts by utterance, by set; see `decodings`.
+
+    Returns:
+        The runs, in the same order.
+
+    Raises:
+        UserError: A directory is no experiment, or named twice.
+    """
+    for directory in directories:
+        if not directory.is_dir():
+            raise UserError(f"{directory} is no directory")
+        if not any((directory / name).exists() for name in SIGNS_OF_LIFE):
+            raise UserError(
+                f"{directory} is no experiment: it has none of "
+                f"{', '.join(SIGNS_OF_LIFE)}, which ESPnet's training writes. Name the "
+                f"--output_dir of a training"
+            )
+    places = [directory.resolve() for directory in directories]
+    return [_read_run(p, name, references) for p, name in zip(places, names_of(places))]
+
+
+def _read_run(
+    directory: Path, name: str, references: Mapping[str, Mapping[str, str]]
+) -> Run:
+    try:
+        run = Run(name, Experiment(directory, read_config(directory / "config.yaml")))
+    except (UserError, OSError):
+        run = Run(name, Experiment(directory, {}))
+        run.notes.append(
+            "config.yaml is missing or not complete: ESPnet writes it when training "
+            "begins."
+        )
+    stats = read_statistics(directory)
+    run.history = read_history(stats)
+    run.duration = datetime.timedelta(seconds=round(seconds_of(stats)))
+    run.epochs = max(stats, default=0)
+    if stats:
+        run.batches = int(stats[run.epochs]["train"]["total_count"])
+    elif any((directory / name).exists() for name in CHECKPOINTS):
+        run.notes.append(
+            "There are no curves: no checkpoint can be loaded. It is damaged, or has "
+            "something in it that is not loaded for safety."
+        )
+    else:
+        run.notes.append(
+            "There are no curves: no epoch is finished yet, or checkpoint.pth was "
+            "deleted."
+        )
+    _read_status(run)
+    if run.pseudo_labels:
+        _read_guard(run)
+        _read_alarms(run)
+        _read_samples(run)
+        _read_truths(run)
+    run.decodings, notes = find_decodings(run.experiment, references)
+    run.notes += notes
+    return run
+
+
+def _modified(path: Path) -> float:
+    """Return when a file was last written, in seconds; 0 if it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a file with any bytes in it; none if it is not there."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return []
+
+
+def _read_status(run: Run) -> None:
+    """Say what the training is doing, as far as files tell."""
+    logs = sorted(run.experiment.directory.glob("train*.log"), key=_modified)
+    lines = _read_lines(logs[-1]) if logs else []
+    most = run.config.get("max_epoch")
+    if any(FINISHED in line for line in lines[-20:]):
+        run.status = "finished"
+        return
+    if isinstance(most, int) and run.epochs >= most:
+        run.status = f"all {most} epochs done"
+        return
+    files = [*logs, *(run.experiment.directory / name for name in SIGNS_OF_LIFE)]
+    when = datetime.datetime.fromtimestamp(max(map(_modified, files)))
+    run.status = f"running or stopped, last sign of life {when:%Y-%m-%d %H:%M:%S}"
+    progress = PROGRESS.findall("\n".join(lines))
+    if progress and int(progress[-1][0]) > run.epochs:
+        run.status += "; epoch {}, mini-batch {}".format(*progress[-1])
+
+
+def _read_guard(run: Run) -> None:
+    """Restore the guard from the newest side state that is whole."""
+    name = str(run.config.get("pl_guard", "warn"))
+    try:
+        guard = monitors_guard.build(name, **run.conf("pl_guard_conf"))
+    except (ValueError, TypeError) as error:
+        run.notes.append(f"The guard's settings are not allowed here: {error}")
+        return
+    if guard is None:
+        run.notes.append("pl_guard is none: there are no limits to show.")
+        return
+    states = (run.experiment.directory / STATE_DIR).glob("*epoch.rank0.pth")
+    # By length first: 10epoch comes after 9epoch.
+    for path in sorted(states, key=lambda p: (len(p.name), p.name), reverse=True):
+        try:
+            guard.load_state_dict(load_state(path, mmap=True)["guard"])
+        except UNREADABLE:
+            continue
+        run.guard = guard
+        return
+    run.notes.append("The guard's state is not there yet: it is saved with an epoch.")
+
+
+def _read_alarms(run: Run) -> None:
+    """Read the reports that the guard wrote."""
+    for path in (run.experiment.directory / REPORT_DIR).glob("step*/report.txt"):
+        step = path.parent.name.removeprefix("step")
+        if step.isdigit():
+            run.alarms.append(Alarm(int(step), "\n".join(_read_lines(path))))
+    run.alarms.sort()
+
+
+def _read_samples(run: Run) -> None:
+    """Read the recorded labels of every process."""
+    for path in (run.experiment.directory / SAMPLES_DIR).glob("*epoch.rank*.jsonl"):
+        epoch = path.name.partition("epoch")[0]
+        try:
+            rows = [json.loads(line) for line in _read_lines(path) if line]
+            chosen = [{key: row[key] for key in SAMPLE_KEYS} for row in rows]
+        except (ValueError, LookupError, TypeError):
+            run.notes.append(f"{SAMPLES_DIR}/{path.name} cannot be read.")
+        else:
+            run.samples += [{"epoch": epoch, **row} for row in chosen]
+    if not run.samples:
+        run.notes.append(
+            f"No labels of single utterances: {SAMPLES_DIR} is written at the end of "
+            f"an epoch, with pl_samples above 0."
+        )
+    run.samples.sort(key=lambda row: (row["step"], row["utterance"]))
+
+
+def _read_truths(run: Run) -> None:
+    """Read the true transcripts of the unlabeled data."""
+    oracle = run.config.get("unlabeled_oracle_text")
+    if not oracle:
+        return
+    try:
+        run.truths = read_scp(run.experiment.find(str(oracle)) or oracle, empty=True)
+    except (OSError, ValueError):
+        run.notes.append(f"unlabeled_oracle_text {oracle} cannot be read from here.")

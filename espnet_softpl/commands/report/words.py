@@ -1,0 +1,104 @@
+"""Labels over time, word by word: against the label before, and against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import kaldialign
+
+from espnet_softpl.commands.scoring import score
+
+GAP = "\0"  # No word has it.
+
+
+class Word(NamedTuple):
+    """A word of a label, with what is to be seen of it.
+
+    Attributes:
+        text: The word.
+        kind: `right`, `wrong` (another word is true), `extra` (none is), `missing`
+            (it is true, and not in the label), `gone` (it was in the label before),
+            or `plain` if the truth is not known.
+        changed: Whether it was not so in the label before.
+        truth: The true word in place of one that is wrong, else "".
+    """
+
+    text: str
+    kind: str
+    changed: bool = False
+    truth: str = ""
+
+
+def compare(label: str, truth: str | None, before: str | None) -> list[Word]:
+    """Compare a label with the truth and with the label before it.
+
+    Args:
+        label: The label.
+        truth: The true transcript, None if it is not known.
+        before: The label before, None for the first one.
+
+    Returns:
+        The words of the label in order, and in their places those that are missing or
+        gone.
+    """
+    words = label.split()
+    # What is not known is compared as if it were the same.
+    true, missing = _align(label if truth is None else truth, words)
+    old, gone = _align(label if before is None else before, words)
+    compared: list[Word] = []
+    for place, word in enumerate([*words, None]):
+        lost = gone[place]
+        if word is not None and old[place] not in (None, word):
+            lost.append(old[place])
+        for absent in missing[place]:
+            compared.append(Word(absent, "missing", absent in lost))
+            if absent in lost:
+                lost.remove(absent)
+        compared += [Word(text, "gone", True) for text in lost]
+        if word is None:
+            break
+        changed = old[place] != word
+        if truth is None:
+            compared.append(Word(word, "plain", changed))
+        elif true[place] is None:
+            compared.append(Word(word, "extra", changed))
+        elif true[place] == word:
+            compared.append(Word(word, "right", changed))
+        else:
+            compared.append(Word(word, "wrong", changed, true[place]))
+    return compared
+
+
+def _align(
+    reference: str, words: Sequence[str]
+) -> tuple[list[str | None], list[list[str]]]:
+    """Align words with a reference.
+
+    For "A B C" and ["A", "X"]: partners ["A", "B"], unmatched [[], [], ["C"]].
+
+    Returns:
+        The reference word in the place of each word, None for none; and the reference
+        words without a partner, before each word and after the last.
+    """
+    partners: list[str | None] = []
+    unmatched: list[list[str]] = [[] for _ in range(len(words) + 1)]
+    for expected, word in kaldialign.align(reference.split(), list(words), GAP):
+        if word == GAP:
+            unmatched[len(partners)].append(expected)
+        else:
+            partners.append(None if expected == GAP else expected)
+    return partners, unmatched
+
+
+def thin(rows: Sequence[Any], most: int = 6) -> list[Any]:
+    """Return at most so many rows (at least 2), evenly spaced, both ends included."""
+    if len(rows) <= most:
+        return list(rows)
+    step = (len(rows) - 1) / (most - 1)
+    return [rows[round(index * step)] for index in range(most)]
+
+
+def word_error_rate(label: str, truth: str | None) -> float | None:
+    """Return the WER of a label in percent, None if the truth has no words."""
+    return score([truth], [label], "word").rate if truth else None
