@@ -3,7 +3,7 @@
 Reads a trained experiment, a packed model or a model of the model zoo; checks that it
 can learn from the untranscribed audio given; writes a complete configuration; and
 prints the command that trains. Run it where the experiment was trained: in the
-directory of asr.sh. Nothing is written before all checks are passed, but that an
+directory of asr.sh. Nothing is written before all checks are passed, except that an
 archive is unpacked.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_softpl import criteria, teacher
-from espnet_softpl.commands.add_pl.command import run
 from espnet_softpl.core.errors import UserError
 
 
@@ -74,7 +73,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
             type=Path,
             metavar="DIR",
             help=f"labeled {what} data: a directory with wav.scp and text (default: "
-            f"the seed's; a packed model has none)",
+            f"the base model's; a packed model has none)",
         )
     parser.add_argument(
         "--moved",
@@ -82,7 +81,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("OLD", "NEW"),
-        help="a file or directory of the seed's configuration that lies elsewhere now; "
+        help="a file or directory of the base model's configuration that lies elsewhere now; "
         "may be given several times (default: none has moved)",
     )
     parser.add_argument(
@@ -133,27 +132,26 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lr",
         type=float,
-        help="peak learning rate, greater than 0 (default: half of the seed's)",
+        help="peak learning rate, greater than 0 (default: half of the base model's)",
     )
     parser.add_argument(
-        "--max_epoch", type=int, help="epochs, at least 1 (default: the seed's)"
+        "--max_epoch", type=int, help="epochs, at least 1 (default: the base model's)"
     )
     parser.add_argument(
         "--ngpu",
         type=int,
         help="GPUs of the printed command, at least 0 (default: those of this machine, "
-        "at most as many as the seed had)",
+        "at most as many as the base model had)",
     )
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        cmd: Command-line arguments; None for those of the process.
-    """
+    """Run the command on its words; None takes those of the process."""
     parser = get_parser()
     args = parser.parse_args(cmd)
+    # ESPnet takes seconds to import, and help needs none of it.
+    from espnet_softpl.commands.add_pl.command import run
+
     try:
         lines = run(args)
     except (UserError, OSError) as error:  # The latter: a disk that is full, say.

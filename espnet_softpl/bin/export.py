@@ -4,7 +4,7 @@
 espnet2.bin.pack does: Speech2Text.from_pretrained(FILE) and every other ESPnet tool
 take it where this package is not installed. Any other --out is made a directory with
 config.yaml and the model file. Both can be given. A training that still goes on can be
-exported from too. Exit status 2 where something is wrong, and then nothing is written.
+exported from too. Exit status 2 if something is wrong, and then nothing is written.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pathlib import Path
 
 from espnet_softpl.commands.experiment import WHICH, open_experiment
 from espnet_softpl.commands.export import check_target, export
-from espnet_softpl.core import errors
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, refuse
 
 
 def share(text: str) -> float:
@@ -48,8 +47,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--student",
         metavar="FILE",
         help="model file of the student, in the experiment or a path (default: the "
-        "average of the best epochs by best_model_criterion, else the best epoch, "
-        "else the latest)",
+        "average of the best epochs, else the best epoch, by valid.cer_ctc or the next "
+        "best statistic; else the latest)",
     )
     parser.add_argument(
         "--weight",
@@ -89,11 +88,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        cmd: Command-line arguments; None for those of the process.
-    """
+    """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)
     try:
         for out in args.out:
@@ -102,7 +97,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
             weights = experiment.weights(args.which, args.student, args.weight)
             names = export(experiment, weights, args.which, args.out, args.option)
     except (UserError, OSError) as error:
-        errors.refuse(error)
+        refuse(error)
     print(f"{args.which}: {weights.source}")
     for out in args.out:
         print(f"{out}: {', '.join(names)}")

@@ -5,29 +5,23 @@ In --out: text and wav.scp (Kaldi's, of what the filters keep: a labeled set for
 ESPnet recipe), confidence (of every utterance, 0 to 1), dropped (the rest, with the
 filter that dropped it, or 'unusable'), and label.yaml (how they were made, and counts).
 A run that was stopped goes on where it was; one that is finished is left alone. Exit
-status 2 where something is wrong.
+status 2 if something is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_softpl import filters
 from espnet_softpl.bin.export import add_model_arguments, share
-from espnet_softpl.commands import label
-from espnet_softpl.commands.experiment import open_experiment
-from espnet_softpl.core import errors
-from espnet_softpl.core.errors import UserError
-from espnet_softpl.training import build
-from espnet_softpl.training.lengths import sample_rate
+from espnet_softpl.commands.label import run
+from espnet_softpl.core.errors import refuse
 
 
 def at_least_1(text: str) -> int:
@@ -121,56 +115,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Label as the options say; return the counts."""
-    if args.ngpu and not torch.cuda.is_available():
-        raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
-    if args.num_workers < 0:
-        raise UserError(f"--num_workers must be at least 0, got {args.num_workers}")
-    trusted = build.build_filters(args)
-    with open_experiment(args.asr_exp) as experiment:
-        weights = experiment.weights(args.which, args.student, args.weight)
-        labeler = label.build_labeler(experiment, weights, trusted)
-    audio = label.read_audio(
-        args.wav_scp, args.data_type, args.shape_file, sample_rate(labeler.args)
-    )
-    listed = Path(args.wav_scp).read_bytes()
-    settings = {
-        "model": weights.source,
-        "sha256_of_model": label.digest(weights),
-        "wav_scp": str(args.wav_scp),
-        "sha256_of_wav_scp": hashlib.sha256(listed).hexdigest(),
-        "data_type": args.data_type,
-        "pl_filter": list(args.pl_filter),
-        "pl_filter_conf": dict(args.pl_filter_conf),
-        "batch_bins": args.batch_bins,
-        "seed": args.seed,
-    }
-    return label.label(
-        labeler,
-        audio,
-        args.out,
-        settings,
-        batch_bins=args.batch_bins,
-        device="cuda" if args.ngpu else "cpu",
-        num_workers=args.num_workers,
-        max_bad_share=args.pl_max_bad_share,
-        seed=args.seed,
-    )
-
-
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        cmd: Command-line arguments; None for those of the process.
-    """
+    """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         counts = run(args)
     except (ValueError, OSError) as error:
-        errors.refuse(error)
+        refuse(error)
     lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
     print(
         f"{args.out}: {counts['kept']} of {counts['utterances']} utterances kept, "

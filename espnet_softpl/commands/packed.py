@@ -7,7 +7,6 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from espnet_softpl.core.errors import UserError, name_some
@@ -18,53 +17,44 @@ INSTALL_ZOO = (
     "pip install huggingface_hub pandas requests tqdm filelock"
 )
 
+# What ESPnet's pack and unpack take.
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 
 DESCRIPTION = "meta.yaml"  # What espnet2.bin.pack puts first into an archive.
-
 
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
 
-def check_members(names: Iterable[str], archive: Path) -> None:
-    """Refuse an archive whose members would land outside of its directory.
+def is_archive(path: Path) -> bool:
+    """Tell whether a file name is one of ESPnet's archives."""
+    return path.name.lower().endswith(ARCHIVES)
 
-    Args:
-        names: The members' names.
-        archive: The archive, for the message.
 
-    Raises:
-        UserError: A name is absolute, goes up, or has a backslash.
-    """
-    bad = [
-        name
-        for name in names
-        if PurePosixPath(name).is_absolute()
-        or ".." in PurePosixPath(name).parts
-        or "\\" in name
-    ]
-    if bad:
-        raise UserError(
-            f"{archive}: members lead out of the archive's directory "
-            f"({name_some(bad)}); it is not unpacked. espnet2.bin.pack writes no such "
-            f"archive: get the model from its author again"
-        )
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name
 
 
 def _extract(archive: Path, target: Path) -> None:
     """Unpack into an empty directory; a member that leads out of it is refused."""
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as members:
-            check_members(members.namelist(), archive)
-            for info in members.infolist():
-                members.extract(info, target)  # Links become files of their text.
+        members = zipfile.ZipFile(archive)
+        names, more = members.namelist(), {}  # Links become files of their text.
     elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as members:
-            check_members(members.getnames(), archive)
-            members.extractall(target, filter="data")
+        members = tarfile.open(archive)
+        names, more = members.getnames(), {"filter": "data"}
     else:
         raise UserError(
             f"{archive} is neither a zip nor a tar archive, as espnet2.bin.pack writes"
         )
+    with members:
+        if outside := [name for name in names if _leads_out(name)]:
+            raise UserError(
+                f"{archive}: members lead out of the archive's directory "
+                f"({name_some(outside)}); it is not unpacked. espnet2.bin.pack writes "
+                f"no such archive: get the model from its author again"
+            )
+        members.extractall(target, **more)
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -91,21 +81,19 @@ def unpack(archive: Path, target: Path) -> None:
             _extract(archive, content)
         except DAMAGED as error:
             raise UserError(f"{archive} cannot be unpacked: {error}") from error
-        description = content / DESCRIPTION
+        description, known = content / DESCRIPTION, target / DESCRIPTION
         if not description.is_file():
             raise UserError(
                 f"{archive} has no {DESCRIPTION}: it is no model that espnet2.bin.pack "
                 f"has packed"
             )
-        if target.exists():
-            known = target / DESCRIPTION
-            if known.is_file() and known.read_bytes() == description.read_bytes():
-                return
+        if not target.exists():
+            os.replace(content, target)
+        elif not known.is_file() or known.read_bytes() != description.read_bytes():
             raise UserError(
                 f"{target} exists and is not what {archive} holds; give another "
                 f"--unpack_dir, or remove it"
             )
-        os.replace(content, target)
 
 
 def fetch(tag: str, cache_dir: Path | None) -> Path:

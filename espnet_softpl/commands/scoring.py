@@ -39,26 +39,17 @@ class Score:
 
 
 def to_units(text: str, unit: str) -> list[str]:
-    """Split a transcript.
-
-    Args:
-        text: Words with single spaces.
-        unit: `word`, or `char`, where a space is a character too (as in ESPnet's
-            recipes).
-
-    Returns:
-        Words or characters.
-    """
+    """Split a transcript into `word`, or `char`: a space between words is one too."""
     words = text.split()
     return words if unit == "word" else list(" ".join(words))
 
 
 def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
-    """Compare hypotheses with references.
+    """Compare hypotheses with references in the same order.
 
     Args:
         references: Transcripts.
-        hypotheses: What was recognized, in the same order.
+        hypotheses: What was recognized.
         unit: `word` or `char`.
 
     Returns:
@@ -75,10 +66,7 @@ def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
         raise UserError("the references to score against have no words")
     interval = kaldialign.bootstrap_wer_ci(refs, hyps, replications=10000, seed=1)
     return Score(
-        reference=int(counts["ref_len"]),
-        substitutions=int(counts["sub"]),
-        deletions=int(counts["del"]),
-        insertions=int(counts["ins"]),
+        *(int(counts[name]) for name in ("ref_len", "sub", "del", "ins")),
         low=100.0 * interval["ci95min"],
         high=100.0 * interval["ci95max"],
     )
@@ -89,7 +77,7 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
 
     Args:
         org: Directory with the formatted data directories `dev` and `test`; in each
-            `text` and, where a part has several sets, `utt2set`.
+            `text`, and `utt2set`, which tells the sets of a part from each other.
 
     Returns:
         Transcript by utterance, by set. A part with one set is called `dev` or
@@ -100,15 +88,11 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
     """
     sets: dict[str, dict[str, str]] = {}
     for part in ("dev", "test"):
-        for name in ("text", "utt2set"):
-            if not (org / part / name).is_file():
-                raise UserError(f"{org / part / name} does not exist")
         texts = read_scp(org / part / "text", empty=True)
         set_of = read_scp(org / part / "utt2set", empty=True)
         names = sorted(set(set_of.values()))
         for name in names:
-            label = part if len(names) == 1 else name
-            sets[label] = {
+            sets[part if len(names) == 1 else name] = {
                 key: text for key, text in texts.items() if set_of.get(key) == name
             }
     return sets
