@@ -1,7 +1,7 @@
 """Reports what of the environment (ESPnet, torch, ...) works, and what is missing.
 
-One line for each part, with its version and the one that was tested (in a checkout, which
-has `tools/constraints.txt`). Exit status 1: something necessary is missing or broken.
+One line for each part, with its version and, in a checkout with its constraints, the
+one that was tested. Exit status 1: something necessary is missing or broken.
 """
 
 from __future__ import annotations

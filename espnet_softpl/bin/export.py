@@ -14,58 +14,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.experiment import WHICH, open_experiment
+from espnet_softpl.commands.arguments import add_model_arguments, new_parser
+from espnet_softpl.commands.experiment import open_experiment
 from espnet_softpl.commands.export import check_target, export
 from espnet_softpl.core.errors import UserError, refuse
 
 
-def share(text: str) -> float:
-    """Parse a number in [0, 1]."""
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return value
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model is meant."""
-    parser.add_argument(
-        "--asr_exp",
-        required=True,
-        metavar="DIR",
-        help="experiment directory (the --output_dir of a training, stock or ours), or "
-        "an archive of espnet2.bin.pack",
-    )
-    parser.add_argument(
-        "--which",
-        choices=WHICH,
-        default="student",
-        help="which model; a teacher must have weights of its own, which 'student' as "
-        "pl_teacher has not (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--student",
-        metavar="FILE",
-        help="model file of the student, in the experiment or a path (default: the "
-        "average of the best epochs, else the best epoch, by valid.cer_ctc or the next "
-        "best statistic; else the latest)",
-    )
-    parser.add_argument(
-        "--weight",
-        type=share,
-        default=0.5,
-        help="with --which average: weight of the teacher, 0 to 1; the student has the "
-        "rest. Counters are the student's (default: %(default)s)",
-    )
-
-
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("export", __doc__)
     add_model_arguments(parser)
     parser.add_argument(
         "--out",

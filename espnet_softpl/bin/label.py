@@ -19,26 +19,19 @@ from pathlib import Path
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_softpl import filters
-from espnet_softpl.bin.export import add_model_arguments, share
+from espnet_softpl.commands.arguments import (
+    add_model_arguments,
+    at_least,
+    new_parser,
+    share,
+)
 from espnet_softpl.commands.label import run
 from espnet_softpl.core.errors import refuse
 
 
-def at_least_1(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="label",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("label", __doc__)
     add_model_arguments(parser)
     parser.add_argument(
         "--wav_scp",
@@ -49,8 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data_type",
         default="sound",
-        help="ESPnet's type of these values, such as sound or kaldi_ark "
-        "(default: %(default)s)",
+        help="ESPnet's type of these values, such as sound or kaldi_ark",
     )
     parser.add_argument(
         "--shape_file",
@@ -79,38 +71,32 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--batch_bins",
-        type=at_least_1,
+        type=at_least(1),
         default=4_000_000,
         help="most samples in a mini-batch, padding included; 4000000 are 250 s at "
-        "16 kHz (default: %(default)s)",
+        "16 kHz",
     )
     parser.add_argument(
         "--ngpu",
         type=int,
         choices=(0, 1),
         default=0,
-        help="number of GPUs, 0 to 1; for several split the wav.scp (default: "
-        "%(default)s)",
+        help="number of GPUs, 0 to 1; for several split the wav.scp (default: 0)",
     )
     parser.add_argument(
         "--num_workers",
-        type=int,
+        type=at_least(0),
         default=1,
-        help="processes that read audio ahead; 0 reads it in this one (default: "
-        "%(default)s)",
+        help="processes that read audio ahead; 0 reads it in this one",
     )
     parser.add_argument(
         "--pl_max_bad_share",
         type=share,
         default=0.01,
-        help="largest share of audio, 0 to 1, that may be unusable (default: "
-        "%(default)s)",
+        help="largest share of audio, 0 to 1, that may be unusable",
     )
     parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="seed of filters that draw, at least 0 (default: %(default)s)",
+        "--seed", type=int, default=0, help="of filters that draw, from 0 (default: 0)"
     )
     return parser
 

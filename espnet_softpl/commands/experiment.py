@@ -44,8 +44,6 @@ OF_THE_RUN = {
 STATISTICS = ("cer_ctc", "wer", "cer", "acc", "cer_transducer", "loss")
 CTC_STATISTICS = ("cer_ctc", "loss_ctc", "loss")
 
-WHICH = ("student", "teacher", "average")
-
 
 def is_of_run(key: str) -> bool:
     """Tell whether an option of ESPnet belongs to one run and its machine."""
@@ -77,12 +75,7 @@ def relocate(value: Any, rename: Callable[[str], str]) -> Any:
 
 
 class Weights(NamedTuple):
-    """The weights of a model, and where they come from.
-
-    Attributes:
-        state: Tensors by name, on the CPU.
-        source: What they were read from, for people.
-    """
+    """The weights of a model by name, on the CPU, and what they were read from."""
 
     state: dict[str, torch.Tensor]
     source: str
@@ -131,15 +124,7 @@ class Experiment:
     def place_files(
         self, config: Mapping[str, Any], place: Callable[[Path], str]
     ) -> dict[str, Any]:
-        """Name the files in a configuration anew.
-
-        Args:
-            config: The configuration.
-            place: Gives the new name of a file that exists.
-
-        Returns:
-            A copy. Names of files that do not exist stay as they are.
-        """
+        """Copy a configuration, with the files in it that exist placed elsewhere."""
 
         def rename(name: str) -> str:
             # A bare word such as `conformer` is a choice, even if a file is called so.
@@ -173,13 +158,12 @@ class Experiment:
                 )
 
     def checkpoint(self, name: str | Path | None = None) -> Path:
-        """Choose the model file; the one rule, for all commands.
+        """Choose the model file, for all commands.
 
-        The average of the best epochs comes first, then the best epoch: each by the
-        first of these statistics of the validation data that has a file: `cer_ctc`,
-        for labels come from the CTC head; `wer`, `cer`, `acc`, `cer_transducer`
-        (`loss_ctc` for a model without decoder); `loss`; any other in
-        `best_model_criterion`. Then the latest epoch, the newest, the only file.
+        The average of the best epochs comes first, then the best epoch, each by the
+        first of `STATISTICS` (`CTC_STATISTICS` without decoder) of the validation data
+        that has a file, then by any other of `best_model_criterion`. Then the latest
+        epoch, the newest, the only file.
 
         Args:
             name: A file in the experiment, or a path; None chooses.
@@ -192,9 +176,9 @@ class Experiment:
             for path in (self.directory / name, Path(name)):
                 if path.is_file():
                     return path
-            listed = ", ".join(there) or "none"
             raise UserError(
-                f"{name} is not in {self.directory}; models there: {listed}"
+                f"{name} is not in {self.directory}; models there: "
+                f"{', '.join(there) or 'none'}"
             )
         if self.model_file is not None:
             return self.model_file
@@ -213,11 +197,11 @@ class Experiment:
             files = [p for p in self.directory.glob(pattern) if p.is_file()]
             if files:
                 return max(files)
-        epochs = [p for p in self.directory.glob("*epoch.pth") if p.is_file()]
-        if epochs:
-            return max(epochs, key=lambda path: path.stat().st_mtime)
-        if len(there) == 1 and (self.directory / there[0]).is_file():
-            return self.directory / there[0]
+        files = [p for p in self.directory.glob("*epoch.pth") if p.is_file()]
+        if not files and len(there) == 1:
+            files = [self.directory / there[0]]
+        if files:
+            return max(files, key=lambda path: path.stat().st_mtime)
         raise UserError(
             f"{self.directory} holds no trained model: neither {patterns[0]} nor "
             f"latest.pth nor *epoch.pth; it has one after the first epoch"
@@ -289,8 +273,7 @@ class Experiment:
         own = Weights(load_weights(file), str(self.archive or file))
         if which == "student":
             return own
-        teacher = self.teacher()
-        shares = [1.0 - teacher_share, teacher_share]
+        teacher, shares = self.teacher(), (1.0 - teacher_share, teacher_share)
         return Weights(
             average([own.state, teacher.state], shares),
             f"{shares[0]:g} of {own.source} + {shares[1]:g} of {teacher.source}",

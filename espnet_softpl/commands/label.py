@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +105,9 @@ class Labeler:
 
 
 def build_labeler(
-    experiment: Experiment,
-    weights: Weights,
-    judges: Sequence[tuple[str, Filter]],
+    experiment: Experiment, weights: Weights, judges: Sequence[tuple[str, Filter]]
 ) -> Labeler:
-    """Build the model of an experiment, to label with.
-
-    Args:
-        experiment: The experiment.
-        weights: Of student, teacher or their average.
-        judges: Filters by name, in order.
-
-    Returns:
-        The model on the CPU, in eval mode, with what it needs.
+    """Build the model of an experiment on the CPU, to label with.
 
     Raises:
         UserError: The model has no CTC head, the weights are not its own, or a filter
@@ -186,58 +176,55 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
             lengths are not known.
     """
     entries, _ = scan.speech_scp([(path, "speech", kind)], "--wav_scp")
-    if kind == "sound":
-        for file, header in scan.read_some_headers(entries, kind):
-            if header.rate != rate:
-                raise UserError(
-                    f"{file} has {header.rate} Hz, the model wants {rate} Hz; resample "
-                    f"it. {scan.HOW_TO_FORMAT} --resample true"
-                )
+    for file, header in scan.read_some_headers(entries, kind):
+        if kind == "sound" and header.rate != rate:
+            raise UserError(
+                f"{file} has {header.rate} Hz, the model wants {rate} Hz; resample it. "
+                f"{scan.HOW_TO_FORMAT} --resample true"
+            )
     if shape_file is not None:
         known = tables.read_lengths(shape_file)
         lengths = {key: known[key] for key in entries if key in known}
         bad = {k: f"{k}: not in {shape_file}" for k in entries if k not in known}
-    elif kind == "sound":
-        headers = scan.scan_audio(entries)
-        lengths, bad = headers.samples, headers.bad
-    else:
+        return Audio(path, kind, entries, lengths, bad)
+    if kind != "sound":
         raise UserError(
             f"--shape_file must be given for data of type {kind!r}; only of 'sound' "
             f"can the lengths be read from the files"
         )
-    return Audio(path, kind, entries, lengths, bad)
+    headers = scan.scan_audio(entries)
+    return Audio(path, kind, entries, headers.samples, headers.bad)
 
 
-def load(
-    labeler: Labeler, audio: Audio, batches: Iterable[list[str]], num_workers: int
+def _load(
+    labeler: Labeler, audio: Audio, batches: Sequence[list[str]], num_workers: int
 ) -> DataLoader:
-    """Return what reads mini-batches as a training does, silence for bad audio."""
+    """Read mini-batches as a training does, silence in the place of bad audio."""
     args = labeler.args
     waveforms = args.input_size is None
     fewest = 1
     if waveforms:
         with evaluating(labeler.model) as model:
             fewest = smallest_input(lambda n: frames_of(model, n), 64000)
-    dataset = UsableAudio(
-        ESPnetDataset(
-            [(audio.path, "speech", audio.kind)],
-            preprocess=SoftPLTask.build_preprocess_fn(args, train=False),
-        ),
-        audio.lengths,
-        min_samples=fewest,
-        sample_shape=() if waveforms else (args.input_size,),
-        sample_rate=sample_rate(args),
+    dataset = ESPnetDataset(
+        [(audio.path, "speech", audio.kind)],
+        preprocess=SoftPLTask.build_preprocess_fn(args, train=False),
     )
     return DataLoader(
-        dataset,
-        batch_sampler=list(batches),
+        UsableAudio(
+            dataset,
+            audio.lengths,
+            min_samples=fewest,
+            sample_shape=() if waveforms else (args.input_size,),
+            sample_rate=sample_rate(args),
+        ),
+        batch_sampler=batches,
         collate_fn=SoftPLTask.build_collate_fn(args, train=False),
         num_workers=num_workers,
     )
 
 
-def digest(weights: Weights) -> str:
-    """Return a checksum of weights."""
+def _digest(weights: Weights) -> str:
     sha = hashlib.sha256()
     for name, value in weights.state.items():
         sha.update(name.encode())
@@ -278,7 +265,7 @@ def label_set(
     batches = dict(enumerate(batches_of(audio.lengths, args.batch_bins)))
     todo = {n: ids for n, ids in batches.items() if n not in progress.done}
     share = UsableShare(most)
-    loader = load(labeler, audio, todo.values(), args.num_workers)
+    loader = _load(labeler, audio, list(todo.values()), args.num_workers)
     device = "cuda" if args.ngpu else "cpu"
     labeler.model.to(device)
     bar = tqdm(loader, initial=len(progress.done), total=len(batches), unit="batch")
@@ -287,10 +274,11 @@ def label_set(
         torch.manual_seed(args.seed + number)
         records = labeler({key: value.to(device) for key, value in batch.items()})
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
-    bad = {k: k for k, r in progress.labels().items() if r["reason"] == UNUSABLE}
+    labels = progress.labels()
+    bad = {k: k for k, r in labels.items() if r["reason"] == UNUSABLE}
     scan.check_bad_share({**audio.bad, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)
-    counts = write_labels(args.out, audio, progress, settings, hour)
+    counts = write_labels(args.out, audio, labels, settings, hour)
     progress.remove()
     return counts
 
@@ -303,20 +291,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
-    if args.num_workers < 0:
-        raise UserError(f"--num_workers must be at least 0, got {args.num_workers}")
     judges = build_filters(args)
     with open_experiment(args.asr_exp) as experiment:
         weights = experiment.weights(args.which, args.student, args.weight)
         labeler = build_labeler(experiment, weights, judges)
     rate = sample_rate(labeler.args)
     audio = read_audio(args.wav_scp, args.data_type, args.shape_file, rate)
-    listed = Path(args.wav_scp).read_bytes()
     settings = {
         "model": weights.source,
-        "sha256_of_model": digest(weights),
+        "sha256_of_model": _digest(weights),
         "wav_scp": str(args.wav_scp),
-        "sha256_of_wav_scp": hashlib.sha256(listed).hexdigest(),
+        "sha256_of_wav_scp": hashlib.sha256(Path(audio.path).read_bytes()).hexdigest(),
         "data_type": args.data_type,
         "pl_filter": list(args.pl_filter),
         "pl_filter_conf": dict(args.pl_filter_conf),

@@ -63,14 +63,13 @@ class Progress:
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self._path = out / PROGRESS
-        self.done: dict[int, list[Record]] = {}
         lines = self._path.read_bytes().splitlines(True) if self._path.exists() else []
         # What has no end of line was cut off by a kill.
         whole = [line.decode().rstrip("\n") for line in lines if line.endswith(b"\n")]
         if whole:
             check_settings(json.loads(whole[0]), settings, self._path)
-        self.done |= (json.loads(line) for line in whole[1:])
         _write(self._path, whole or [json.dumps(settings)])
+        self.done: dict[int, list[Record]] = dict(map(json.loads, whole[1:]))
 
     def add(self, number: int, records: list[Record]) -> None:
         """Store a mini-batch; it is on the disk when this returns."""
@@ -90,7 +89,7 @@ class Progress:
 
 
 def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
-    """Refuse labels of other settings than ours, which a file says they have.
+    """Refuse labels that have other settings than ours, by what a file says of them.
 
     Raises:
         UserError: With the first setting that differs.
@@ -106,13 +105,13 @@ def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
 
 def _write(path: Path, lines: Iterable[str]) -> None:
     with atomic_write(path) as stream:
-        stream.writelines(f"{line}\n" for line in lines)
+        stream.writelines(f"{line.rstrip()}\n" for line in lines)
 
 
 def write_labels(
     out: Path,
     audio: Audio,
-    progress: Progress,
+    labels: dict[str, Record],
     settings: dict[str, Any],
     samples_per_hour: float,
 ) -> dict[str, Any]:
@@ -121,29 +120,28 @@ def write_labels(
     Args:
         out: The directory.
         audio: What was labeled.
-        progress: The labels.
+        labels: Records by utterance id, of what can be read.
         settings: What they depend on.
         samples_per_hour: To count hours.
 
     Returns:
         The counts: `utterances`, `kept`, `hours`, `kept_hours`, `dropped` by reason.
     """
-    labels = progress.labels()
-    labels |= {key: {"reason": UNUSABLE} for key in audio.bad}
-    ordered = {key: labels[key] for key in audio.entries}
-    kept = {key: r for key, r in ordered.items() if r["reason"] is None}
-    dropped = {key: r["reason"] for key, r in ordered.items() if r["reason"]}
-    sure = {k: r["confidence"] for k, r in ordered.items() if r["reason"] != UNUSABLE}
-    _write(out / "text", (f"{key} {r['text']}".rstrip() for key, r in kept.items()))
+    reasons = {k: labels.get(k, {"reason": UNUSABLE})["reason"] for k in audio.entries}
+    dropped = {key: reason for key, reason in reasons.items() if reason}
+    kept = [key for key in reasons if key not in dropped]
+    sure = [key for key, reason in reasons.items() if reason != UNUSABLE]
+    _write(out / "text", (f"{key} {labels[key]['text']}" for key in kept))
     _write(out / "wav.scp", (f"{key} {audio.entries[key]}" for key in kept))
-    _write(out / "confidence", (f"{key} {value:.6f}" for key, value in sure.items()))
+    _write(out / "confidence", (f"{k} {labels[k]['confidence']:.6f}" for k in sure))
     _write(out / "dropped", (f"{key} {reason}" for key, reason in dropped.items()))
-    kept_samples = sum(audio.lengths[key] for key in kept)
+    samples = sum(audio.lengths.values()), sum(audio.lengths[key] for key in kept)
+    hours, kept_hours = (round(count / samples_per_hour, 4) for count in samples)
     counts = {
-        "utterances": len(ordered),
+        "utterances": len(reasons),
         "kept": len(kept),
-        "hours": round(sum(audio.lengths.values()) / samples_per_hour, 4),
-        "kept_hours": round(kept_samples / samples_per_hour, 4),
+        "hours": hours,
+        "kept_hours": kept_hours,
         "dropped": dict(sorted(Counter(dropped.values()).items())),
     }
     with atomic_write(out / SUMMARY) as stream:

@@ -30,31 +30,35 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def _leads_out(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts or "\\" in name
+def _check_names(names: list[str], archive: Path) -> None:
+    """Refuse an archive with members that are absolute, go up, or have a backslash."""
+    outside = [
+        name
+        for name in names
+        if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name
+    ]
+    if outside:
+        raise UserError(
+            f"{archive}: members lead out of the archive's directory "
+            f"({name_some(outside)}); it is not unpacked. espnet2.bin.pack writes no "
+            f"such archive: get the model from its author again"
+        )
 
 
 def _extract(archive: Path, target: Path) -> None:
     """Unpack into an empty directory; a member that leads out of it is refused."""
     if zipfile.is_zipfile(archive):
-        members = zipfile.ZipFile(archive)
-        names, more = members.namelist(), {}  # Links become files of their text.
+        with zipfile.ZipFile(archive) as content:
+            _check_names(content.namelist(), archive)
+            content.extractall(target)  # Links become files of their text.
     elif tarfile.is_tarfile(archive):
-        members = tarfile.open(archive)
-        names, more = members.getnames(), {"filter": "data"}
+        with tarfile.open(archive) as content:
+            _check_names(content.getnames(), archive)
+            content.extractall(target, filter="data")
     else:
         raise UserError(
             f"{archive} is neither a zip nor a tar archive, as espnet2.bin.pack writes"
         )
-    with members:
-        if outside := [name for name in names if _leads_out(name)]:
-            raise UserError(
-                f"{archive}: members lead out of the archive's directory "
-                f"({name_some(outside)}); it is not unpacked. espnet2.bin.pack writes "
-                f"no such archive: get the model from its author again"
-            )
-        members.extractall(target, **more)
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -97,12 +101,12 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def fetch(tag: str, cache_dir: Path | None) -> Path:
-    """Download a model by its name in the model zoo, or find it in the cache.
+    """Download a model of the model zoo, or find it in the cache.
 
     Args:
         tag: As `Speech2Text.from_pretrained` takes it: `user/model` of Hugging Face,
             a name of espnet_model_zoo's table, or a URL.
-        cache_dir: Where models are kept; None for espnet_model_zoo's own place.
+        cache_dir: None for espnet_model_zoo's own place.
 
     Returns:
         An archive, or a directory with its content.

@@ -13,15 +13,11 @@ from espnet_softpl.data.tables import read_scp
 
 @dataclass(frozen=True)
 class Score:
-    """Errors of one system on one set, in one unit.
+    """Errors of one system on one set, counted in words or characters.
 
     Attributes:
-        reference: Number of reference words or characters.
-        substitutions: Number of substitutions.
-        deletions: Number of deletions.
-        insertions: Number of insertions.
-        low: Lower end of the 95 % confidence interval of the error rate, in percent.
-        high: Upper end of it, in percent.
+        reference: Words or characters of the references.
+        low, high: Ends of the 95 % confidence interval of the error rate, in percent.
     """
 
     reference: int
@@ -45,16 +41,10 @@ def to_units(text: str, unit: str) -> list[str]:
 
 
 def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
-    """Compare hypotheses with references in the same order.
+    """Compare hypotheses with references in the same order, by `word` or `char`.
 
-    Args:
-        references: Transcripts.
-        hypotheses: What was recognized.
-        unit: `word` or `char`.
-
-    Returns:
-        The errors. Utterances are resampled 10 000 times for the interval, from a
-        seed: the same errors give the same interval (kaldialign's bootstrap).
+    Utterances are resampled 10 000 times for the interval, from a seed: the same errors
+    give the same interval (kaldialign's bootstrap).
 
     Raises:
         UserError: The references have no words at all.
@@ -101,11 +91,7 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
 def score_sets(
     sets: dict[str, dict[str, str]], hypotheses: dict[str, str]
 ) -> dict[str, dict[str, Score]]:
-    """Score one system on every set.
-
-    Args:
-        sets: Reference by utterance, by set.
-        hypotheses: What was recognized, by utterance.
+    """Score what one system recognized, by utterance, on every set.
 
     Returns:
         Score by unit (`char` and `word`), by set.
@@ -121,7 +107,9 @@ def score_sets(
                 f"{len(missing)} utterances of {name} were not decoded: "
                 f"{name_some(missing)}"
             )
-        refs = list(references.values())
-        hyps = [hypotheses[utterance] for utterance in references]
-        scores[name] = {unit: score(refs, hyps, unit) for unit in ("char", "word")}
+        pairs = (
+            list(references.values()),
+            [hypotheses[utterance] for utterance in references],
+        )
+        scores[name] = {unit: score(*pairs, unit) for unit in ("char", "word")}
     return scores

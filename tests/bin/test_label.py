@@ -25,7 +25,7 @@ from tests.support.labeling import (
         (["--pl_filter", "confidence"], "exactly one of threshold and max_error"),
         (["--which", "teacher"], "trained without pseudo-labels"),
         (["--batch_bins", 0], "0 is not at least 1"),
-        (["--num_workers", -1], "--num_workers must be at least 0"),
+        (["--num_workers", -1], "--num_workers: -1 is not at least 0"),
         (["--pl_max_bad_share", 2], r"2 is not in \[0, 1\]"),
         (["--ngpu", 2], "invalid choice: 2"),
         (["--wav_scp", "gone.scp"], "gone.scp does not exist"),

@@ -36,10 +36,6 @@ from espnet_softpl.training import lengths
 
 def _check_options(args: argparse.Namespace, exp_dir: Path) -> None:
     """Refuse options that cannot work, before anything is read."""
-    for name, least in (("unlabeled_steps", 1), ("max_epoch", 1), ("ngpu", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} must be at least {least}, got {value}")
     if args.lr is not None and not 0.0 < args.lr < math.inf:
         raise UserError(f"--lr must be a number above 0, got {args.lr}")
     if args.out.exists() and not args.overwrite:
@@ -99,14 +95,13 @@ def _read_labeled(
 def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> None:
     """Refuse audio that the base model cannot take, with a file and what to do."""
     rate = lengths.sample_rate(argparse.Namespace(**base.config))
-    data_dirs.check_format(unlabeled, rate, "--unlabeled")
+    data_dirs.check_audio(unlabeled, rate, "--unlabeled", whole=False)
     for part, option in DATA_OPTIONS.items():
         name = f"{part}_data_path_and_name_and_type"
         entries, kind = scan.speech_scp([tuple(s) for s in base.config[name]], name)
         path = next(spec[0] for spec in base.config[name] if spec[1] == "speech")
         audio = data_dirs.Audio(Path(path), kind, entries)
-        data_dirs.check_readable(audio, f"{name} (or give {option})")
-        data_dirs.check_format(audio, rate, name)
+        data_dirs.check_audio(audio, rate, f"{name} (or give {option})", whole=True)
 
 
 def _length_notes(options: argparse.Namespace) -> list[str]:

@@ -17,23 +17,6 @@ from espnet_softpl.commands.experiment import OURS, is_ctc_only, is_of_run, relo
 # Written even if they are ESPnet's defaults: what users look for first.
 ALWAYS = {"token_type", "encoder", "model_conf", "batch_type", "max_epoch", "optim"}
 
-# The sections of the file, and how the keys in them begin; all others are "Training".
-SECTIONS = {
-    "Pseudo-labeling": (*OURS, "init_param"),
-    "Labeled and validation data": (
-        *("train_", "valid_data", "valid_shape", "fold_length", "rir_", "noise_"),
-    ),
-    "Model, as the base model has it": (
-        *("token_type", "bpemodel", "non_linguistic", "cleaner", "g2p", "preprocessor"),
-        *("use_preprocessor", "use_lang", "use_nlp", "input_size", "frontend"),
-        *("specaug", "normalize", "model", "preencoder", "encoder", "postencoder"),
-        *("decoder", "ctc_", "joint_net", "init", "speech_volume", "freeze_param"),
-        *("aux_ctc",),
-    ),
-    "Training": (),
-    "Tokens": ("token_list",),
-}
-
 # Half: about where a warm-up schedule that decays with the square root of the steps
 # stands after four times its warm-up. A rule of thumb; nothing here depends on it.
 LR_FACTOR = 0.5
@@ -101,12 +84,8 @@ def _show(value: Any) -> str:
 def best_model_criterion(config: Mapping[str, Any]) -> list[list[str]]:
     """Return the criteria by which epochs are kept.
 
-    Args:
-        config: The base model's configuration.
-
-    Returns:
-        The validation CER of the CTC head, which is what labels; and for a model with
-        a decoder what the base model had, of the validation data.
+    They are the validation CER of the CTC head, which is what labels; and for a model
+    with a decoder what the base model had, of the validation data.
     """
     ours = ["valid", "cer_ctc", "min"]
     if is_ctc_only(config):
@@ -225,16 +204,13 @@ def compose(
     buffers = given.batch_norm and args.teacher == "ema"
     if buffers:
         teacher_conf["buffers"] = "copy"
+    schedule = {"labeled_steps": 1, "unlabeled_steps": args.unlabeled_steps}
     ours = {
         "pl_criterion": args.criterion,
         "pl_teacher": args.teacher,
         "pl_teacher_conf": teacher_conf,
         "pl_filter": ["tokens"],
-        "pl_schedule_conf": {
-            "labeled_steps": 1,
-            "unlabeled_steps": args.unlabeled_steps,
-            "weight": 1.0,
-        },
+        "pl_schedule_conf": {**schedule, "weight": 1.0},
         "pl_guard": "warn",
         "unlabeled_data_path_and_name_and_type": given.unlabeled,
         "init_param": [given.init_param],
@@ -262,56 +238,37 @@ def _represent_list(dumper: _Dumper, items: list[Any]) -> yaml.Node:
 _Dumper.add_representer(list, _represent_list)
 
 
-def _dump(key: str, value: Any) -> str:
-    """Write a key."""
-    return yaml.dump(
-        {key: _plain(value)},
-        Dumper=_Dumper,
-        sort_keys=False,
-        default_flow_style=False,
-        allow_unicode=True,
-        width=80 if key == "token_list" else 10**6,  # No path is broken in two.
-    )
-
-
-def _section(key: str) -> str:
-    """Name the section that a key is written in."""
-    for title, beginnings in SECTIONS.items():
-        if key.startswith(beginnings):
-            return title
-    return "Training"
-
-
 def render(
     config: TrainingConfig, source: str, command: str, criteria: Iterable[str]
 ) -> str:
-    """Write the configuration as YAML.
+    """Write the configuration as YAML, with comments.
 
     Args:
         config: The configuration.
         source: What the base model was read from.
-        command: The command to run.
+        command: The command that trains.
         criteria: The names of criteria, for the comment beside the key.
-
-    Returns:
-        The text of the file.
     """
-    lines = [
-        f"# Continuous pseudo-labeling from {source}, by espnet_softpl.bin.add_pl.",
-        "# Run it by:",
-        f"#   {command}",
-        "# base model -> here: why",
-        *(f"#   {change}" for change in config.changes),
-        "# All else is as in the base model's config.yaml; ESPnet's defaults are left "
-        "out.",
-    ]
-    text = "\n".join(lines) + "\n"
-    for section in SECTIONS:
-        keys = [key for key in config.values if _section(key) == section]
-        text += f"\n# {section}.\n" if keys else ""
-        for key in keys:
-            if key == "pl_criterion":
-                text += "# THE LINE TO EDIT: what the student learns from. Allowed:\n"
-                text += f"#   {', '.join(criteria)}\n"
-            text += _dump(key, config.values[key])
+    changes = "".join(f"#   {change}\n" for change in config.changes)
+    text = (
+        f"# Continuous pseudo-labeling from {source}, by espnet_softpl.bin.add_pl.\n"
+        f"# Run it by:\n#   {command}\n# base model -> here: why\n{changes}"
+        f"# All else is as in the base model; ESPnet's defaults are left out.\n\n"
+        f"# THE LINE TO EDIT: what the student learns from. Allowed:\n"
+        f"#   {', '.join(criteria)}\n"
+    )
+    parts: dict[str, dict[str, Any]] = {
+        "": {},
+        "As in the base model": {},
+        "Tokens": {},
+    }
+    for key, value in config.values.items():
+        ours = key.startswith((*OURS, "init_param"))
+        title = "" if ours else "As in the base model"
+        parts["Tokens" if key == "token_list" else title][key] = _plain(value)
+    for title, values in parts.items():
+        text += f"\n# {title}.\n" if title else ""
+        # No path is broken in two.
+        style = {"width": 80 if title == "Tokens" else 10**6, "allow_unicode": True}
+        text += yaml.dump(values, Dumper=_Dumper, sort_keys=False, **style)
     return text

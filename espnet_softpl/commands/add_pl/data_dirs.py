@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data import scan, tables
-from espnet_softpl.data.audio import Header, guess_kind
+from espnet_softpl.data.audio import guess_kind
 
 # Lengths that lie beside Kaldi archives: of ESPnet's and Kaldi's own tools.
 LENGTHS = {"wav.scp": "utt2num_samples", "feats.scp": "feats_shape"}
@@ -22,20 +22,35 @@ class Audio:
         path: The script file.
         kind: ESPnet's type of it, `sound` or `kaldi_ark`.
         entries: Value by utterance id.
-        lengths: Line by utterance id of a shape file; None if it is to be read from
-            the audio.
-        shape_file: The file that `lengths` come from.
+        shape_file: Its lengths; None if they are to be read from the audio.
     """
 
     path: Path
     kind: str
     entries: dict[str, str]
-    lengths: dict[str, str] | None = None
     shape_file: Path | None = None
 
     def specs(self) -> list[list[str]]:
         """Return the value of ESPnet's `*_data_path_and_name_and_type`."""
         return [[str(self.path), "speech", self.kind]]
+
+    def lengths(self) -> dict[str, str]:
+        """Return the lines of a shape file by utterance id.
+
+        Raises:
+            UserError: There is no such file, and not all of the audio can be read.
+        """
+        if self.shape_file is not None:
+            known = tables.read_scp(self.shape_file)
+            return {key: known[key] for key in self.entries}
+        headers = scan.scan_audio(self.entries, self.kind)
+        if headers.bad:
+            raise UserError(
+                f"{self.path}: {len(headers.bad)} of {len(self.entries)} files cannot "
+                f"be read: {name_some(headers.bad.values())}. Labeled audio must be "
+                f"whole"
+            )
+        return {key: str(length) for key, length in headers.samples.items()}
 
 
 def find_audio(path: Path, features: bool, option: str) -> Audio:
@@ -63,10 +78,9 @@ def find_audio(path: Path, features: bool, option: str) -> Audio:
         return Audio(file, "sound", entries)
     beside = file.with_name(LENGTHS[name])
     if beside.is_file():
-        lengths = tables.read_scp(beside)
-        if missing := entries.keys() - lengths.keys():
+        if missing := entries.keys() - tables.read_scp(beside).keys():
             raise UserError(f"{beside} lacks {name_some(missing)} of {file}")
-        return Audio(file, "kaldi_ark", entries, lengths, beside)
+        return Audio(file, "kaldi_ark", entries, beside)
     if features:
         raise UserError(
             f"{file} lists features, and their lengths are not known: there must be a "
@@ -100,7 +114,6 @@ def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio
             f"Kaldi archives; give one sort"
         )
     entries: dict[str, str] = {}
-    lengths: dict[str, str] = {}
     for part in sets:
         if twice := entries.keys() & part.entries.keys():
             raise UserError(
@@ -108,89 +121,59 @@ def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio
                 f"{name_some(twice)}. Ids must differ; prefix them"
             )
         entries |= part.entries
-        lengths |= {k: v for k, v in (part.lengths or {}).items() if k in entries}
     merged = Audio(directory / sets[0].path.name, sets[0].kind, entries)
     tables.write_lines(merged.path, entries)
-    if any(part.lengths is None for part in sets):
+    if any(part.shape_file is None for part in sets):
         return merged
     shape_file = directory / "speech_shape"
+    lengths = {key: n for part in sets for key, n in part.lengths().items()}
     tables.write_lines(shape_file, lengths)
-    return dataclasses.replace(merged, lengths=lengths, shape_file=shape_file)
+    return dataclasses.replace(merged, shape_file=shape_file)
 
 
-def _misfit(header: Header, rate: int) -> str | None:
-    """Say why a training cannot take an audio file, or return None."""
-    if header.rate is None:
-        return "holds features, and the base model takes audio"
-    if header.rate != rate:
-        return (
-            f"has {header.rate} Hz, and the base model's front end takes {rate} "
-            f"(frontend_conf.fs). Resample all of it. {scan.HOW_TO_FORMAT} "
-            f"--resample true"
-        )
-    if header.integers:
-        return (
-            f"is a WAV file within an archive, which ESPnet reads as integers and "
-            f"cannot train on. {scan.HOW_TO_FORMAT}"
-        )
-    if header.shape:
-        return (
-            f"has {header.shape[0]} channels, and pseudo-labeling takes one; their "
-            f"mean is taken so. {scan.HOW_TO_FORMAT}"
-        )
-    return None
-
-
-def check_format(audio: Audio, rate: int, what: str) -> None:
-    """Refuse audio of another sample rate or form, or if none can be read.
+def check_audio(audio: Audio, rate: int, what: str, whole: bool) -> None:
+    """Refuse a set if files, of those looked at, are not what the base model takes.
 
     Args:
         audio: The set.
         rate: What the base model's front end takes, in Hz.
         what: What set it is, for the message.
+        whole: Whether every file must be usable, or only some.
 
     Raises:
-        UserError: With an entry and what to do.
+        UserError: With files and what to do.
     """
     headers = scan.read_some_headers(audio.entries, audio.kind)
-    if not headers:
-        check_readable(audio, what)
-    for value, header in headers:
-        if reason := _misfit(header, rate):
-            raise UserError(f"{what}: {value} {reason}")
-
-
-def check_readable(audio: Audio, what: str) -> None:
-    """Refuse a set of audio of which a file, of those looked at, cannot be read.
-
-    Args:
-        audio: The set.
-        what: What set it is, for the message.
-
-    Raises:
-        UserError: With some of the files.
-    """
     tried = scan.some_of(audio.entries)
-    bad = scan.scan_audio(tried, audio.kind).bad
+    bad = scan.scan_audio(tried, audio.kind).bad if whole or not headers else {}
     if bad:
         raise UserError(
             f"{what}: {len(bad)} of {len(tried)} files that were tried, listed in "
-            f"{audio.path}, cannot be read: {name_some(bad.values())}. Relative paths "
+            f"{audio.path}, cannot be used: {name_some(bad.values())}. Relative paths "
             f"are meant from the directory that the command is run in"
         )
-
-
-def _lengths_of(audio: Audio) -> Mapping[str, str]:
-    """Return the lengths of labeled audio, of which all must be readable."""
-    if audio.lengths is not None:
-        return audio.lengths
-    headers = scan.scan_audio(audio.entries, audio.kind)
-    if headers.bad:
-        raise UserError(
-            f"{audio.path}: {len(headers.bad)} of {len(audio.entries)} files cannot be "
-            f"read: {name_some(headers.bad.values())}. Labeled audio must be whole"
-        )
-    return {key: str(length) for key, length in headers.samples.items()}
+    for value, header in headers:
+        if header.rate is None:
+            reason = "holds features, and the base model takes audio"
+        elif header.rate != rate:
+            reason = (
+                f"has {header.rate} Hz, and the base model's front end takes {rate} "
+                f"(frontend_conf.fs). Resample all of it. {scan.HOW_TO_FORMAT} "
+                f"--resample true"
+            )
+        elif header.integers:
+            reason = (
+                f"is a WAV file within an archive, which ESPnet reads as integers and "
+                f"cannot train on. {scan.HOW_TO_FORMAT}"
+            )
+        elif header.shape:
+            reason = (
+                f"has {header.shape[0]} channels, and pseudo-labeling takes one; their "
+                f"mean is taken so. {scan.HOW_TO_FORMAT}"
+            )
+        else:
+            continue
+        raise UserError(f"{what}: {value} {reason}")
 
 
 def labeled_options(
@@ -235,10 +218,9 @@ def labeled_options(
                 f"{directory}: {len(lacking)} utterances have {what} and are not in "
                 f"{file}: {name_some(lacking)}"
             )
-    lengths = _lengths_of(audio)
     tokens = {k: f"{count_tokens(k, t)},{vocabulary}" for k, t in text.items()}
     files = [shapes / "speech_shape", shapes / "text_shape"]
-    tables.write_lines(files[0], {key: lengths[key] for key in audio.entries})
+    tables.write_lines(files[0], audio.lengths())
     tables.write_lines(files[1], tokens)
     return {
         f"{part}_data_path_and_name_and_type": [

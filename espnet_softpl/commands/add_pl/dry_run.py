@@ -1,4 +1,4 @@
-"""What only ESPnet can tell of a configuration: that it is allowed, builds and loads."""
+"""What only ESPnet can tell of a configuration: that it is allowed, and builds."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.support.espnet_runs import config, make_data, train
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> Path:
-    """A recipe directory as asr.sh has it, with relative paths: data and a base model."""
+    """A recipe directory with relative paths: data and a base model."""
     root = tmp_path_factory.mktemp("re cipe")
     with working_in(root):
         make_data(DATA.root)

@@ -227,9 +227,9 @@ def test_long_audio_is_noted(here, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--unlabeled_steps", "0"], "--unlabeled_steps must be at least 1"),
+        (["--unlabeled_steps", "0"], "argument --unlabeled_steps: 0 is not at least 1"),
         (["--lr", "nan"], "--lr must be a number above 0"),
-        (["--ngpu", "-1"], "--ngpu must be at least 0"),
+        (["--ngpu", "-1"], "argument --ngpu: -1 is not at least 0"),
         (["--criterion", "hard_ct"], "Did you mean 'hard_ctc'?"),
         (
             ["--init_param", "nowhere.pth"],

@@ -51,7 +51,7 @@ def test_data_given_anew_are_measured_as_espnet_does(
             np.zeros((60, 20), np.float32),
             "holds features, and the base model takes audio",
         ),
-        (None, "cannot be read"),
+        (None, "cannot be used"),
     ],
     ids=["wav", "features", "gone"],
 )
@@ -84,7 +84,10 @@ def test_several_unlabeled_sets_are_merged(here, tmp_path, capsys) -> None:
             dict(a=(NOISE, 8000)),
             "a.wav has 8000 Hz, and the base model's front end takes",
         ),
-        (dict(a=np.stack([NOISE, NOISE], 1)), "has 2 channels"),
+        (
+            dict(a=np.stack([NOISE, NOISE], 1)),
+            "has 2 channels",
+        ),
         (dict(a=NOISE[:0]), "cannot be used"),
         ({"dev-000": NOISE}, "are in the validation data too: dev-000"),
         ({}, "is empty"),
@@ -107,7 +110,7 @@ def test_data_directories_that_espnet_cannot_read(here, tmp_path, capsys) -> Non
     (directory / "wav.scp").write_text("a sox a.sph -t wav - |\n")
     assert "1 utterances are read from commands" in refusal(capsys, *wanted)
     (directory / "wav.scp").write_text("a data/wav.ark:17\n")
-    assert "cannot be read" in refusal(capsys, *wanted)
+    assert "cannot be used" in refusal(capsys, *wanted)
     (directory / "utt2num_samples").write_text("b 16000\n")
     assert "lacks a of" in refusal(capsys, *wanted)
     both = options(tmp_path, "--unlabeled", "data/unlabeled", directory)
