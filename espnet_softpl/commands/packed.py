@@ -50,7 +50,8 @@ def _extract(archive: Path, target: Path) -> None:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as content:
             _check_names(content.namelist(), archive)
-            content.extractall(target)  # Links become files of their text.
+            for name in content.namelist():
+                content.extract(name, target)  # Links become files of their text.
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as content:
             _check_names(content.getnames(), archive)

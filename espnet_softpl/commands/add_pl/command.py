@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> list[str]:
         check_files(complete)
         if not features:
             _check_audio(complete, unlabeled)
-        given = Input(
+        start = Input(
             init_param=weights.source,
             unlabeled=unlabeled.specs(),
             unlabeled_shape_file=unlabeled.shape_file and str(unlabeled.shape_file),
@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> list[str]:
             frame_level=frame_level,
             batch_norm=any(name.endswith("running_mean") for name in weights.state),
         )
-        config = compose(base.config, dry_run.get_defaults(), args, given)
+        config = compose(base.config, dry_run.get_defaults(), args, start)
         with tempfile.TemporaryDirectory() as trial:
             options = dry_run.check(config.values, weights, Path(trial))
             notes = [] if features else _length_notes(options)

@@ -95,7 +95,7 @@ def best_model_criterion(config: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _edits(
-    base: Mapping[str, Any], args: argparse.Namespace, given: Input
+    base: Mapping[str, Any], args: argparse.Namespace, start: Input
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield what a training that goes on must have: key, value and why."""
     lr = (base.get("optim_conf") or {}).get("lr")
@@ -121,7 +121,7 @@ def _edits(
             yield key, False, why
     specaug = base.get("specaug_conf") or {}
     warps = base.get("specaug") and specaug.get("apply_time_warp", True)
-    if warps and given.frame_level:
+    if warps and start.frame_level:
         why = f"with {args.criterion} frames must stay where the teacher saw them"
         yield "specaug_conf.apply_time_warp", False, why
 
@@ -166,7 +166,7 @@ def compose(
     base: Mapping[str, Any],
     defaults: Mapping[str, Any],
     args: argparse.Namespace,
-    given: Input,
+    start: Input,
 ) -> TrainingConfig:
     """Make the configuration of pseudo-labeling from a base model's configuration.
 
@@ -175,7 +175,7 @@ def compose(
         defaults: The default of every option of the training command.
         args: The options `criterion`, `teacher`, `unlabeled_steps`, `lr` and
             `max_epoch` of `bin.add_pl`.
-        given: What the training begins with.
+        start: What the training begins with.
 
     Returns:
         The configuration. Values that are the defaults are left out of it.
@@ -191,9 +191,9 @@ def compose(
         if key not in defaults and value not in (None, False, [], {}, "")
     ]
     config = {key: value for key, value in own.items() if key in defaults}
-    config |= given.data
-    changes = [f"{key}: given anew" for key in given.data]
-    for key, value, why in _edits(own, args, given):
+    config |= start.data
+    changes = [f"{key}: given anew" for key in start.data]
+    for key, value, why in _edits(own, args, start):
         name, _, inner = key.partition(".")
         settings = config.get(name) or {} if inner else {}
         before = settings.get(inner) if inner else config.get(name)
@@ -201,7 +201,7 @@ def compose(
             config[name] = {**settings, inner: value} if inner else value
             changes.append(f"{key}: {_show(before)} -> {_show(value)}: {why}")
     teacher_conf: dict[str, Any] = dict(TEACHERS.get(args.teacher, {}))
-    buffers = given.batch_norm and args.teacher == "ema"
+    buffers = start.batch_norm and args.teacher == "ema"
     if buffers:
         teacher_conf["buffers"] = "copy"
     schedule = {"labeled_steps": 1, "unlabeled_steps": args.unlabeled_steps}
@@ -212,9 +212,9 @@ def compose(
         "pl_filter": ["tokens"],
         "pl_schedule_conf": {**schedule, "weight": 1.0},
         "pl_guard": "warn",
-        "unlabeled_data_path_and_name_and_type": given.unlabeled,
-        "init_param": [given.init_param],
-        "unlabeled_shape_file": [given.unlabeled_shape_file],
+        "unlabeled_data_path_and_name_and_type": start.unlabeled,
+        "init_param": [start.init_param],
+        "unlabeled_shape_file": [start.unlabeled_shape_file],
     }
     ours = {key: value for key, value in ours.items() if value not in ({}, [None])}
     theirs = {
