@@ -3,7 +3,7 @@
 Reads a trained experiment, a packed model or a model of the model zoo; checks that it
 can learn from the untranscribed audio given; writes a complete configuration; and
 prints the command that trains. Run it where the experiment was trained: in the
-directory of asr.sh. Nothing is written before all checks are passed, but that an
+directory of asr.sh. Nothing is written before all checks are passed, except that an
 archive is unpacked.
 """
 
@@ -14,17 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_softpl import criteria, teacher
-from espnet_softpl.commands.add_pl.command import run
+from espnet_softpl.commands.arguments import at_least, new_parser
 from espnet_softpl.core.errors import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="add_pl",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("add_pl", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--asr_exp",
@@ -56,34 +52,24 @@ def get_parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="configuration to write, a .yaml file"
     )
     parser.add_argument(
+        "--overwrite", action="store_true", help="replace --out if it exists"
+    )
+    parser.add_argument(
         "--exp_dir",
         type=Path,
         metavar="DIR",
         help="experiment to be trained (default: asr_<name of --out>, beside --asr_exp "
         "or in exp)",
     )
-    _add_data_arguments(parser)
-    _add_training_arguments(parser)
-    return parser
-
-
-def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    for name, what in (("labeled", "training"), ("valid", "validation")):
-        parser.add_argument(
-            f"--{name}",
-            type=Path,
-            metavar="DIR",
-            help=f"labeled {what} data: a directory with wav.scp and text (default: "
-            f"the seed's; a packed model has none)",
-        )
     parser.add_argument(
-        "--moved",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("OLD", "NEW"),
-        help="a file or directory of the seed's configuration that lies elsewhere now; "
-        "may be given several times (default: none has moved)",
+        "--labeled",
+        type=Path,
+        metavar="DIR",
+        help="labeled training data: a directory with wav.scp and text (default: the "
+        "base model's; a packed model has none)",
+    )
+    parser.add_argument(
+        "--valid", type=Path, metavar="DIR", help="labeled validation data, likewise"
     )
     parser.add_argument(
         "--init_param",
@@ -105,8 +91,16 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="where --model_tag keeps downloads (default: espnet_model_zoo's own)",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace --out if it exists"
+        "--moved",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("OLD", "NEW"),
+        help="a file or directory of the base model's configuration that lies "
+        "elsewhere now; may be given several times (default: none has moved)",
     )
+    _add_training_arguments(parser)
+    return parser
 
 
 def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,46 +108,46 @@ def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--criterion",
         default="hard_ctc",
         help=f"pl_criterion: {', '.join(criteria.available())}, or your own as "
-        f"module:Class (default %(default)s)",
+        f"module:Class",
     )
     parser.add_argument(
         "--teacher",
         default="ema",
         choices=teacher.available(),
-        help="pl_teacher (default %(default)s)",
+        help="pl_teacher",
     )
     parser.add_argument(
         "--unlabeled_steps",
-        type=int,
+        type=at_least(1),
         default=3,
         metavar="N",
-        help="unlabeled mini-batches to each labeled one, at least 1 "
-        "(default %(default)s)",
+        help="unlabeled mini-batches to each labeled one, at least 1",
     )
     parser.add_argument(
         "--lr",
         type=float,
-        help="peak learning rate, greater than 0 (default: half of the seed's)",
+        help="peak learning rate, greater than 0 (default: half of the base model's)",
     )
     parser.add_argument(
-        "--max_epoch", type=int, help="epochs, at least 1 (default: the seed's)"
+        "--max_epoch",
+        type=at_least(1),
+        help="epochs, at least 1 (default: the base model's)",
     )
     parser.add_argument(
         "--ngpu",
-        type=int,
+        type=at_least(0),
         help="GPUs of the printed command, at least 0 (default: those of this machine, "
-        "at most as many as the seed had)",
+        "at most as many as the base model had)",
     )
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        cmd: Command-line arguments; None for those of the process.
-    """
+    """Run the command on its words; None takes those of the process."""
     parser = get_parser()
     args = parser.parse_args(cmd)
+    # ESPnet takes seconds to import, and help needs none of it.
+    from espnet_softpl.commands.add_pl.command import run
+
     try:
         lines = run(args)
     except (UserError, OSError) as error:  # The latter: a disk that is full, say.

@@ -1,8 +1,10 @@
 """Reports what of the environment (ESPnet, torch, ...) works, and what is missing.
 
-``python -m espnet_softpl.bin.check_env`` prints one line per part with its version and
-the version that was tested. Exit status 1: something necessary is missing or broken.
+One line for each part, with its version and, in a checkout with its constraints, the
+one that was tested. Exit status 1: something necessary is missing or broken.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -11,30 +13,19 @@ import importlib.metadata
 import io
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 TESTED_PYTHON = "3.11"
-ESPNET, TORCHAUDIO = "202511", "2.11.0"
-# Distribution -> tested version; tools/constraints.txt pins the same ones.
-NECESSARY = dict(
-    pin.split("==")
-    for pin in """
-    torch==2.13.0 numpy==2.4.6 scipy==1.17.1 typeguard==4.6.0 packaging==26.3
-    einops==0.8.2 hydra-core==1.3.8 opt_einsum==3.4.0 humanfriendly==10.0
-    ConfigArgParse==1.9.0 PyYAML==6.0.3 librosa==0.11.0 soundfile==0.14.0
-    h5py==3.16.0 kaldiio==2.18.1 torch-complex==0.4.4 sentencepiece==0.2.0
-    editdistance==0.8.1 kaldialign==0.12.0 jamo==0.4.1 espnet_tts_frontend==0.0.4
-    pypinyin==0.44.0 inflect==5.6.2 ci_sdr==0.0.2 fast_bss_eval==0.1.3
-    """.split()
-)
-# Distribution -> tested version, what it is for.
-OPTIONAL = {
-    "espeakng-loader": ("0.2.4", "synthesizes the mini corpus"),
-    "matplotlib": ("3.11.2", "draws the recipe's plots"),
-    "tensorboard": ("2.21.0", "follows a training in the browser"),
+PINS = Path(__file__).parents[2] / "tools" / "constraints.txt"
+OPTIONAL = {  # What the extras that may be missing are for.
+    "mini": "synthesizes the mini corpus",
+    "recipe": "draws the recipe's plots, follows a training in the browser",
 }
 NO_DEPS = "pip install --no-deps {}  (without --no-deps pip may replace torch)"
 REMOVE_EXTENSION = (
@@ -44,10 +35,10 @@ REMOVE_EXTENSION = (
 
 
 class Row(NamedTuple):
-    """One line of the report; ``status`` in capitals means that it must be mended."""
+    """One line of the report; a status in capitals means that it must be mended."""
 
     name: str
-    found: str
+    version: str
     tested: str
     status: str
     advice: str = ""
@@ -58,21 +49,36 @@ class Row(NamedTuple):
         return self.status.isupper()
 
 
-@contextlib.contextmanager
-def hushed() -> Iterator[None]:
-    """Hide what imports print: download attempts of g2p_en, FutureWarnings."""
-    sink = io.StringIO()
-    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+def tested_versions() -> dict[str, str]:
+    """Read the tested version by the name of a distribution; nothing in a wheel."""
+    text = PINS.read_text(encoding="utf-8") if PINS.is_file() else ""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.M))
+
+
+def requirements(extra: str) -> list[str]:
+    """Name what this package asks for, by its metadata, which setup.py has made.
+
+    Args:
+        extra: An extra of setup.py; "" for what is always needed.
+    """
+    names = []
+    for line in importlib.metadata.requires("espnet_softpl") or ():
+        wanted, _, marker = line.partition(";")
+        of = re.search(r"extra == ['\"](\w+)['\"]", marker)
+        # Any other marker is for other versions of Python.
+        if (of and of[1] == extra) or not (marker or extra):
+            names.append(re.match(r"[\w.-]+", wanted)[0])
+    return names
 
 
 def import_error(module: str) -> str:
     """Import a module; return why that failed in one line, or an empty string."""
+    sink = io.StringIO()  # g2p_en tries to download, others warn.
     try:
-        with hushed():
-            importlib.import_module(module)
+        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(module)
     except Exception as error:  # A broken installation can raise anything.
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[0]}"
@@ -84,107 +90,94 @@ def check_version(name: str, tested: str, missing: str, advice: str) -> Row:
 
     Args:
         name: Name of the distribution.
-        tested: Version that was tested; a local part such as "+cpu" is no difference.
-        missing: Status to report where it is not installed.
-        advice: What to do where it is not installed.
+        tested: Version that was tested, or "-"; a local part such as "+cpu" is no
+            difference.
+        missing: Status to report if it is not installed.
+        advice: What to do if it is not installed.
 
     Returns:
-        The row with status "ok", "differs from tested", or ``missing``.
+        The row with status "ok", "differs from tested", or `missing`.
     """
     try:
-        found = importlib.metadata.version(name)
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Row(name, "-", tested, missing, advice)
-    same = found.split("+")[0] == tested
-    return Row(name, found, tested, "ok" if same else "differs from tested")
+    same = tested in ("-", version.split("+")[0])
+    return Row(name, version, tested, "ok" if same else "differs from tested")
 
 
-def check_python() -> Row:
-    """Check the interpreter: 3.10 or later, tested with one version."""
-    found = platform.python_version()
-    if sys.version_info < (3, 10):
-        return Row("python", found, TESTED_PYTHON, "TOO OLD", "use 3.10 or later")
-    same = found.startswith(f"{TESTED_PYTHON}.")
-    return Row("python", found, TESTED_PYTHON, "ok" if same else "differs from tested")
+def _note(name: str, module: ModuleType) -> str:
+    """Say what there is to know of a module that could be imported."""
+    if name == "torch":
+        cuda = module.version.cuda
+        return f"CUDA {cuda} build" if cuda else "CPU build"
+    if name == "torchaudio":
+        loaded = getattr(module, "_IS_TORCHAUDIO_EXT_AVAILABLE", False)
+        return "with its extension" if loaded else "without its extension (not needed)"
+    return f"{module.__name__} imports"
 
 
-def check_torch() -> list[Row]:
-    """Check that torch imports; name its build and the GPU that it can use."""
-    row = check_version(
-        "torch", NECESSARY["torch"], "MISSING", "run the project's tools/setup_venv.sh"
-    )
-    if row.broken:
-        return [row]
-    if error := import_error("torch"):
-        return [row._replace(status="BROKEN", advice=error)]
-    torch = importlib.import_module("torch")
-    build = f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build"
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    return [row._replace(advice=build), Row("GPU", gpu, "-", "ok")]
-
-
-def check_torchaudio() -> Row:
-    """Check that torchaudio, which ESPnet cannot do without, imports."""
-    row = check_version(
-        "torchaudio", TORCHAUDIO, "MISSING", NO_DEPS.format("torchaudio")
-    )
+def check_import(row: Row, module: str) -> Row:
+    """Check that an installed distribution imports, too."""
     if row.broken:
         return row
-    if error := import_error("torchaudio"):
-        advice = REMOVE_EXTENSION if error.startswith("OSError") else error
-        return row._replace(status="BROKEN", advice=advice)
-    extension = importlib.import_module("torchaudio._extension")
-    loaded = getattr(extension, "_IS_TORCHAUDIO_EXT_AVAILABLE", False)
-    note = "with its extension" if loaded else "without its extension (not needed)"
-    return row._replace(advice=note)
-
-
-def check_espnet(quick: bool) -> Row:
-    """Check ESPnet's version and, unless ``quick``, import its ASR task (7 s)."""
-    row = check_version(
-        "espnet", ESPNET, "MISSING", NO_DEPS.format(f"espnet=={ESPNET}")
-    )
-    if row.broken or quick:
-        return row
-    if error := import_error("espnet2.tasks.asr"):
+    if error := import_error(module):
+        if row.name == "torchaudio" and error.startswith("OSError"):
+            error = REMOVE_EXTENSION
         return row._replace(status="BROKEN", advice=error)
-    return row._replace(advice="espnet2.tasks.asr imports")
+    return row._replace(advice=_note(row.name, importlib.import_module(module)))
 
 
-def check_machine() -> Row:
-    """State the usable processor cores and the memory."""
-    affinity = getattr(os, "sched_getaffinity", None)
+def check_all(quick: bool) -> Iterator[Row]:
+    """Yield every row of the report, in the order in which things depend."""
+    version, affinity = (
+        platform.python_version(),
+        getattr(os, "sched_getaffinity", None),
+    )
+    same = version.startswith(f"{TESTED_PYTHON}.")
+    yield Row("python", version, TESTED_PYTHON, "ok" if same else "differs from tested")
     cores = len(affinity(0)) if affinity else os.cpu_count()
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return Row("machine", f"{cores} cores, {gib:.0f} GiB", "-", "ok")
+    yield Row("machine", f"{cores} cores, {gib:.0f} GiB", "-", "ok")
+    pins = tested_versions()
 
+    def check(name: str, missing: str, advice: str) -> Row:
+        return check_version(name, pins.get(name, "-"), missing, advice)
 
-def check_all(quick: bool) -> list[Row]:
-    """Return every row of the report, in the order in which things depend."""
-    rows = [check_python(), check_machine(), *check_torch(), check_torchaudio()]
-    for name, tested in NECESSARY.items():
+    torch = check("torch", "MISSING", "run the project's tools/setup_venv.sh")
+    torch = check_import(torch, "torch")
+    yield torch
+    if not torch.broken:
+        cuda = importlib.import_module("torch").cuda
+        gpu = cuda.get_device_name(0) if cuda.is_available() else "none"
+        yield Row("GPU", gpu, "-", "ok")
+    torchaudio = check("torchaudio", "MISSING", NO_DEPS.format("torchaudio"))
+    yield check_import(torchaudio, "torchaudio._extension")
+    for name in requirements(""):
         if name != "torch":
-            advice = f"pip install {name}=={tested}"
-            rows.append(check_version(name, tested, "MISSING", advice))
-    rows.append(check_espnet(quick))
-    for name, (tested, purpose) in OPTIONAL.items():
-        advice = f"{purpose}: pip install {name}"
-        rows.append(check_version(name, tested, "optional", advice))
-    return rows
+            tested = f"=={pins[name]}" if name in pins else ""
+            yield check(name, "MISSING", f"pip install {name}{tested}")
+    espnet = check("espnet", "MISSING", NO_DEPS.format("espnet==202511"))
+    yield espnet if quick else check_import(espnet, "espnet2.tasks.asr")  # 7 s
+    for extra, purpose in OPTIONAL.items():
+        for name in requirements(extra):
+            yield check(name, "optional", f"{purpose}: pip install {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report; return 1 where something necessary is missing, else 0."""
+    """Print the report; return 1 if something necessary is missing, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--quick", action="store_true", help="do not import ESPnet, which takes 7 s"
     )
-    rows = check_all(parser.parse_args(argv).quick)
+    quick = parser.parse_args(argv).quick
+    if sys.version_info < (3, 10):
+        parser.exit(1, "python: use 3.10 or later\n")
     print(f"{'part':<20} {'found':<20} {'tested':<8} {'status':<20} note")
-    for row in rows:
-        line = "{:<20} {:<20} {:<8} {:<20} {}".format(*row)
-        print(line.rstrip())
-    broken = [row.name for row in rows if row.broken]
+    broken = []
+    for row in check_all(quick):
+        print("{:<20} {:<20} {:<8} {:<20} {}".format(*row).rstrip())
+        broken += [row.name] if row.broken else []
     if broken:
         print(f"Not usable before this is mended: {', '.join(broken)}")
         return 1

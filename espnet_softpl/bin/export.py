@@ -4,7 +4,7 @@
 espnet2.bin.pack does: Speech2Text.from_pretrained(FILE) and every other ESPnet tool
 take it where this package is not installed. Any other --out is made a directory with
 config.yaml and the model file. Both can be given. A training that still goes on can be
-exported from too. Exit status 2 where something is wrong, and then nothing is written.
+exported from too. Exit status 2 if something is wrong, and then nothing is written.
 """
 
 from __future__ import annotations
@@ -14,59 +14,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.experiment import WHICH, open_experiment
+from espnet_softpl.commands.arguments import add_model_arguments, new_parser
+from espnet_softpl.commands.experiment import open_experiment
 from espnet_softpl.commands.export import check_target, export
-from espnet_softpl.core import errors
-from espnet_softpl.core.errors import UserError
-
-
-def share(text: str) -> float:
-    """Parse a number in [0, 1]."""
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return value
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model is meant."""
-    parser.add_argument(
-        "--asr_exp",
-        required=True,
-        metavar="DIR",
-        help="experiment directory (the --output_dir of a training, stock or ours), or "
-        "an archive of espnet2.bin.pack",
-    )
-    parser.add_argument(
-        "--which",
-        choices=WHICH,
-        default="student",
-        help="which model; a teacher must have weights of its own, which 'student' as "
-        "pl_teacher has not (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--student",
-        metavar="FILE",
-        help="model file of the student, in the experiment or a path (default: the "
-        "average of the best epochs by best_model_criterion, else the best epoch, "
-        "else the latest)",
-    )
-    parser.add_argument(
-        "--weight",
-        type=share,
-        default=0.5,
-        help="with --which average: weight of the teacher, 0 to 1; the student has the "
-        "rest. Counters are the student's (default: %(default)s)",
-    )
+from espnet_softpl.core.errors import UserError, refuse
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("export", __doc__)
     add_model_arguments(parser)
     parser.add_argument(
         "--out",
@@ -89,11 +45,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Args:
-        cmd: Command-line arguments; None for those of the process.
-    """
+    """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)
     try:
         for out in args.out:
@@ -102,7 +54,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
             weights = experiment.weights(args.which, args.student, args.weight)
             names = export(experiment, weights, args.which, args.out, args.option)
     except (UserError, OSError) as error:
-        errors.refuse(error)
+        refuse(error)
     print(f"{args.which}: {weights.source}")
     for out in args.out:
         print(f"{out}: {', '.join(names)}")

@@ -1,6 +1,7 @@
 """What an ESPnet experiment or archive holds: a configuration, weights, files.
 
-Student, teacher and their average are read from it for `export` and `label`.
+`add_pl`, `export` and `label` read models here, and so take the same file of one
+experiment.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,40 +18,36 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-from espnet_softpl.commands import packed as commands_packed
-from espnet_softpl.commands.packed import DESCRIPTION
+from espnet_softpl.commands import packed
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import load_state
 from espnet_softpl.core.modules import average
-from espnet_softpl.training.resume.checkpoints import has_end
 from espnet_softpl.training.resume.layout import STATE_DIR, STATE_VERSION, TEACHER
 
-# Statistics by which ESPnet may have chosen epochs, the best guide first: labels come
-# from the CTC head. Of a model without decoder the others are not defined, and ESPnet
-# picks an arbitrary epoch by them.
+logger = logging.getLogger(__name__)
+
+OURS = ("pl_", "unlabeled_")  # Options of this package, which ESPnet's parsers refuse.
+
+# ESPnet's options that belong to one run and its machine, beside `dist_*`. Neither
+# another training (add_pl) nor a model that is handed on (export) takes them over.
+OF_THE_RUN = {
+    *("config", "help", "print_config", "output_dir", "ngpu", "resume", "dry_run"),
+    *("collect_stats", "write_collected_feats", "required", "version", "distributed"),
+    *("local_rank", "multiprocessing_distributed", "unused_parameters", "init_param"),
+    *("ignore_init_mismatch", "pretrain_path", "no_forward_run", "wandb_id"),
+    *("wandb_name", "sharded_ddp", "deepspeed_config"),
+}
+
+# Statistics that ESPnet may have chosen epochs by, the best guide first: labels come
+# from the CTC head. Without a decoder `acc`, `wer` and `cer` are not defined, and
+# ESPnet picks an arbitrary epoch by them.
+STATISTICS = ("cer_ctc", "wer", "cer", "acc", "cer_transducer", "loss")
 CTC_STATISTICS = ("cer_ctc", "loss_ctc", "loss")
 
 
-ALL_STATISTICS = ("cer_ctc", "wer", "cer", "acc", "cer_transducer", "loss")
-
-
-@dataclasses.dataclass(frozen=True)
-class Seed:
-    """A trained model and what it was trained with.
-
-    Attributes:
-        config: Its `config.yaml`.
-        checkpoint: The parameters to start from.
-        source: Directory that it was read from.
-        has_data: False for a packed model, which comes without data.
-        recipe: The directory that relative paths are meant from, where it is known.
-    """
-
-    config: dict[str, Any]
-    checkpoint: Path
-    source: Path
-    has_data: bool
-    recipe: Path | None = None
+def is_of_run(key: str) -> bool:
+    """Tell whether an option of ESPnet belongs to one run and its machine."""
+    return key in OF_THE_RUN or key.startswith("dist_")
 
 
 def is_ctc_only(config: Mapping[str, Any]) -> bool:
@@ -59,6 +55,254 @@ def is_ctc_only(config: Mapping[str, Any]) -> bool:
     weight = (config.get("model_conf") or {}).get("ctc_weight", 0.5)
     # ESPnet drops an attention decoder at this weight, but not a transducer's.
     return weight == 1.0 and config.get("decoder") != "transducer"
+
+
+def relocate(value: Any, rename: Callable[[str], str]) -> Any:
+    """Return a configuration, or a part of it, with its strings renamed.
+
+    A token is no file, whatever it looks like: `token_list` stays as it is.
+    """
+    if isinstance(value, str):
+        return rename(value)
+    if isinstance(value, Mapping):
+        return {
+            key: part if key == "token_list" else relocate(part, rename)
+            for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [relocate(part, rename) for part in value]
+    return value
+
+
+class Weights(NamedTuple):
+    """The weights of a model by name, on the CPU, and what they were read from."""
+
+    state: dict[str, torch.Tensor]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A trained model's directory.
+
+    Attributes:
+        directory: Where `config.yaml` is.
+        config: What it says.
+        model_file: The model of a packed one, which has no other and no data; else
+            None.
+        archive: What it was unpacked from for as long as it is open, or None.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    model_file: Path | None = None
+    archive: Path | None = None
+
+    @property
+    def recipe(self) -> Path | None:
+        """The directory that relative paths are meant from, if the names tell."""
+        output_dir = Path(self.config.get("output_dir") or "/")
+        here = self.directory.resolve()
+        depth = len(output_dir.parts)
+        if output_dir.is_absolute() or here.parts[-depth:] != output_dir.parts:
+            return None
+        return here.parents[depth - 1]
+
+    def find(self, name: str) -> Path | None:
+        """Find a file that the configuration names, or return None.
+
+        A relative name is looked for in the working directory, as ESPnet does, then in
+        the experiment and every directory above it: one of these is the recipe's.
+        """
+        here = self.directory.resolve()
+        for base in (Path(), here, *here.parents):
+            with contextlib.suppress(OSError):  # Too long for a file's name.
+                if (base / name).is_file():
+                    return base / name
+        return None
+
+    def place_files(
+        self, config: Mapping[str, Any], place: Callable[[Path], str]
+    ) -> dict[str, Any]:
+        """Copy a configuration, with the files in it that exist placed elsewhere."""
+
+        def rename(name: str) -> str:
+            # A bare word such as `conformer` is a choice, even if a file is called so.
+            file = self.find(name) if os.sep in name or Path(name).suffix else None
+            return name if file is None else place(file)
+
+        return relocate(config, rename)
+
+    def needed_files(self) -> dict[str, str]:
+        """Return the files without which the model cannot be built, by their key."""
+        needed = {}
+        if self.config.get("normalize") == "global_mvn":
+            conf = self.config.get("normalize_conf") or {}
+            needed["normalize_conf.stats_file"] = conf.get("stats_file") or ""
+        if self.config.get("token_type") == "bpe":
+            needed["bpemodel"] = self.config.get("bpemodel") or ""
+        return needed
+
+    def check_files(self) -> None:
+        """Refuse a model if a file that it needs is missing.
+
+        Raises:
+            UserError: With the file's key and name.
+        """
+        for key, name in self.needed_files().items():
+            if self.find(name) is None:
+                raise UserError(
+                    f"{self.directory}/config.yaml: {key} is {name!r}, which is no "
+                    f"file here. Run this in the directory that the model was trained "
+                    f"in, or bring the file back"
+                )
+
+    def checkpoint(self, name: str | Path | None = None) -> Path:
+        """Choose the model file, for all commands.
+
+        The average of the best epochs comes first, then the best epoch, each by the
+        first of `STATISTICS` (`CTC_STATISTICS` without decoder) of the validation data
+        that has a file, then by any other of `best_model_criterion`. Then the latest
+        epoch, the newest, the only file.
+
+        Args:
+            name: A file in the experiment, or a path; None chooses.
+
+        Raises:
+            UserError: There is none.
+        """
+        there = sorted(path.name for path in self.directory.glob("*.pth"))
+        if name is not None:
+            for path in (self.directory / name, Path(name)):
+                if path.is_file():
+                    return path
+            raise UserError(
+                f"{name} is not in {self.directory}; models there: "
+                f"{', '.join(there) or 'none'}"
+            )
+        if self.model_file is not None:
+            return self.model_file
+        ranked = CTC_STATISTICS if is_ctc_only(self.config) else STATISTICS
+        own = [
+            statistic
+            for phase, statistic, *_ in self.config.get("best_model_criterion") or ()
+            if phase == "valid" and statistic not in STATISTICS
+        ]
+        patterns = [
+            f"valid.{statistic}.{kind}.pth"
+            for kind in ("ave", "ave_*best", "best")
+            for statistic in (*ranked, *own)
+        ]
+        for pattern in (*patterns, "latest.pth"):
+            files = [p for p in self.directory.glob(pattern) if p.is_file()]
+            if files:
+                return max(files)
+        files = [p for p in self.directory.glob("*epoch.pth") if p.is_file()]
+        if not files and len(there) == 1:
+            files = [self.directory / there[0]]
+        if files:
+            return max(files, key=lambda path: path.stat().st_mtime)
+        raise UserError(
+            f"{self.directory} holds no trained model: neither {patterns[0]} nor "
+            f"latest.pth nor *epoch.pth; it has one after the first epoch"
+        )
+
+    def teacher(self) -> Weights:
+        """Read the teacher, of a finished run or of one that goes on or was killed.
+
+        The state of the newest finished epoch has it; if that directory is gone,
+        `teacher.pth`, which is written at the end of a run.
+
+        Raises:
+            UserError: The experiment has no teacher with weights of its own.
+        """
+        instead = "take the student (--which student)"
+        states = (self.directory / STATE_DIR).glob("*epoch.rank0.pth")
+        for path in sorted(states, key=lambda p: (len(p.name), p.name), reverse=True):
+            try:
+                state = load_state(path, mmap=True)
+            except (UserError, OSError) as error:
+                logger.warning("%s: %s; the one before is taken", path, error)
+                continue
+            if state.get("version") != STATE_VERSION:
+                logger.warning("%s is of another version of this package", path)
+                continue
+            teacher = state["teacher"]
+            if "model" not in teacher:
+                raise UserError(
+                    f"{self.directory}: its teacher is the student itself (pl_teacher: "
+                    f"{teacher.get('kind')}) and has no weights of its own; {instead}"
+                )
+            if teacher["model"] is None:
+                raise UserError(
+                    f"{self.directory} has no teacher yet: it is made at the first "
+                    f"unlabeled mini-batch; {instead}"
+                )
+            return Weights(dict(teacher["model"]), str(path))
+        path = self.directory / TEACHER
+        if path.is_file():
+            return Weights(load_state(path), str(path))
+        if self.config.get("pl_criterion") is None:
+            raise UserError(
+                f"{self.directory} was trained without pseudo-labels, and has no "
+                f"teacher; {instead}"
+            )
+        raise UserError(
+            f"{self.directory} has neither {TEACHER} nor a whole state in {STATE_DIR}: "
+            f"no epoch is finished, or its teacher has no weights of its own; {instead}"
+        )
+
+    def weights(
+        self, which: str, student: str | None = None, teacher_share: float = 0.5
+    ) -> Weights:
+        """Read student, teacher, or average them; see `core.modules.average`.
+
+        Args:
+            which: `student`, `teacher` or `average`.
+            student: The student's file; see `checkpoint`.
+            teacher_share: The teacher's weight in the average, in [0, 1]; the student
+                has the rest.
+
+        Raises:
+            UserError: There is no such model, it is torn, or the two do not fit each
+                other.
+        """
+        if which == "teacher":
+            return self.teacher()
+        file = self.checkpoint(student)
+        own = Weights(load_weights(file), str(self.archive or file))
+        if which == "student":
+            return own
+        teacher, shares = self.teacher(), (1.0 - teacher_share, teacher_share)
+        return Weights(
+            average([own.state, teacher.state], shares),
+            f"{shares[0]:g} of {own.source} + {shares[1]:g} of {teacher.source}",
+        )
+
+
+def load_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Load the parameters of a trained model.
+
+    Raises:
+        UserError: The file cannot be read, or holds something else.
+    """
+    advice = (
+        "Give a file such as valid.acc.ave.pth; checkpoint.pth, ESPnet's state of a "
+        "training, is none"
+    )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # What torch raises is not documented.
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{file} cannot be read, it is torn or no model: {reason}. {advice}"
+        ) from error
+    state = state.get("module", state) if isinstance(state, Mapping) else state
+    if not (isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))):
+        raise UserError(
+            f"{file} is not a model of ESPnet: it holds more than tensors. {advice}"
+        )
+    return dict(state)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -84,88 +328,22 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def find_checkpoint(directory: Path, ctc_only: bool) -> Path:
-    """Choose the parameters to start from.
+def read_experiment(directory: Path) -> Experiment:
+    """Read an experiment, a packed model after unpacking, or a model repository.
 
     Args:
-        directory: The experiment.
-        ctc_only: True for a model without decoder.
+        directory: What `espnet2.bin.asr_train` has written, with `config.yaml`; or
+            what `espnet2.bin.pack asr` has, with `meta.yaml`.
 
     Returns:
-        An average of the best epochs, else the best epoch (each by the statistics that
-        say most about the CTC head), else the latest epoch.
+        The experiment. Files of a packed model are named by paths into `directory`.
 
     Raises:
-        UserError: There is none.
+        UserError: It is neither, or a file is missing.
     """
-    statistics = CTC_STATISTICS if ctc_only else ALL_STATISTICS
-    names = [f"valid.{name}.ave.pth" for name in statistics]
-    names += [f"valid.{name}.ave_*best.pth" for name in statistics]
-    names += [f"valid.{name}.best.pth" for name in statistics]
-    for name in (*names, "latest.pth"):
-        found = sorted(path for path in directory.glob(name) if path.is_file())
-        if found:
-            return found[-1]
-    epochs = [path for path in directory.glob("*epoch.pth") if path.is_file()]
-    if not epochs:
-        raise UserError(
-            f"{directory} holds no trained model: neither {names[0]} nor latest.pth "
-            f"nor *epoch.pth. Is the training done? Or give --init_param FILE"
-        )
-    return max(epochs, key=lambda path: path.stat().st_mtime)
-
-
-def from_experiment(directory: Path, init_param: Path | None = None) -> Seed:
-    """Read an experiment that `espnet2.bin.asr_train` has written.
-
-    Args:
-        directory: The experiment, e.g. exp/asr_train_conformer_raw_en_bpe5000.
-        init_param: Parameters to start from; None chooses.
-
-    Returns:
-        The seed.
-
-    Raises:
-        UserError: Something is missing.
-    """
-    config = read_config(directory / "config.yaml")
-    if init_param is None:
-        init_param = find_checkpoint(directory, is_ctc_only(config))
-    recipe = recipe_directory(directory, config.get("output_dir"))
-    return Seed(config, init_param, directory, has_data=True, recipe=recipe)
-
-
-def recipe_directory(directory: Path, output_dir: str | None) -> Path | None:
-    """Find where an experiment was trained: where its relative paths are meant from.
-
-    Args:
-        directory: The experiment, as it lies now.
-        output_dir: The same, as its training named it.
-
-    Returns:
-        The directory, or None where the names do not tell.
-    """
-    named = Path(output_dir or "/")
-    here = directory.resolve()
-    if named.is_absolute() or here.parts[-len(named.parts) :] != named.parts:
-        return None
-    return here.parents[len(named.parts) - 1]
-
-
-def from_unpacked(root: Path, init_param: Path | None = None) -> Seed:
-    """Read a packed model after unpacking, or a model repository of Hugging Face.
-
-    Args:
-        root: The directory with `meta.yaml`.
-        init_param: Parameters to start from; None for those of the archive.
-
-    Returns:
-        The seed; paths to files of the archive lead into `root`.
-
-    Raises:
-        UserError: It is no packed ASR model, or a file that it names is missing.
-    """
-    path = root / DESCRIPTION
+    path = directory / packed.DESCRIPTION
+    if not path.is_file():
+        return Experiment(directory, read_config(directory / "config.yaml"))
     try:
         meta = yaml.safe_load(path.read_text(encoding="utf-8"))
         config_name = meta["yaml_files"]["asr_train_config"]
@@ -179,285 +357,16 @@ def from_unpacked(root: Path, init_param: Path | None = None) -> Seed:
     def inside(name: str) -> str:
         # Files from outside of the directory that they were packed in are named by
         # absolute paths, and stored without the leading slash.
-        found = root / name.lstrip("/")
-        return str(found) if name and found.is_file() else name
+        file = directory / name.lstrip("/")
+        return str(file) if name and file.is_file() else name
 
     config = relocate(read_config(Path(inside(config_name))), inside)
-    checkpoint = init_param or Path(inside(model_name))
-    return Seed(config, checkpoint, root, has_data=False)
-
-
-def relocate(config: Mapping[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
-    """Rename the files in a configuration.
-
-    Args:
-        config: A configuration.
-        rename: The new name of a string, or the string itself.
-
-    Returns:
-        A copy; tokens are left alone.
-    """
-
-    def renamed(value: Any) -> Any:
-        if isinstance(value, str):
-            return rename(value)
-        if isinstance(value, Mapping):
-            return {key: renamed(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [renamed(item) for item in value]
-        return value
-
-    return {k: v if k == "token_list" else renamed(v) for k, v in config.items()}
-
-
-logger = logging.getLogger(__name__)
-
-
-# What ESPnet's pack and unpack take.
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
-
-
-WHICH = ("student", "teacher", "average")
-
-
-class Weights(NamedTuple):
-    """The weights of a model, and where they come from.
-
-    Attributes:
-        state: Tensors by name, on the CPU.
-        source: What they were read from, for people.
-    """
-
-    state: dict[str, torch.Tensor]
-    source: str
-
-
-def is_archive(path: Path) -> bool:
-    """Tell whether a file name is one of ESPnet's archives."""
-    return path.name.lower().endswith(ARCHIVES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A trained model's directory.
-
-    Attributes:
-        directory: Where `config.yaml` is.
-        config: What it says.
-        model_file: The model, where there is only one to choose (an archive); else
-            None.
-        archive: What it was unpacked from, or None.
-    """
-
-    directory: Path
-    config: dict[str, Any]
-    model_file: Path | None = None
-    archive: Path | None = None
-
-    def find(self, name: str) -> Path | None:
-        """Find a file that the configuration names.
-
-        A relative name is looked for in the working directory, as ESPnet does, then in
-        the experiment and every directory above it: one of these is the recipe's.
-
-        Args:
-            name: A file name, absolute or relative.
-
-        Returns:
-            The file, or None where there is none.
-        """
-        here = self.directory.resolve()
-        for base in (Path(), here, *here.parents):
-            with contextlib.suppress(OSError):  # Too long for a file's name.
-                if (base / name).is_file():
-                    return base / name
-        return None
-
-    def place_files(self, value: Any, place: Callable[[Path], str]) -> Any:
-        """Name the files in a part of the configuration anew.
-
-        Args:
-            value: The part, or a value.
-            place: Gives the new name of a file that exists.
-
-        Returns:
-            A copy. Names of files that do not exist stay as they are.
-        """
-        if isinstance(value, Mapping):
-            # A token is no file, whatever it looks like.
-            return {
-                key: part if key == "token_list" else self.place_files(part, place)
-                for key, part in value.items()
-            }
-        if isinstance(value, (list, tuple)):
-            return [self.place_files(part, place) for part in value]
-        # A bare word such as `conformer` is a choice, even where a file is called so.
-        if isinstance(value, str) and (os.sep in value or Path(value).suffix):
-            file = self.find(value)
-            return value if file is None else place(file)
-        return value
-
-    def check_files(self) -> None:
-        """Refuse a model of which a file is missing.
-
-        Raises:
-            UserError: Which one.
-        """
-        needed = {}
-        if self.config.get("normalize") == "global_mvn":
-            conf = self.config.get("normalize_conf") or {}
-            needed["normalize_conf.stats_file"] = conf.get("stats_file")
-        if self.config.get("token_type") == "bpe":
-            needed["bpemodel"] = self.config.get("bpemodel")
-        for key, name in needed.items():
-            if name is None or self.find(str(name)) is None:
-                raise UserError(
-                    f"{self.directory}/config.yaml: {key} is {name!r}, which is no "
-                    f"file here. Run this in the directory that the model was trained "
-                    f"in, or bring the file back"
-                )
-
-    def student_file(self, name: str | None = None) -> Path:
-        """Find the model file of the student.
-
-        Args:
-            name: A file in the experiment, or a path. None takes, by each
-                `best_model_criterion` in turn, the average of the best epochs, else the
-                best epoch, else the latest, else the only file there is.
-
-        Returns:
-            The file.
-
-        Raises:
-            UserError: There is none.
-        """
-        there = sorted(path.name for path in self.directory.glob("*.pth"))
-        if name is not None:
-            for path in (self.directory / name, Path(name)):
-                if path.is_file():
-                    return path
-            listed = ", ".join(there) or "none"
-            raise UserError(
-                f"{name} is not in {self.directory}; models there: {listed}"
-            )
-        if self.model_file is not None:
-            return self.model_file
-        criteria = self.config.get("best_model_criterion") or []
-        stems = [f"{phase}.{statistic}" for phase, statistic, *_ in criteria]
-        names = [f"{stem}.{kind}.pth" for kind in ("ave", "best") for stem in stems]
-        names += ["latest.pth", *(there if len(there) == 1 else [])]
-        for path in (self.directory / name for name in names):
-            if path.is_file():
-                return path
-        raise UserError(
-            f"{self.directory} has no model yet (looked for {', '.join(names)}); it "
-            f"has one after the first epoch"
-        )
-
-    def teacher(self) -> Weights:
-        """Read the teacher, of a finished run or of one that goes on or was killed.
-
-        The state of the newest finished epoch has it; where that directory is gone,
-        `teacher.pth`, which is written at the end of a run.
-
-        Returns:
-            The weights.
-
-        Raises:
-            UserError: The experiment has no teacher with weights of its own.
-        """
-        instead = "take the student (--which student)"
-        for path in self._states():
-            state = load_state(path, mmap=True)
-            if state.get("version") != STATE_VERSION:
-                logger.warning("%s is of another version of this package", path)
-                continue
-            teacher = state["teacher"]
-            if "model" not in teacher:
-                raise UserError(
-                    f"{self.directory}: its teacher is the student itself (pl_teacher: "
-                    f"{teacher.get('kind')}) and has no weights of its own; {instead}"
-                )
-            if teacher["model"] is None:
-                raise UserError(
-                    f"{self.directory}: its teacher is not born yet, which it is at "
-                    f"the first unlabeled mini-batch; {instead}"
-                )
-            return Weights(dict(teacher["model"]), str(path))
-        path = self.directory / TEACHER
-        if path.is_file():
-            return Weights(load_state(path), str(path))
-        if self.config.get("pl_criterion") is None:
-            raise UserError(
-                f"{self.directory} was trained without pseudo-labels, and has no "
-                f"teacher; {instead}"
-            )
-        raise UserError(
-            f"{self.directory} has neither {TEACHER} nor a whole state in {STATE_DIR}: "
-            f"no epoch is finished, or its teacher has no weights of its own; {instead}"
-        )
-
-    def _states(self) -> Iterator[Path]:
-        """Yield the side states that are whole, the newest epoch's first."""
-        found = {}
-        for path in (self.directory / STATE_DIR).glob("*epoch.rank0.pth"):
-            if saved := re.fullmatch(r"(\d+)epoch\.rank0\.pth", path.name):
-                found[int(saved[1])] = path
-        for epoch in sorted(found, reverse=True):
-            if has_end(found[epoch]):
-                yield found[epoch]
-            else:
-                logger.warning("%s is torn; the one before is taken", found[epoch])
-
-    def weights(
-        self, which: str, student: str | None = None, teacher_share: float = 0.5
-    ) -> Weights:
-        """Read student, teacher, or average them.
-
-        Floating-point tensors, batch-norm statistics included, are averaged in
-        float64; counters are the student's. See `teacher.topn.average`.
-
-        Args:
-            which: `student`, `teacher` or `average`.
-            student: See `student_file`.
-            teacher_share: The teacher's weight in the average, in [0, 1]; the
-                student's is what is left.
-
-        Returns:
-            The weights.
-
-        Raises:
-            UserError: There is no such model, it is torn, or the two do not fit each
-                other.
-        """
-        if which == "teacher":
-            return self.teacher()
-        file = self.student_file(student)
-        state = load_state(file)
-        if not (
-            isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))
-        ):
-            raise UserError(
-                f"{file} is not a model of ESPnet: it holds more than tensors"
-            )
-        known = file if self.archive is None else self.archive
-        found = Weights(dict(state), str(known))
-        if which == "student":
-            return found
-        teacher = self.teacher()
-        share = f"{1.0 - teacher_share:g}"
-        return Weights(
-            average([found.state, teacher.state], [1.0 - teacher_share, teacher_share]),
-            f"{share} of {found.source} + {teacher_share:g} of {teacher.source}",
-        )
+    return Experiment(directory, config, model_file=Path(inside(model_name)))
 
 
 @contextlib.contextmanager
 def open_experiment(path: str | Path) -> Iterator[Experiment]:
-    """Open an experiment, or an archive as `espnet2.bin.pack asr` makes it.
-
-    Args:
-        path: The experiment's directory, or the archive.
+    """Open an experiment's directory, or an archive of `espnet2.bin.pack asr`.
 
     Yields:
         The experiment; an archive is unpacked for as long as it is open.
@@ -466,11 +375,10 @@ def open_experiment(path: str | Path) -> Iterator[Experiment]:
         UserError: It is neither.
     """
     path = Path(path)
-    if not is_archive(path):
-        yield Experiment(path, read_config(path / "config.yaml"))
+    if not packed.is_archive(path):
+        yield read_experiment(path)
         return
     with tempfile.TemporaryDirectory(prefix="espnet_softpl.") as directory:
         content = Path(directory) / "content"
-        commands_packed.unpack(path, content)
-        packed = from_unpacked(content)
-        yield Experiment(content, packed.config, packed.checkpoint, archive=path)
+        packed.unpack(path, content)
+        yield dataclasses.replace(read_experiment(content), archive=path)

@@ -13,7 +13,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,13 @@ import yaml
 from espnet2.main_funcs.pack_funcs import pack
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl.commands.experiment import ARCHIVES, Experiment, Weights, is_archive
+from espnet_softpl.commands.experiment import OURS, Experiment, Weights, is_of_run
+from espnet_softpl.commands.packed import ARCHIVES, is_archive
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.modules import check_structure
 
-# Options of this package, which ESPnet's parsers refuse.
-OURS = ("pl_", "unlabeled_")
-
-
-# ESPnet's options that name files of a training run, with values that name none.
-OF_THE_RUN: dict[str, Any] = {
-    "config": None,
-    "output_dir": None,
-    "deepspeed_config": None,
-    "dist_init_method": "env://",
-    "pretrain_path": None,
-    "init_param": [],
-    "train_shape_file": [],
-    "valid_shape_file": [],
-    "train_data_path_and_name_and_type": [],
-    "valid_data_path_and_name_and_type": [],
-    "rir_scp": None,
-    "noise_scp": None,
-}
+DATA = ("train_shape_file", "valid_shape_file", "rir_scp", "noise_scp")
+DATA += tuple(f"{part}_data_path_and_name_and_type" for part in ("train", "valid"))
 
 
 def stock_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -54,62 +38,38 @@ def stock_config(config: dict[str, Any]) -> dict[str, Any]:
         config: What `config.yaml` of an experiment says.
 
     Returns:
-        A copy without the options of this package, and with those of ESPnet that name
-        data or files of the training run at values that name nothing.
+        A copy without the options of this package, and with ESPnet's own defaults for
+        its options of data and of the training run.
     """
     stock = {key: v for key, v in config.items() if not key.startswith(OURS)}
-    found = {key: v for key, v in OF_THE_RUN.items() if key in stock}
-    return copy.deepcopy({**stock, **found})
+    defaults = vars(ASRTask.get_parser().parse_args([]))
+    run = {key for key in stock if is_of_run(key) or key in DATA} & defaults.keys()
+    return copy.deepcopy({**stock, **{key: defaults[key] for key in run}})
 
 
 class _Files:
-    """The files that go along with a model, under names that are unique.
-
-    Args:
-        taken: Names that are not free.
-    """
+    """The files that go along with a model, each under a name that no other has."""
 
     def __init__(self, taken: Sequence[str]) -> None:
         self._taken = set(taken)
-        self.sources: dict[str, Path] = {}
+        self.names: dict[Path, str] = {}  # By the resolved path.
 
     def add(self, source: Path) -> str:
         """Take a file in, once; return its name."""
-        for name, known in self.sources.items():
-            if known.resolve() == source.resolve():
-                return name
-        name, number = source.name, 1
-        while name in self._taken:
-            number += 1
-            name = f"{source.stem}_{number}{source.suffix}"
-        self._taken.add(name)
-        self.sources[name] = source
-        return name
-
-    def place_in(self, directory: Path | None) -> Callable[[Path], str]:
-        """Return a function that names a file in a directory, or bare."""
-        base = Path() if directory is None else directory
-        return lambda source: str(base / self.add(source))
-
-
-@contextlib.contextmanager
-def _working_in(directory: Path) -> Iterator[None]:
-    """Work in a directory: ESPnet names what it packs relative to it."""
-    before = Path.cwd()
-    os.chdir(directory)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+        key, name, number = source.resolve(), source.name, 1
+        if key not in self.names:
+            while name in self._taken:
+                number += 1
+                name = f"{source.stem}_{number}{source.suffix}"
+            self._taken.add(name)
+            self.names[key] = name
+        return self.names[key]
 
 
 def _check_loads(config: Path, model: Path, weights: Weights) -> None:
     """Load a model as stock ESPnet does, and compare.
 
     ESPnet itself takes any weights for any model, and leaves out what does not fit.
-
-    Raises:
-        UserError: It cannot be built, or has other weights than it should.
     """
     try:
         built, args = ASRTask.build_model_from_file(config, model, "cpu")
@@ -118,9 +78,8 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
             f"stock ESPnet cannot build this model: {type(error).__name__}: {error}"
         ) from error
     loaded = built.state_dict()
-    if getattr(
-        args, "use_adapter", False
-    ):  # With adapters the file may hold these alone.
+    if getattr(args, "use_adapter", False):
+        # With adapters the file may hold these alone.
         loaded = {name: v for name, v in loaded.items() if name in weights.state}
     check_structure(weights.state, loaded, f"the weights of {weights.source}")
     wrong = [
@@ -136,11 +95,8 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
 def check_target(out: Path) -> None:
     """Refuse a target that would be lost, or that is no archive of ESPnet's.
 
-    Args:
-        out: The archive or directory to write.
-
     Raises:
-        UserError: It is a directory with something in it, a file where a directory
+        UserError: `out` is a directory with something in it, a file where a directory
             would go, or has the suffix of another kind of archive.
     """
     if is_archive(out):
@@ -192,44 +148,49 @@ def export(
     files = _Files(["config.yaml", "meta.yaml", model])
     config = stock_config(experiment.config)
 
-    def write_config(path: Path, directory: Path | None) -> None:
-        placed = experiment.place_files(config, files.place_in(directory))
+    def write_config(stage: Path, base: Path) -> None:
+        placed = experiment.place_files(config, lambda f: str(base / files.add(f)))
         text = yaml.safe_dump(placed, sort_keys=False, indent=4, allow_unicode=True)
-        path.write_text(text, encoding="utf-8")
+        (stage / "config.yaml").write_text(text, encoding="utf-8")
 
-    experiment.place_files(config, files.place_in(None))
-    for path in options:
-        files.add(path)
     for out in outputs:
         target = out.absolute()
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export.", dir=target.parent) as work:
             stage = Path(work) / "model"
             stage.mkdir()
-            for member, source in files.sources.items():
+            write_config(stage, stage)
+            for path in options:
+                files.add(path)
+            for source, member in files.names.items():
                 shutil.copyfile(source, stage / member)
             torch.save(weights.state, stage / model)
-            write_config(stage / "config.yaml", stage)
             _check_loads(stage / "config.yaml", stage / model, weights)
             if is_archive(out):
-                write_config(stage / "config.yaml", None)
+                write_config(stage, Path())
                 packed = Path(work) / target.name
-                _pack(stage, model, list(files.sources), packed)
+                _pack(stage, model, list(files.names.values()), packed)
                 os.replace(packed, target)
             else:
-                write_config(stage / "config.yaml", target)
+                write_config(stage, target)
                 target.mkdir(exist_ok=True)  # An empty one is replaced.
                 os.replace(stage, target)
-    return ["config.yaml", model, *files.sources]
+    return ["config.yaml", model, *files.names.values()]
 
 
 def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:
     """Pack a directory as `espnet2.bin.pack asr` does."""
-    # ESPnet lists what it packs on the screen.
-    with _working_in(stage), contextlib.redirect_stdout(io.StringIO()):
-        pack(
-            files={"asr_model_file": model},
-            yaml_files={"asr_train_config": "config.yaml"},
-            option=members,
-            outpath=archive,
-        )
+    # ESPnet names what it packs relative to the working directory, and lists it on
+    # the screen.
+    before = Path.cwd()
+    os.chdir(stage)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            pack(
+                files={"asr_model_file": model},
+                yaml_files={"asr_train_config": "config.yaml"},
+                option=members,
+                outpath=archive,
+            )
+    finally:
+        os.chdir(before)

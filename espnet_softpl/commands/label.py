@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import yaml
 from espnet2.layers.create_adapter import create_adapter
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from espnet_softpl import filters
-from espnet_softpl.commands.experiment import Experiment, Weights
+from espnet_softpl.commands.experiment import Experiment, Weights, open_experiment
 from espnet_softpl.commands.label_files import (
     SUMMARY,
     UNUSABLE,
@@ -34,15 +35,14 @@ from espnet_softpl.commands.label_files import (
 )
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.modules import check_structure, evaluating
-from espnet_softpl.data import scan as data_scan
-from espnet_softpl.data import tables
+from espnet_softpl.data import scan, tables
 from espnet_softpl.data.usable_audio import UsableAudio, UsableShare, smallest_input
 from espnet_softpl.filters import Candidate, Filter
 from espnet_softpl.filters.base import KEPT
 from espnet_softpl.labels.confidence import utterance_confidence
 from espnet_softpl.teacher import Teacher
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
-from espnet_softpl.training.build import build_to_text, check_filters
+from espnet_softpl.training.build import build_filters, build_to_text, check_filters
 from espnet_softpl.training.lengths import sample_rate
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.task import SoftPLTask
@@ -81,7 +81,7 @@ class Labeler:
         speech, lengths = batch["speech"], batch["speech_lengths"]
         generator = PseudoLabelGenerator(Teacher())
         label = generator(self.model, speech, lengths)
-        confidence = utterance_confidence(label.log_probs, label.lengths)
+        confidence = utterance_confidence(label.log_probs, label.lengths)  # (B,)
         usable = (batch["usable"].reshape(-1) > 0) & confidence.isfinite()
         label = label._replace(weight=label.weight * usable)
         candidate = Candidate(
@@ -92,13 +92,7 @@ class Labeler:
         )
         weight, reason = filters.apply(self.filters, candidate)
         names = [*(name for name, _ in self.filters), UNUSABLE]
-        rows = zip(
-            label.tokens.tolist(),
-            label.token_lengths.tolist(),
-            confidence.tolist(),
-            weight.tolist(),
-            reason.tolist(),
-        )
+        columns = (label.tokens, label.token_lengths, confidence, weight, reason)
         return [
             {
                 "text": " ".join(self.to_text(tokens[:count]).split()),
@@ -106,24 +100,14 @@ class Labeler:
                 "weight": trust,
                 "reason": None if why == KEPT else names[why],
             }
-            for tokens, count, sure, trust, why in rows
+            for tokens, count, sure, trust, why in zip(*(c.tolist() for c in columns))
         ]
 
 
 def build_labeler(
-    experiment: Experiment,
-    weights: Weights,
-    trusted: Sequence[tuple[str, Filter]],
+    experiment: Experiment, weights: Weights, judges: Sequence[tuple[str, Filter]]
 ) -> Labeler:
-    """Build the model of an experiment, to label with.
-
-    Args:
-        experiment: The experiment.
-        weights: Of student, teacher or their average.
-        trusted: Filters by name, in order.
-
-    Returns:
-        The model on the CPU, in eval mode, with what it needs.
+    """Build the model of an experiment on the CPU, to label with.
 
     Raises:
         UserError: The model has no CTC head, the weights are not its own, or a filter
@@ -146,14 +130,14 @@ def build_labeler(
         wanted = {n: v for n, v in model.state_dict().items() if n in weights.state}
     check_structure(weights.state, wanted, f"the weights of {weights.source}")
     model.load_state_dict(weights.state, strict=False)
-    for name, part in trusted:
-        if part.needs_rate or part.needs_labeled:
+    for name, judge in judges:
+        if judge.needs_rate or judge.needs_labeled:
             raise UserError(
                 f"pl_filter: {name} as it is set learns from the labeled data of a "
                 f"training, and there are none here"
             )
-    check_filters(args, list(trusted), model, math.nan)
-    return Labeler(model.eval(), args, trusted, to_text)
+    check_filters(args, list(judges), model, math.nan)
+    return Labeler(model.eval(), args, judges, to_text)
 
 
 def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
@@ -187,95 +171,69 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
         shape_file: ESPnet's shape file; None reads the headers of the files.
         rate: The model's sample rate in Hz.
 
-    Returns:
-        The audio.
-
     Raises:
         UserError: A file is missing or malformed, the sample rate is another, or
             lengths are not known.
     """
-    entries, _ = data_scan.speech_scp([(path, "speech", kind)], "--wav_scp")
-    if kind == "sound":
-        for file, header in data_scan.read_some_headers(entries, kind):
-            if header.rate != rate:
-                raise UserError(
-                    f"{file} has {header.rate} Hz, the model wants {rate} Hz; resample "
-                    f"it. {data_scan.HOW_TO_FORMAT} --resample true"
-                )
+    entries, _ = scan.speech_scp([(path, "speech", kind)], "--wav_scp")
+    for file, header in scan.read_some_headers(entries, kind):
+        if kind == "sound" and header.rate != rate:
+            raise UserError(
+                f"{file} has {header.rate} Hz, the model wants {rate} Hz; resample it. "
+                f"{scan.HOW_TO_FORMAT} --resample true"
+            )
     if shape_file is not None:
         known = tables.read_lengths(shape_file)
         lengths = {key: known[key] for key in entries if key in known}
         bad = {k: f"{k}: not in {shape_file}" for k in entries if k not in known}
-    elif kind == "sound":
-        scan = data_scan.scan_audio(entries)
-        lengths, bad = scan.samples, scan.bad
-    else:
+        return Audio(path, kind, entries, lengths, bad)
+    if kind != "sound":
         raise UserError(
             f"--shape_file must be given for data of type {kind!r}; only of 'sound' "
             f"can the lengths be read from the files"
         )
-    return Audio(path, kind, entries, lengths, bad)
+    headers = scan.scan_audio(entries)
+    return Audio(path, kind, entries, headers.samples, headers.bad)
 
 
-def load(
+def _load(
     labeler: Labeler, audio: Audio, batches: Sequence[list[str]], num_workers: int
-) -> Iterator[tuple[list[str], dict[str, torch.Tensor]]]:
-    """Read mini-batches as a training does, silence in the place of bad audio.
-
-    Args:
-        labeler: Whose options are those of the loader.
-        audio: What is read.
-        batches: Utterance ids of each mini-batch.
-        num_workers: Processes that read ahead; 0 reads in this one.
-
-    Yields:
-        Utterance ids, and tensors by name.
-    """
+) -> DataLoader:
+    """Read mini-batches as a training does, silence in the place of bad audio."""
     args = labeler.args
     waveforms = args.input_size is None
     fewest = 1
     if waveforms:
         with evaluating(labeler.model) as model:
             fewest = smallest_input(lambda n: frames_of(model, n), 64000)
-    dataset = UsableAudio(
-        ESPnetDataset(
-            [(audio.path, "speech", audio.kind)],
-            preprocess=SoftPLTask.build_preprocess_fn(args, train=False),
-        ),
-        audio.lengths,
-        min_samples=fewest,
-        sample_shape=() if waveforms else (args.input_size,),
-        sample_rate=sample_rate(args),
+    dataset = ESPnetDataset(
+        [(audio.path, "speech", audio.kind)],
+        preprocess=SoftPLTask.build_preprocess_fn(args, train=False),
     )
-    yield from DataLoader(
-        dataset,
-        batch_sampler=list(batches),
+    return DataLoader(
+        UsableAudio(
+            dataset,
+            audio.lengths,
+            min_samples=fewest,
+            sample_shape=() if waveforms else (args.input_size,),
+            sample_rate=sample_rate(args),
+        ),
+        batch_sampler=batches,
         collate_fn=SoftPLTask.build_collate_fn(args, train=False),
         num_workers=num_workers,
     )
 
 
-def digest(weights: Weights, *parts: str) -> str:
-    """Return a checksum of weights and texts."""
+def _digest(weights: Weights) -> str:
     sha = hashlib.sha256()
     for name, value in weights.state.items():
         sha.update(name.encode())
         sha.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
-    for part in parts:
-        sha.update(part.encode())
     return sha.hexdigest()
 
 
-def label(
-    labeler: Labeler,
-    audio: Audio,
-    out: Path,
-    settings: dict[str, Any],
-    batch_bins: int,
-    device: str = "cpu",
-    num_workers: int = 1,
-    max_bad_share: float = 0.01,
-    seed: int = 0,
+def label_set(
+    labeler: Labeler, audio: Audio, settings: dict[str, Any], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Label a set, or what is left of it, and write the labels.
 
@@ -285,52 +243,69 @@ def label(
     Args:
         labeler: The model, on the CPU.
         audio: The set.
-        out: The directory to write.
         settings: What the labels depend on, plain values; labels of others are refused.
-        batch_bins: See `batches_of`.
-        device: Where the model runs.
-        num_workers: See `load`.
-        max_bad_share: Largest share of audio that may be unusable, in [0, 1].
-        seed: Of filters that draw.
+        args: The options of `bin.label`.
 
     Returns:
         The counts; see `write_labels`.
 
     Raises:
-        UserError: Too much audio is unusable, or `out` holds other labels.
+        UserError: Too much audio is unusable, or `--out` holds other labels.
     """
-    summary = out / SUMMARY
+    summary = args.out / SUMMARY
     if summary.exists():
-        found = yaml.safe_load(summary.read_text(encoding="utf-8"))
-        check_settings(found, settings, summary)
-        return {key: found[key] for key in found if key not in settings}
-    data_scan.check_bad_share(
-        audio.bad, len(audio.entries), max_bad_share, "cannot be read"
-    )
+        written = yaml.safe_load(summary.read_text(encoding="utf-8"))
+        check_settings(written, settings, summary)
+        return {key: written[key] for key in written if key not in settings}
+    total, most = len(audio.entries), args.pl_max_bad_share
+    scan.check_bad_share(audio.bad, total, most, "cannot be read")
     for key, reason in sorted(audio.bad.items()):
         logger.warning("Utterance %s is left out: %s", key, reason)
-    progress = Progress(out, settings)
-    batches = batches_of(audio.lengths, batch_bins)
-    todo = [n for n in range(len(batches)) if n not in progress.done]
-    share = UsableShare(max_bad_share)
-    loader = load(labeler, audio, [batches[n] for n in todo], num_workers)
-    first = True
-    for number, (ids, batch) in zip(todo, loader):
-        if first:  # The loader has looked at the model on the CPU.
-            labeler.model.to(device)
-            first = False
+    progress = Progress(args.out, settings)
+    batches = dict(enumerate(batches_of(audio.lengths, args.batch_bins)))
+    todo = {n: ids for n, ids in batches.items() if n not in progress.done}
+    share = UsableShare(most)
+    loader = _load(labeler, audio, list(todo.values()), args.num_workers)
+    device = "cuda" if args.ngpu else "cpu"
+    labeler.model.to(device)
+    bar = tqdm(loader, initial=len(progress.done), total=len(batches), unit="batch")
+    for (ids, batch), number in zip(bar, todo):
         share.count(ids, batch["usable"])
-        torch.manual_seed(seed + number)
-        tensors = {key: value.to(device) for key, value in batch.items()}
-        records = labeler(tensors)
+        torch.manual_seed(args.seed + number)
+        records = labeler({key: value.to(device) for key, value in batch.items()})
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
-        logger.info("%d of %d mini-batches", len(progress.done), len(batches))
-    bad = {k: k for k, r in progress.labels().items() if r["reason"] == UNUSABLE}
-    total = len(audio.entries)
-    data_scan.check_bad_share(
-        {**audio.bad, **bad}, total, max_bad_share, "cannot be used"
-    )
+    labels = progress.labels()
+    bad = {k: k for k, r in labels.items() if r["reason"] == UNUSABLE}
+    scan.check_bad_share({**audio.bad, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)
-    counts = write_labels(out, audio, progress, settings, hour)
+    counts = write_labels(args.out, audio, labels, settings, hour)
     progress.remove()
     return counts
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Label as the options of `bin.label` say; return the counts.
+
+    Raises:
+        ValueError: Something cannot work; see the message.
+    """
+    if args.ngpu and not torch.cuda.is_available():
+        raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
+    judges = build_filters(args)
+    with open_experiment(args.asr_exp) as experiment:
+        weights = experiment.weights(args.which, args.student, args.weight)
+        labeler = build_labeler(experiment, weights, judges)
+    rate = sample_rate(labeler.args)
+    audio = read_audio(args.wav_scp, args.data_type, args.shape_file, rate)
+    settings = {
+        "model": weights.source,
+        "sha256_of_model": _digest(weights),
+        "wav_scp": str(args.wav_scp),
+        "sha256_of_wav_scp": hashlib.sha256(Path(audio.path).read_bytes()).hexdigest(),
+        "data_type": args.data_type,
+        "pl_filter": list(args.pl_filter),
+        "pl_filter_conf": dict(args.pl_filter_conf),
+        "batch_bins": args.batch_bins,
+        "seed": args.seed,
+    }
+    return label_set(labeler, audio, settings, args)

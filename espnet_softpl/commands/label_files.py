@@ -10,26 +10,20 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.files import atomic_write
 
 PROGRESS = ".progress"  # In the output directory: a line of settings, one per batch.
-
-
 SUMMARY = "label.yaml"  # The same settings, and the counts; written last.
-
-
 UNUSABLE = "unusable"
-
-
 # Settings that say where something was; the checksums beside them are what counts.
 PLACES = ("model", "wav_scp")
-
 
 Record = dict[str, Any]
 
@@ -69,18 +63,13 @@ class Progress:
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self._path = out / PROGRESS
-        self.done: dict[int, list[Record]] = {}
-        out.mkdir(parents=True, exist_ok=True)
         lines = self._path.read_bytes().splitlines(True) if self._path.exists() else []
         # What has no end of line was cut off by a kill.
-        whole = [line for line in lines if line.endswith(b"\n")]
+        whole = [line.decode().rstrip("\n") for line in lines if line.endswith(b"\n")]
         if whole:
             check_settings(json.loads(whole[0]), settings, self._path)
-        for line in whole[1:]:
-            number, records = json.loads(line)
-            self.done[number] = records
-        kept = [line.decode().rstrip("\n") for line in whole]
-        write_text(self._path, kept or [json.dumps(settings)])
+        _write(self._path, whole or [json.dumps(settings)])
+        self.done: dict[int, list[Record]] = dict(map(json.loads, whole[1:]))
 
     def add(self, number: int, records: list[Record]) -> None:
         """Store a mini-batch; it is on the disk when this returns."""
@@ -99,37 +88,30 @@ class Progress:
         self._path.unlink()
 
 
-def check_settings(found: Any, wanted: dict[str, Any], path: Path) -> None:
-    """Refuse labels that were made otherwise.
-
-    Args:
-        found: The settings in a file.
-        wanted: Those of this run.
-        path: The file.
+def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
+    """Refuse labels that have other settings than ours, by what a file says of them.
 
     Raises:
-        UserError: They differ.
+        UserError: With the first setting that differs.
     """
-    found = found if isinstance(found, dict) else {}
-    for key, value in wanted.items():
-        if key not in PLACES and found.get(key) != value:
+    theirs = theirs if isinstance(theirs, dict) else {}
+    for key, value in ours.items():
+        if key not in PLACES and theirs.get(key) != value:
             raise UserError(
-                f"{path} is of labels with {key} {found.get(key)!r}, this run has "
+                f"{path} is of labels with {key} {theirs.get(key)!r}, this run has "
                 f"{value!r}; name another --out, or remove that directory"
             )
 
 
-def write_text(path: Path, lines: Sequence[str]) -> None:
-    """Write lines under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, path)
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with atomic_write(path) as stream:
+        stream.writelines(f"{line.rstrip()}\n" for line in lines)
 
 
 def write_labels(
     out: Path,
     audio: Audio,
-    progress: Progress,
+    labels: dict[str, Record],
     settings: dict[str, Any],
     samples_per_hour: float,
 ) -> dict[str, Any]:
@@ -138,33 +120,30 @@ def write_labels(
     Args:
         out: The directory.
         audio: What was labeled.
-        progress: The labels.
+        labels: Records by utterance id, of what can be read.
         settings: What they depend on.
         samples_per_hour: To count hours.
 
     Returns:
         The counts: `utterances`, `kept`, `hours`, `kept_hours`, `dropped` by reason.
     """
-    labels = progress.labels()
-    labels |= {key: {"reason": UNUSABLE} for key in audio.bad}
-    ordered = [(key, labels[key]) for key in audio.entries]
-    kept = [(key, record) for key, record in ordered if record["reason"] is None]
-    lost = [(key, record["reason"]) for key, record in ordered if record["reason"]]
-    sure = [(k, r["confidence"]) for k, r in ordered if r["reason"] != UNUSABLE]
-    write_text(out / "text", [f"{key} {r['text']}".rstrip() for key, r in kept])
-    write_text(out / "wav.scp", [f"{key} {audio.entries[key]}" for key, _ in kept])
-    write_text(out / "confidence", [f"{key} {value:.6f}" for key, value in sure])
-    write_text(out / "dropped", [f"{key} {reason}" for key, reason in lost])
-    kept_samples = sum(audio.lengths[key] for key, _ in kept)
+    reasons = {k: labels.get(k, {"reason": UNUSABLE})["reason"] for k in audio.entries}
+    dropped = {key: reason for key, reason in reasons.items() if reason}
+    kept = [key for key in reasons if key not in dropped]
+    sure = [key for key, reason in reasons.items() if reason != UNUSABLE]
+    _write(out / "text", (f"{key} {labels[key]['text']}" for key in kept))
+    _write(out / "wav.scp", (f"{key} {audio.entries[key]}" for key in kept))
+    _write(out / "confidence", (f"{k} {labels[k]['confidence']:.6f}" for k in sure))
+    _write(out / "dropped", (f"{key} {reason}" for key, reason in dropped.items()))
+    samples = sum(audio.lengths.values()), sum(audio.lengths[key] for key in kept)
+    hours, kept_hours = (round(count / samples_per_hour, 4) for count in samples)
     counts = {
-        "utterances": len(ordered),
+        "utterances": len(reasons),
         "kept": len(kept),
-        "hours": round(sum(audio.lengths.values()) / samples_per_hour, 4),
-        "kept_hours": round(kept_samples / samples_per_hour, 4),
-        "dropped": dict(sorted(Counter(reason for _, reason in lost).items())),
+        "hours": hours,
+        "kept_hours": kept_hours,
+        "dropped": dict(sorted(Counter(dropped.values()).items())),
     }
-    write_text(
-        out / SUMMARY,
-        yaml.safe_dump({**settings, **counts}, sort_keys=False).splitlines(),
-    )
+    with atomic_write(out / SUMMARY) as stream:
+        yaml.safe_dump({**settings, **counts}, stream, sort_keys=False)
     return counts

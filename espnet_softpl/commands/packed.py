@@ -7,7 +7,6 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from espnet_softpl.core.errors import UserError, name_some
@@ -18,49 +17,45 @@ INSTALL_ZOO = (
     "pip install huggingface_hub pandas requests tqdm filelock"
 )
 
+# What ESPnet's pack and unpack take.
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
 
 DESCRIPTION = "meta.yaml"  # What espnet2.bin.pack puts first into an archive.
-
 
 DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
 
-def check_members(names: Iterable[str], archive: Path) -> None:
-    """Refuse an archive whose members would land outside of its directory.
+def is_archive(path: Path) -> bool:
+    """Tell whether a file name is one of ESPnet's archives."""
+    return path.name.lower().endswith(ARCHIVES)
 
-    Args:
-        names: The members' names.
-        archive: The archive, for the message.
 
-    Raises:
-        UserError: A name is absolute, goes up, or has a backslash.
-    """
-    bad = [
+def _check_names(names: list[str], archive: Path) -> None:
+    """Refuse an archive with members that are absolute, go up, or have a backslash."""
+    outside = [
         name
         for name in names
-        if PurePosixPath(name).is_absolute()
-        or ".." in PurePosixPath(name).parts
-        or "\\" in name
+        if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name
     ]
-    if bad:
+    if outside:
         raise UserError(
             f"{archive}: members lead out of the archive's directory "
-            f"({name_some(bad)}); it is not unpacked. espnet2.bin.pack writes no such "
-            f"archive: get the model from its author again"
+            f"({name_some(outside)}); it is not unpacked. espnet2.bin.pack writes no "
+            f"such archive: get the model from its author again"
         )
 
 
 def _extract(archive: Path, target: Path) -> None:
     """Unpack into an empty directory; a member that leads out of it is refused."""
     if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as members:
-            check_members(members.namelist(), archive)
-            for info in members.infolist():
-                members.extract(info, target)  # Links become files of their text.
+        with zipfile.ZipFile(archive) as content:
+            _check_names(content.namelist(), archive)
+            for name in content.namelist():
+                content.extract(name, target)  # Links become files of their text.
     elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as members:
-            check_members(members.getnames(), archive)
-            members.extractall(target, filter="data")
+        with tarfile.open(archive) as content:
+            _check_names(content.getnames(), archive)
+            content.extractall(target, filter="data")
     else:
         raise UserError(
             f"{archive} is neither a zip nor a tar archive, as espnet2.bin.pack writes"
@@ -91,30 +86,28 @@ def unpack(archive: Path, target: Path) -> None:
             _extract(archive, content)
         except DAMAGED as error:
             raise UserError(f"{archive} cannot be unpacked: {error}") from error
-        description = content / DESCRIPTION
+        description, known = content / DESCRIPTION, target / DESCRIPTION
         if not description.is_file():
             raise UserError(
                 f"{archive} has no {DESCRIPTION}: it is no model that espnet2.bin.pack "
                 f"has packed"
             )
-        if target.exists():
-            known = target / DESCRIPTION
-            if known.is_file() and known.read_bytes() == description.read_bytes():
-                return
+        if not target.exists():
+            os.replace(content, target)
+        elif not known.is_file() or known.read_bytes() != description.read_bytes():
             raise UserError(
                 f"{target} exists and is not what {archive} holds; give another "
                 f"--unpack_dir, or remove it"
             )
-        os.replace(content, target)
 
 
 def fetch(tag: str, cache_dir: Path | None) -> Path:
-    """Download a model by its name in the model zoo, or find it in the cache.
+    """Download a model of the model zoo, or find it in the cache.
 
     Args:
         tag: As `Speech2Text.from_pretrained` takes it: `user/model` of Hugging Face,
             a name of espnet_model_zoo's table, or a URL.
-        cache_dir: Where models are kept; None for espnet_model_zoo's own place.
+        cache_dir: None for espnet_model_zoo's own place.
 
     Returns:
         An archive, or a directory with its content.

@@ -13,15 +13,11 @@ from espnet_softpl.data.tables import read_scp
 
 @dataclass(frozen=True)
 class Score:
-    """Errors of one system on one set, in one unit.
+    """Errors of one system on one set, counted in words or characters.
 
     Attributes:
-        reference: Number of reference words or characters.
-        substitutions: Number of substitutions.
-        deletions: Number of deletions.
-        insertions: Number of insertions.
-        low: Lower end of the 95 % confidence interval of the error rate, in percent.
-        high: Upper end of it, in percent.
+        reference: Words or characters of the references.
+        low, high: Ends of the 95 % confidence interval of the error rate, in percent.
     """
 
     reference: int
@@ -39,31 +35,16 @@ class Score:
 
 
 def to_units(text: str, unit: str) -> list[str]:
-    """Split a transcript.
-
-    Args:
-        text: Words with single spaces.
-        unit: `word`, or `char`, where a space is a character too (as in ESPnet's
-            recipes).
-
-    Returns:
-        Words or characters.
-    """
+    """Split a transcript into `word`, or `char`: a space between words is one too."""
     words = text.split()
     return words if unit == "word" else list(" ".join(words))
 
 
 def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
-    """Compare hypotheses with references.
+    """Compare hypotheses with references in the same order, by `word` or `char`.
 
-    Args:
-        references: Transcripts.
-        hypotheses: What was recognized, in the same order.
-        unit: `word` or `char`.
-
-    Returns:
-        The errors. Utterances are resampled 10 000 times for the interval, from a
-        seed: the same errors give the same interval (kaldialign's bootstrap).
+    Utterances are resampled 10 000 times for the interval, from a seed: the same errors
+    give the same interval (kaldialign's bootstrap).
 
     Raises:
         UserError: The references have no words at all.
@@ -75,10 +56,7 @@ def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
         raise UserError("the references to score against have no words")
     interval = kaldialign.bootstrap_wer_ci(refs, hyps, replications=10000, seed=1)
     return Score(
-        reference=int(counts["ref_len"]),
-        substitutions=int(counts["sub"]),
-        deletions=int(counts["del"]),
-        insertions=int(counts["ins"]),
+        *(int(counts[name]) for name in ("ref_len", "sub", "del", "ins")),
         low=100.0 * interval["ci95min"],
         high=100.0 * interval["ci95max"],
     )
@@ -89,7 +67,7 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
 
     Args:
         org: Directory with the formatted data directories `dev` and `test`; in each
-            `text` and, where a part has several sets, `utt2set`.
+            `text`, and `utt2set`, which tells the sets of a part from each other.
 
     Returns:
         Transcript by utterance, by set. A part with one set is called `dev` or
@@ -100,15 +78,11 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
     """
     sets: dict[str, dict[str, str]] = {}
     for part in ("dev", "test"):
-        for name in ("text", "utt2set"):
-            if not (org / part / name).is_file():
-                raise UserError(f"{org / part / name} does not exist")
         texts = read_scp(org / part / "text", empty=True)
         set_of = read_scp(org / part / "utt2set", empty=True)
         names = sorted(set(set_of.values()))
         for name in names:
-            label = part if len(names) == 1 else name
-            sets[label] = {
+            sets[part if len(names) == 1 else name] = {
                 key: text for key, text in texts.items() if set_of.get(key) == name
             }
     return sets
@@ -117,11 +91,7 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
 def score_sets(
     sets: dict[str, dict[str, str]], hypotheses: dict[str, str]
 ) -> dict[str, dict[str, Score]]:
-    """Score one system on every set.
-
-    Args:
-        sets: Reference by utterance, by set.
-        hypotheses: What was recognized, by utterance.
+    """Score what one system recognized, by utterance, on every set.
 
     Returns:
         Score by unit (`char` and `word`), by set.
@@ -137,7 +107,9 @@ def score_sets(
                 f"{len(missing)} utterances of {name} were not decoded: "
                 f"{name_some(missing)}"
             )
-        refs = list(references.values())
-        hyps = [hypotheses[utterance] for utterance in references]
-        scores[name] = {unit: score(refs, hyps, unit) for unit in ("char", "word")}
+        pairs = (
+            list(references.values()),
+            [hypotheses[utterance] for utterance in references],
+        )
+        scores[name] = {unit: score(*pairs, unit) for unit in ("char", "word")}
     return scores

@@ -1,4 +1,4 @@
-"""Tests of the package metadata, the pins, check_env and tools/setup_venv.sh."""
+"""Tests of the package metadata, the pins and tools/setup_venv.sh."""
 
 import configparser
 import importlib
@@ -18,7 +18,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import espnet_softpl
-from espnet_softpl.bin import check_env
 from tests import ROOT
 from tests.style.test_style import FILES
 
@@ -248,74 +247,6 @@ def test_console_scripts_exist(metadata: Path) -> None:
     for target in targets.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function)), target
-
-
-def test_check_env_knows_every_requirement_and_pin(metadata: Path) -> None:
-    pins = read_pins()
-    optional = {name: version for name, (version, _) in check_env.OPTIONAL.items()}
-    stated = {**check_env.NECESSARY, **optional}
-    stated.update(espnet=check_env.ESPNET, torchaudio=check_env.TORCHAUDIO)
-    for name, version in stated.items():
-        assert pins[canonicalize_name(name)] == version, name
-    groups = read_requirements(metadata)
-    hard = {r.name for r in groups[""] if r.name != "setuptools"}
-    assert set(check_env.NECESSARY) == hard
-    assert set(optional) == {r.name for r in groups["mini"] + groups["recipe"]}
-
-
-def test_check_env_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_env.main(["--quick"]) == 0
-    report = capsys.readouterr().out
-    assert re.search(r"^torch +\d", report, re.MULTILINE)
-    assert "Everything necessary is there." in report
-
-
-@pytest.mark.parametrize(
-    ("name", "status", "code"),
-    [
-        ("librosa", "MISSING", 1),
-        ("espnet", "MISSING", 1),
-        ("kaldialign", "MISSING", 1),
-        ("tensorboard", "optional", 0),
-    ],
-)
-def test_check_env_reports_what_is_missing(
-    name: str,
-    status: str,
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    real = importlib.metadata.version
-
-    def version(asked: str) -> str:
-        if asked == name:
-            raise importlib.metadata.PackageNotFoundError(asked)
-        return real(asked)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    assert check_env.main(["--quick"]) == code
-    report = capsys.readouterr().out
-    assert re.search(rf"^{name} +- .* {status} .*pip install", report, re.MULTILINE)
-    assert (f"mended: {name}\n" in report) == (code == 1)
-
-
-def test_check_env_explains_a_torchaudio_that_does_not_load(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def broken(module: str) -> None:
-        raise OSError("libc10_cuda.so: cannot open shared object file")
-
-    monkeypatch.setattr(importlib, "import_module", broken)
-    row = check_env.check_torchaudio()
-    assert row.broken
-    assert "*.so" in row.advice
-
-
-def test_check_env_notices_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.12.1+cu130")
-    row = check_env.check_version("torch", "2.13.0", "MISSING", "")
-    assert (row.status, row.broken) == ("differs from tested", False)
 
 
 def run_setup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

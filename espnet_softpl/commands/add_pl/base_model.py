@@ -1,0 +1,123 @@
+"""Is a trained ESPnet experiment complete, and fit to be the base model?
+
+Configuration and file names tell; what building the model shows is for `dry_run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_softpl.commands.experiment import Experiment
+from espnet_softpl.core.errors import UserError
+
+DATA_OPTIONS = {"train": "--labeled", "valid": "--valid"}
+
+
+def renaming(moves: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+    """Return a renaming for `relocate`, from pairs of an old and a new path."""
+
+    def rename(name: str) -> str:
+        for old, new in moves:
+            old = old.rstrip("/")
+            if name == old or name.startswith(f"{old}/"):
+                return new.rstrip("/") + name[len(old) :]
+        return name
+
+    return rename
+
+
+def _named_files(base: Experiment) -> Iterator[tuple[str, str]]:
+    """Yield the keys and names of all files that a training would read."""
+    config = base.config
+    for part in DATA_OPTIONS:
+        for spec in config.get(f"{part}_data_path_and_name_and_type") or ():
+            yield f"{part}_data_path_and_name_and_type", spec[0]
+        for path in config.get(f"{part}_shape_file") or ():
+            yield f"{part}_shape_file", path
+    for key in ("non_linguistic_symbols", "rir_scp", "noise_scp"):
+        if isinstance(config.get(key), str) and config[key].lower() != "none":
+            yield key, config[key]
+    yield from base.needed_files().items()
+
+
+def check_files(base: Experiment) -> None:
+    """Refuse a base model whose configuration names files that are not there.
+
+    Raises:
+        UserError: With all that is missing, and the option that gives each anew.
+    """
+    missing = {
+        (key, name)
+        for key, name in _named_files(base)
+        if not name or not Path(name).exists()
+    }
+    if not missing:
+        return
+    lines = []
+    for key, name in sorted(missing):
+        option = DATA_OPTIONS.get(key.partition("_")[0])
+        wanted = f"{option} DIR" if option else f"--moved {name or 'OLD'} NEW"
+        lines.append(f"  {key}: {name or '(not named)'}   (give {wanted})")
+    if base.model_file is not None:
+        lines.append(
+            "A packed model comes without data: give --labeled DIR --valid DIR"
+        )
+    elif base.recipe and any((base.recipe / name).exists() for _, name in missing):
+        lines.append(
+            f"Paths of the base model are relative to {base.recipe}: run this command, "
+            f"and the training, there"
+        )
+    listed = "\n".join(lines)
+    raise UserError(
+        f"files of the base model {base.directory} do not exist:\n{listed}\n"
+        f"--labeled and --valid take directories with wav.scp and text; --moved OLD "
+        f"NEW renames a file or a whole directory, such as --moved dump elsewhere/dump"
+    )
+
+
+def check_model(config: dict[str, Any], labeled_anew: bool = False) -> None:
+    """Refuse a model that cannot go on with pseudo-labels, whatever the options.
+
+    Args:
+        config: The base model's configuration.
+        labeled_anew: True if labeled data are given anew.
+
+    Raises:
+        UserError: With what it lacks and what to do.
+    """
+    model = config.get("model") or "espnet"
+    weight = (config.get("model_conf") or {}).get("ctc_weight", 0.5)
+    in_pieces = config.get("multiple_iterator") and not labeled_anew
+    for refused, reason in (
+        (
+            model != "espnet",
+            f"is {model!r}; only 'espnet' (CTC, attention, transducer and their "
+            f"hybrids) can learn from pseudo-labels",
+        ),
+        (
+            weight == 0.0,
+            "was trained with model_conf.ctc_weight: 0, so it has no CTC head, and the "
+            "teacher labels with CTC. Train it with a weight above 0 (0.3 is common in "
+            "hybrids); an untrained head labels nothing of use",
+        ),
+        (
+            config.get("use_adapter"),
+            "was trained with use_adapter: true; adapters are not supported. Merge "
+            "them into the model first, and set use_adapter: false",
+        ),
+        (
+            config.get("multi_task_dataset"),
+            "was trained with multi_task_dataset: true; pseudo-labeling reads ESPnet's "
+            "plain data sets only",
+        ),
+        (
+            in_pieces,
+            "was trained with multiple_iterator: true (asr.sh --num_splits_asr), on "
+            "labeled data in pieces; give them whole by --labeled DIR, with wav.scp "
+            "and text, such as dump/raw/train_sp",
+        ),
+    ):
+        if refused:
+            raise UserError(f"the base model {reason}")

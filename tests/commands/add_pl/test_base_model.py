@@ -1,0 +1,69 @@
+"""A base model is complete, or refused with what is missing."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.support.add_pl_recipe import (
+    NOISE,
+    call,
+    changed_base,
+    options,
+    refusal,
+    write_audio,
+)
+
+
+def test_a_run_from_elsewhere_is_told_where_to_run(
+    recipe, tmp_path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "unlabeled").mkdir()
+    audio = write_audio(tmp_path / "unlabeled/a", a=NOISE)
+    monkeypatch.chdir(tmp_path)
+    message = refusal(
+        capsys, *options(tmp_path, exp=recipe / "exp/asr_base"), "--unlabeled", audio
+    )
+    assert "train_data_path_and_name_and_type: data/labeled/wav.scp" in message
+    assert f"relative to {recipe}: run this command, and the training, there" in message
+
+
+def test_moved_files_are_found_again(here, bpe_base, tmp_path, capsys) -> None:
+    shutil.move("bpe", "moved bpe")
+    try:
+        message = refusal(capsys, *options(tmp_path, exp=bpe_base))
+        assert "bpemodel: bpe/bpe.model   (give --moved bpe/bpe.model NEW)" in message
+        moved = ("--moved", "bpe/", "moved bpe")
+        values, _, _ = call(capsys, *options(tmp_path, *moved, exp=bpe_base))
+        assert values["bpemodel"] == "moved bpe/bpe.model"
+    finally:
+        shutil.move("moved bpe", "bpe")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(model_conf=dict(ctc_weight=0.0)), "so it has no CTC head"),
+        (dict(model="maskctc"), "the base model is 'maskctc'"),
+        (dict(use_adapter=True), "adapters are not supported"),
+        (dict(multi_task_dataset=True), "multi_task_dataset"),
+        (dict(multiple_iterator=True), "give them whole by --labeled"),
+        (
+            dict(normalize="global_mvn", normalize_conf=dict(stats_file="gone.npz")),
+            "normalize_conf.stats_file: gone.npz   (give --moved gone.npz NEW)",
+        ),
+        (
+            dict(valid_shape_file=["gone/speech_shape"]),
+            "valid_shape_file: gone/speech_shape   (give --valid DIR)",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "_".join(value),
+)
+def test_a_base_model_that_cannot_be_used(
+    here, tmp_path, capsys, changes, message
+) -> None:
+    exp = changed_base(tmp_path, **changes)
+    before = sorted(tmp_path.iterdir())
+    assert message in refusal(capsys, *options(tmp_path, exp=exp))
+    assert sorted(tmp_path.iterdir()) == before
