@@ -90,7 +90,7 @@ def build_teacher(args: argparse.Namespace) -> teacher.Teacher:
 
 def build_cache(args: argparse.Namespace) -> cache.CacheSettings | None:
     """Build the settings of the label cache, or None."""
-    return cache.build_settings(args.pl_cache, **conf_of("cache", args))
+    return cache.build(args.pl_cache, **conf_of("cache", args))
 
 
 def build_forms(args: argparse.Namespace) -> LabelForms:

@@ -167,6 +167,8 @@ def check_options(args: argparse.Namespace) -> None:
     _check_teacher(args)
     build_schedule(args)
     guard.build(args.pl_guard, **conf_of("guard", args))
+    if args.pl_cache == "none" and args.pl_cache_conf:
+        raise UserError(f"pl_cache_conf: {args.pl_cache_conf} without a pl_cache")
     settings = build_cache(args)
     ahead = 2 * args.num_workers  # DataLoader's default for each worker.
     if isinstance(settings, cache.LabelChange) and settings.lag <= ahead:

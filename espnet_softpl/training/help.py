@@ -123,7 +123,7 @@ def part_helps() -> dict[str, str]:
         ),
         ("guard", "", {"": guard.Guard}),
         ("teacher", "", teacher.REGISTRY.classes()),
-        ("cache", "", cache.CACHES),
+        ("cache", "", cache.REGISTRY.classes()),
         (
             "filter",
             several.format("filter", "tokens.min_tokens=2"),

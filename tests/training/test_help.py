@@ -38,7 +38,7 @@ PARTS = {
     "shaping": shaping.base.REGISTRY.classes(),
     "filter": filters.base.REGISTRY.classes(),
     "teacher": teacher.REGISTRY.classes(),
-    "cache": cache.CACHES,
+    "cache": cache.REGISTRY.classes(),
     "guard": {"": guard.Guard},
     "schedule": {"": Schedule},
 }
