@@ -2,10 +2,15 @@
 
 A step is one mini-batch of training, counted from 0 over all epochs (with
 `accum_grad: 1`, one optimizer update). A turn is one entry of the schedule: the same
-as a step, but that the first unlabeled turns only fill the label cache, where there is
+as a step, except that the first unlabeled turns only fill the label cache, if there is
 one, and train on nothing. Nothing here keeps state: the answer for a step depends on
 the seed and the step alone, so that a resumed run, a prefetching loader and every
-process of a distributed run see the same schedule.
+process of a distributed run see the same schedule. With one labeled and two unlabeled
+mini-batches in a block and a cache of two:
+
+    turn       0 1 2 3 4 5 6 7 8
+    unlabeled  1 0 1 1 0 1 1 1 0
+    step       - 0 - 1 2 3 4 5 6
 """
 
 from __future__ import annotations
@@ -22,7 +27,6 @@ from espnet_softpl.core.stateful import Stateful
 
 T = TypeVar("T")
 
-
 RAMP_KEYS = {"from", "to", "steps", "start"}
 
 
@@ -36,7 +40,7 @@ class Schedule:
 
     Attributes:
         start_step: Number of labeled steps before the first block (slimIPL's M); 0
-            starts at once, as one does from a seed model.
+            starts at once, as one does from a base model.
         labeled_steps: Labeled mini-batches per block, at least 0.
         unlabeled_steps: Unlabeled mini-batches per block, at least 1.
         weight: Factor on the unlabeled loss (lambda), at least 0; a number or a ramp.
@@ -80,16 +84,7 @@ class Schedule:
         return np.random.default_rng([seed, block]).permutation(kinds)
 
     def is_unlabeled(self, seed: int, first_turn: int, num_turns: int) -> list[bool]:
-        """Tell the kind of consecutive turns.
-
-        Args:
-            seed: The run's seed.
-            first_turn: The first turn asked for.
-            num_turns: How many.
-
-        Returns:
-            One bool per turn, True where it is unlabeled.
-        """
+        """Tell the kind of consecutive turns: True if unlabeled, (num_turns,)."""
         kinds: list[bool] = []
         block, order = -1, np.empty(0, dtype=bool)
         for turn in range(first_turn, first_turn + num_turns):
@@ -117,8 +112,8 @@ class Schedule:
             filling: Unlabeled turns that only fill the cache, the first ones.
 
         Returns:
-            The turn after that of step - 1; the filling turns between the two belong
-            to the step.
+            The turn after that of step - 1: turns that fill in between belong to the
+            step.
         """
 
         def steps_before(turn: int) -> int:
@@ -152,7 +147,7 @@ def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
         step: The step.
 
     Returns:
-        The value; rounded to an integer where both ends are integers.
+        The value; rounded to an integer if both ends are integers.
 
     Raises:
         ValueError: Another key, or a value out of its range.
@@ -196,10 +191,12 @@ def last_step(conf: Any) -> int:
 
 
 class Scheduled(Generic[T]):
-    """An object whose settings may be ramps: it is built anew where they change.
+    """An object whose settings may be ramps: it is built anew when they change.
 
     The object itself knows nothing of steps. It is built at both ends at once, so that
     a value that is refused there is refused before any work.
+
+    >>> Scheduled(SoftCE, {"temperature": {"from": 2.0, "to": 1.0, "steps": 9}}).at(9)
 
     Args:
         build: Makes the object from keyword arguments.
@@ -229,10 +226,7 @@ class Scheduled(Generic[T]):
         return self._object
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the object, empty where it is not `Stateful`.
-
-        A criterion is not: what it holds follows from its settings.
-        """
+        """Return the state of the object, empty if it is not `Stateful`."""
         stateful = isinstance(self._object, Stateful)
         return self._object.state_dict() if stateful else {}
 

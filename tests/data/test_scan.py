@@ -5,12 +5,10 @@ import re
 import numpy as np
 import pytest
 import soundfile
-import yaml
 
 from espnet_softpl.core import errors
 from espnet_softpl.data import scan as data_scan
 from espnet_softpl.data import tables
-from espnet_softpl.training import checks
 
 
 def write_wavs(directory, names, rate=16000, seconds=0.2) -> dict[str, str]:
@@ -90,16 +88,3 @@ def test_scan_audio_names_what_it_cannot_read(tmp_path) -> None:
     with pytest.raises(ValueError, match=re.escape("3 of 5")) as error:
         data_scan.check_bad_share(scan.bad, 5, 0.01, "cannot be read")
     assert "gone.wav" in str(error.value)
-
-
-def test_seed_with_other_tokens_is_refused(tmp_path) -> None:
-    seed = tmp_path / "seed.pth"
-    with pytest.raises(ValueError, match="does not exist"):
-        checks.check_seed_tokens([str(seed)], ["<blank>", "A"])
-    seed.write_bytes(b"")
-    checks.check_seed_tokens([f"{seed}:::ctc"], ["<blank>", "A"])  # nothing is known
-    config = {"token_list": ["<blank>", "A"]}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    checks.check_seed_tokens([str(seed)], ["<blank>", "A"])
-    with pytest.raises(ValueError, match="from id 1 on"):
-        checks.check_seed_tokens([str(seed)], ["<blank>", "B"])

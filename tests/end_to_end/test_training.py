@@ -439,7 +439,7 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
             "not in the unlabeled data",
         ),
         "oracle": ({"unlabeled_oracle_text": "gone"}, "gone does not exist"),
-        "tokens": ({"token_list": str(tmp_path / "other.txt")}, "seed model"),
+        "tokens": ({"token_list": str(tmp_path / "other.txt")}, "base model"),
         "blank": ({"token_list": str(tmp_path / "late.txt")}, "first token"),
     }
 
