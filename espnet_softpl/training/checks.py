@@ -35,10 +35,9 @@ LABELED_DATA = (
 
 
 def check_names(args: argparse.Namespace) -> None:
-    """Refuse labeled data without transcripts, and unlabeled data without a criterion.
+    """Refuse unlabeled data without a criterion, and labeled data without transcripts.
 
-    Args:
-        args: The parsed options of any training, with pseudo-labeling or without.
+    These are the checks of any training, with pseudo-labeling or without.
     """
     if args.pl_criterion is None and getattr(args, UNLABELED_DATA):
         raise UserError(
@@ -56,13 +55,10 @@ def check_names(args: argparse.Namespace) -> None:
 
 
 def check_options(args: argparse.Namespace) -> PLConfig:
-    """Refuse options that cannot work, before any data are touched.
+    """Refuse options that cannot work; return the settings that they make.
 
     Args:
-        args: The parsed options, with `pl_criterion` set.
-
-    Returns:
-        The settings of pseudo-labeling that they make.
+        args: The parsed options, with `pl_criterion` set. No data are touched.
     """
     if args.pl_cache == "none" and args.pl_cache_conf:
         raise UserError(f"pl_cache_conf: {args.pl_cache_conf} without a pl_cache")
@@ -92,7 +88,7 @@ def _check_parts(config: PLConfig) -> None:
                 f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
                 f"{args.pl_criterion!r} does not use"
             )
-    if config.needs_labeled and schedule.labeled_steps == schedule.start_step == 0:
+    if config.needs_labeled and not (schedule.labeled_steps or schedule.start_step):
         raise UserError(
             "pl_schedule_conf: labeled_steps and start_step are 0, but what "
             "pl_regularizer, pl_shaping, pl_filter or pl_criterion asks for is counted "
@@ -228,7 +224,10 @@ def _check_loop(args: argparse.Namespace) -> None:
 
 
 def check_tokens(args: argparse.Namespace) -> None:
-    """Refuse a token list that does not fit CTC, or the base model of `init_param`."""
+    """Refuse a token list that does not fit CTC, or a base model with another one.
+
+    The tokens of an `init_param` are those in the `config.yaml` beside it, if any.
+    """
     tokens = read_token_list(args)
     blank = _conf(args, "model").get("sym_blank", "<blank>")
     if not tokens or tokens[0] != blank:
@@ -236,41 +235,24 @@ def check_tokens(args: argparse.Namespace) -> None:
             f"token_list: the first token must be {blank!r}, as ESPnet's "
             f"CTC has it; got {tokens[:1]}"
         )
-    check_base_tokens(args.init_param, tokens)
-
-
-def check_base_tokens(init_param: Sequence[str], tokens: Sequence[str]) -> None:
-    """Refuse a base model that was trained with another token list.
-
-    Args:
-        init_param: ESPnet's values, `file[:source:target:excluded]`; the tokens of a
-            file are those in the `config.yaml` beside it, if there is one.
-        tokens: The tokens of this run.
-    """
-    for file in (Path(param.split(":")[0]) for param in init_param):
+    # A value is `file[:source:target:excluded]`.
+    for file in (Path(param.split(":")[0]) for param in args.init_param):
         if not file.exists():
             raise UserError(f"init_param: {file} does not exist")
         config = file.parent / "config.yaml"
-        if not config.exists():
-            continue
-        with open(config, encoding="utf-8") as stream:
-            theirs = (yaml.safe_load(stream) or {}).get("token_list")
-        if not isinstance(theirs, list) or theirs == list(tokens):
-            continue
-        pairs = enumerate(zip(theirs, tokens))
-        first = next((f" from id {i} on" for i, (a, b) in pairs if a != b), "")
-        raise UserError(
-            f"token_list: {len(tokens)} tokens that differ{first} from the "
-            f"{len(theirs)} of the base model ({config}). Use its token list."
-        )
+        conf = config.exists() and yaml.safe_load(config.read_text(encoding="utf-8"))
+        theirs = (conf or {}).get("token_list")
+        if isinstance(theirs, list) and theirs != tokens:
+            pairs = enumerate(zip(theirs, tokens))
+            first = next((f" from id {i} on" for i, (a, b) in pairs if a != b), "")
+            raise UserError(
+                f"token_list: {len(tokens)} tokens that differ{first} from the "
+                f"{len(theirs)} of the base model ({config}). Use its token list."
+            )
 
 
 def check_data(args: argparse.Namespace) -> None:
-    """Refuse data that cannot work, and an `output_dir` that takes no file.
-
-    Args:
-        args: The parsed options, with `pl_criterion` set.
-    """
+    """Refuse data that cannot work, and an `output_dir` that takes no file."""
     specs = getattr(args, UNLABELED_DATA)
     if any(name == "text" for _, name, _ in specs):
         raise UserError(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -78,42 +79,28 @@ class Schedule:
         """Mini-batches in one block."""
         return self.labeled_steps + self.unlabeled_steps
 
-    def _block_order(self, seed: int, block: int) -> np.ndarray:
-        """Return the order of one block, (block_steps,), True where unlabeled."""
-        kinds = np.arange(self.block_steps) >= self.labeled_steps
-        return np.random.default_rng([seed, block]).permutation(kinds)
-
     def is_unlabeled(self, seed: int, first_turn: int, num_turns: int) -> list[bool]:
         """Tell the kind of consecutive turns: True if unlabeled, (num_turns,)."""
-        kinds: list[bool] = []
-        block, order = -1, np.empty(0, dtype=bool)
+        kinds = []
         for turn in range(first_turn, first_turn + num_turns):
-            if turn < self.start_step:
-                kinds.append(False)
-                continue
-            wanted, position = divmod(turn - self.start_step, self.block_steps)
-            if wanted != block:
-                block, order = wanted, self._block_order(seed, wanted)
-            kinds.append(bool(order[position]))
+            block, position = divmod(turn - self.start_step, self.block_steps)
+            kinds.append(block >= 0 and self._order(seed, block)[position])
         return kinds
+
+    def _order(self, seed: int, block: int) -> list[bool]:
+        """Return the order of a block, True if unlabeled, (block_steps,)."""
+        return _block_order(self.labeled_steps, self.block_steps, seed, block)
 
     def unlabeled_before(self, seed: int, turn: int) -> int:
         """Count the unlabeled turns among the turns 0 .. turn - 1."""
         blocks, rest = divmod(max(turn - self.start_step, 0), self.block_steps)
-        begun = int(self._block_order(seed, blocks)[:rest].sum()) if rest else 0
-        return blocks * self.unlabeled_steps + begun
+        return blocks * self.unlabeled_steps + sum(self._order(seed, blocks)[:rest])
 
     def turn_of(self, seed: int, step: int, filling: int) -> int:
-        """Find the first turn that belongs to a step.
+        """Find the first turn that belongs to a step: the one after that of step - 1.
 
-        Args:
-            seed: The run's seed.
-            step: The step.
-            filling: Unlabeled turns that only fill the cache, the first ones.
-
-        Returns:
-            The turn after that of step - 1: turns that fill in between belong to the
-            step.
+        The first `filling` unlabeled turns only fill the cache; such turns belong to
+        the step after them.
         """
 
         def steps_before(turn: int) -> int:
@@ -132,6 +119,12 @@ class Schedule:
         return weight * min(1.0, (step - self.start_step + 1) / self.ramp_steps)
 
 
+@functools.lru_cache(maxsize=2)
+def _block_order(labeled: int, total: int, seed: int, block: int) -> list[bool]:
+    kinds = np.arange(total) >= labeled
+    return np.random.default_rng([seed, block]).permutation(kinds).tolist()
+
+
 def is_ramp(value: Any) -> bool:
     """Tell whether a setting is a ramp: {from: 1.0, to: 0.1, steps: 1000, start: 0}."""
     return isinstance(value, Mapping) and {"from", "to"} <= set(value)
@@ -143,17 +136,13 @@ def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
     Args:
         ramp: `from` and `to`, finite numbers; `steps`, how many mini-batches the way
             takes, at least 1; `start`, the step at which it begins, at least 0
-            (default 0).
-        step: The step.
-
-    Returns:
-        The value; rounded to an integer if both ends are integers.
+            (default 0). If both ends are integers, the value is rounded to one.
+        step: The step, counted in mini-batches.
 
     Raises:
         ValueError: Another key, or a value out of its range.
     """
-    unknown = set(ramp) - RAMP_KEYS
-    if unknown or "steps" not in ramp:
+    if not {"steps"} <= set(ramp) <= RAMP_KEYS:
         raise ValueError(
             f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
             f"start, got {dict(ramp)}"

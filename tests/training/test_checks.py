@@ -73,15 +73,20 @@ def test_options_that_do_not_fit_are_refused(changes, message) -> None:
 
 def test_a_base_model_with_other_tokens_is_refused(tmp_path) -> None:
     model = tmp_path / "model.pth"
+    args = options(token_list=["<blank>", "A"], init_param=[f"{model}:::ctc"])
     with pytest.raises(UserError, match="does not exist"):
-        checks.check_base_tokens([str(model)], ["<blank>", "A"])
+        checks.check_tokens(args)
     model.write_bytes(b"")
-    checks.check_base_tokens([f"{model}:::ctc"], ["<blank>", "A"])  # nothing is known
+    checks.check_tokens(args)  # nothing is known
     text = yaml.safe_dump({"token_list": ["<blank>", "A"]})
     (tmp_path / "config.yaml").write_text(text)
-    checks.check_base_tokens([str(model)], ["<blank>", "A"])
+    checks.check_tokens(args)
+    args.token_list = ["<blank>", "B"]
     with pytest.raises(UserError, match="from id 1 on from the 2 of the base model"):
-        checks.check_base_tokens([str(model)], ["<blank>", "B"])
+        checks.check_tokens(args)
+    args.token_list = ["A", "<blank>"]
+    with pytest.raises(UserError, match="the first token must be '<blank>'"):
+        checks.check_tokens(args)
 
 
 def test_filters_that_have_nothing_to_judge_by_are_refused() -> None:
