@@ -34,11 +34,7 @@ class Registry(Generic[T]):
         self._classes: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Return a decorator that makes a class known by a short name.
-
-        Args:
-            name: The name used in YAML, lower case.
-        """
+        """Return a decorator that makes a class known by a short, lower-case name."""
 
         def decorate(cls: Callable[..., T]) -> Callable[..., T]:
             self._classes[name] = cls
@@ -60,10 +56,7 @@ class Registry(Generic[T]):
         return f"{', '.join(names)}, or your own as 'module:Class'"
 
     def get_class(self, name: str) -> Callable[..., T]:
-        """Find a class.
-
-        Args:
-            name: A registered name, or a dotted path `package.module:Class`.
+        """Return the class of a registered name, or of a path `package.module:Class`.
 
         Raises:
             UserError: There is no such name or path, or it has another base.
