@@ -69,10 +69,9 @@ def check_options(args: argparse.Namespace) -> PLConfig:
         raise UserError(f"pl_samples: must be at least 0, got {args.pl_samples}")
     _check_parts(config)
     _check_teacher(config)
-    _check_model(config)
+    _check_stock(args)
     _check_decoder(config)
     _check_layers(config)
-    _check_loop(args)
     return config
 
 
@@ -82,12 +81,20 @@ def _check_parts(config: PLConfig) -> None:
     criterion = config.criterion.at(0)
     if next(criterion.parameters(), None) is not None:
         raise UserError("pl_criterion: a criterion must not have parameters to train")
-    if any(part.at(0).sets_frame_weight for part in config.shaping):
-        if not criterion.weighs_frames:
-            raise UserError(
-                f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
-                f"{args.pl_criterion!r} does not use"
-            )
+    weighs_frames = any(part.at(0).sets_frame_weight for part in config.shaping)
+    if weighs_frames and not criterion.weighs_frames:
+        raise UserError(
+            f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
+            f"{args.pl_criterion!r} does not use"
+        )
+    warps = args.specaug and _conf(args, "specaug").get("apply_time_warp", True)
+    if warps and (weighs_frames or criterion.frame_level):
+        key = "pl_shaping" if weighs_frames else "pl_criterion"
+        raise UserError(
+            f"specaug_conf.apply_time_warp: must be false with {key} "
+            f"{getattr(args, key)!r}: time warping moves the student's frames away "
+            f"from the teacher's"
+        )
     if config.needs_labeled and not (schedule.labeled_steps or schedule.start_step):
         raise UserError(
             "pl_schedule_conf: labeled_steps and start_step are 0, but what "
@@ -130,9 +137,8 @@ def _ctc_weight(args: argparse.Namespace) -> float:
     return _conf(args, "model").get("ctc_weight", 0.5)
 
 
-def _check_model(config: PLConfig) -> None:
-    """Refuse a model that cannot be taught so."""
-    args = config.args
+def _check_stock(args: argparse.Namespace) -> None:
+    """Refuse options of ESPnet's model and training loop."""
     if args.model != "espnet":
         raise UserError(
             f"model: {args.model!r} cannot learn from pseudo-labels; use 'espnet'"
@@ -147,16 +153,19 @@ def _check_model(config: PLConfig) -> None:
             "encoder_conf.ctc_trim: drops frames as the model sees fit, "
             "so teacher and student would disagree; set it to false"
         )
-    frame_level = None
-    if any(part.at(0).sets_frame_weight for part in config.shaping):
-        frame_level = f"pl_shaping {args.pl_shaping}"
-    elif config.criterion.at(0).frame_level:
-        frame_level = f"pl_criterion {args.pl_criterion!r}"
-    warps = args.specaug and _conf(args, "specaug").get("apply_time_warp", True)
-    if frame_level and warps:
+    if args.iterator_type != "sequence" or args.multiple_iterator:
         raise UserError(
-            f"specaug_conf.apply_time_warp: must be false with {frame_level}: time "
-            f"warping moves the student's frames away from the teacher's"
+            "iterator_type: pseudo-labeling needs 'sequence' without "
+            f"multiple_iterator, got {args.iterator_type!r}"
+        )
+    if args.shuffle_within_batch:
+        raise UserError(
+            "shuffle_within_batch: must be false, pseudo-labeling takes whole batches"
+        )
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise UserError(
+            "ngpu: several GPUs need --multiprocessing_distributed true (one process "
+            "per GPU); torch's DataParallel is not supported"
         )
 
 
@@ -202,24 +211,6 @@ def _check_layers(config: PLConfig) -> None:
         raise UserError(
             f"pl_interctc: 'own' with pl_shaping: {args.pl_shaping}, which changes "
             f"the last layer's label only. Allowed: none, last; or leave shaping out"
-        )
-
-
-def _check_loop(args: argparse.Namespace) -> None:
-    """Refuse options of ESPnet's training loop."""
-    if args.iterator_type != "sequence" or args.multiple_iterator:
-        raise UserError(
-            "iterator_type: pseudo-labeling needs 'sequence' without "
-            f"multiple_iterator, got {args.iterator_type!r}"
-        )
-    if args.shuffle_within_batch:
-        raise UserError(
-            "shuffle_within_batch: must be false, pseudo-labeling takes whole batches"
-        )
-    if args.ngpu > 1 and not args.multiprocessing_distributed:
-        raise UserError(
-            "ngpu: several GPUs need --multiprocessing_distributed true (one process "
-            "per GPU); torch's DataParallel is not supported"
         )
 
 

@@ -58,14 +58,16 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option, help=wrapped(help), **how)
 
     def add_settings(
-        option: str, what: str, parts: Mapping[str, Callable[..., Any]]
+        option: str, parts: Mapping[str, Callable[..., Any]], example: str = ""
     ) -> None:
+        part = option.removeprefix("--pl_").removesuffix("_conf")
+        several = f"; of several {part}s by name, as {example}" if example else ""
         group.add_argument(
             option,
             action=NestedDictAction,
             default=dict(),
             metavar="NAME=VALUE",
-            help=help_of(f"Settings of the {what}", parts),
+            help=help_of(f"Settings of the {part}{several}", parts),
         )
 
     add_argument(
@@ -74,25 +76,25 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         f"training. Allowed: {criteria.REGISTRY.allowed()}",
         type=str_or_none,
     )
-    add_settings("--pl_criterion_conf", "criterion", criteria.REGISTRY.classes())
+    add_settings("--pl_criterion_conf", criteria.REGISTRY.classes())
     add_argument(
         "--pl_teacher",
         f"Who labels. Allowed: {teacher.REGISTRY.allowed()}",
         default="ema",
     )
-    add_settings("--pl_teacher_conf", "teacher", teacher.REGISTRY.classes())
+    add_settings("--pl_teacher_conf", teacher.REGISTRY.classes())
     add_argument(
         "--pl_cache",
         f"Keep labels and train on them again. Allowed: {cache.REGISTRY.allowed()}",
         default="none",
     )
-    add_settings("--pl_cache_conf", "cache", cache.REGISTRY.classes())
+    add_settings("--pl_cache_conf", cache.REGISTRY.classes())
     add_argument(
         "--pl_guard",
         f"What to do if the labels collapse. Allowed: {guard.REGISTRY.allowed()}",
         default="warn",
     )
-    add_settings("--pl_guard_conf", "guard", {"": guard.REGISTRY.get_class("warn")})
+    add_settings("--pl_guard_conf", {"": guard.REGISTRY.get_class("warn")})
     add_argument(
         "--pl_filter",
         "Which labels are used, in order. Allowed: one or several of "
@@ -100,11 +102,7 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=["tokens"],
     )
-    add_settings(
-        "--pl_filter_conf",
-        "filter; of several filters by name, as tokens.min_tokens=2",
-        filters.REGISTRY.classes(),
-    )
+    add_settings("--pl_filter_conf", filters.REGISTRY.classes(), "tokens.min_tokens=2")
     add_argument(
         "--pl_regularizer",
         "Terms added to the criterion. Allowed: one or several of "
@@ -114,8 +112,8 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(
         "--pl_regularizer_conf",
-        "regularizer; of several regularizers by name, as mean_entropy.weight=0.1",
         regularizers.REGISTRY.classes(),
+        "mean_entropy.weight=0.1",
     )
     add_argument(
         "--pl_shaping",
@@ -125,13 +123,9 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
     )
     add_settings(
-        "--pl_shaping_conf",
-        "shaping; of several shapings by name, as sharpen.temperature=0.5",
-        shaping.REGISTRY.classes(),
+        "--pl_shaping_conf", shaping.REGISTRY.classes(), "sharpen.temperature=0.5"
     )
-    add_settings(
-        "--pl_schedule_conf", "schedule (steps are mini-batches)", {"": Schedule}
-    )
+    add_settings("--pl_schedule_conf", {"": Schedule})
     add_argument(
         "--pl_separate_head",
         "Train unlabeled batches on a CTC head of their own, which checkpoints do not "

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from espnet_softpl.core.ranges import at_least, fraction, is_finite, not_negative
+from espnet_softpl.core.ranges import at_least, finite, fraction, not_negative
 from espnet_softpl.core.stateful import Stateful
 
 T = TypeVar("T")
@@ -40,8 +40,8 @@ class Schedule:
     (slimIPL's N_L : N_U, https://arxiv.org/abs/2010.11524).
 
     Attributes:
-        start_step: Number of labeled steps before the first block (slimIPL's M); 0
-            starts at once, as one does from a base model.
+        start_step: Number of labeled steps (mini-batches) before the first block
+            (slimIPL's M); 0 starts at once, as one does from a base model.
         labeled_steps: Labeled mini-batches per block, at least 0.
         unlabeled_steps: Unlabeled mini-batches per block, at least 1.
         weight: Factor on the unlabeled loss (lambda), at least 0; a number or a ramp.
@@ -147,12 +147,11 @@ def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
             f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
             f"start, got {dict(ramp)}"
         )
-    steps = at_least("steps", ramp["steps"], 1)
-    start, ends = at_least("start", ramp.get("start", 0), 0), (ramp["from"], ramp["to"])
-    for value in ends:
-        if not is_finite(value):
-            raise ValueError(f"from and to must be finite numbers, got {value!r}")
-    done = min(max(step - start, 0) / steps, 1.0)
+    steps, start = at_least("steps", ramp["steps"], 1), ramp.get("start", 0)
+    ends = ramp["from"], ramp["to"]
+    for name, value in zip(("from", "to"), ends):
+        finite(name, value)
+    done = min(max(step - at_least("start", start, 0), 0) / steps, 1.0)
     value = ends[0] + done * (ends[1] - ends[0])
     return round(value) if all(isinstance(end, int) for end in ends) else value
 

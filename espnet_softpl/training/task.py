@@ -150,14 +150,13 @@ class SoftPLTask(ASRTask):
             return super().build_model(args)
         model = cls.build_student(args)
         config = cls._config = PLConfig.from_args(args)
-        labeled_rate = float("nan")
-        labeled_lengths = lengths.labeled_lengths(args)
-        if labeled_lengths is not None:
-            tokens, samples = labeled_lengths
-            labeled_rate = sum(tokens.values()) / sum(samples.values())
+        labeled, tokens_per_sample = lengths.labeled_lengths(args), float("nan")
+        if labeled is not None:
+            tokens, samples = labeled
+            tokens_per_sample = sum(tokens.values()) / sum(samples.values())
             if args.input_size is None:
                 checks.check_targets_fit(model, tokens, samples, args.pl_max_bad_share)
-        model.pl = build.build_pseudo_labeling(config, model, labeled_rate)
+        model.pl = build.build_pseudo_labeling(config, model, tokens_per_sample)
         if getattr(args, options.UNLABELED_DATA):
             lengths.write_usable(args, model)
             model.pl.samples = build.build_samples(config)
@@ -183,11 +182,7 @@ class SoftPLTask(ASRTask):
     ) -> AbsIterFactory:
         """Build the mini-batches; of both kinds if pseudo-labeling trains.
 
-        Args:
-            args: The parsed options.
-            distributed_option: ESPnet's description of the processes.
-            mode: `train`, `valid` or `plot_att`.
-            kwargs: Overrides of ESPnet's iterator options.
+        The arguments are those of `ASRTask.build_iter_factory`.
         """
         labeled = super().build_iter_factory(args, distributed_option, mode, kwargs)
         if args.pl_criterion is None:

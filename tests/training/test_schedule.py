@@ -115,8 +115,8 @@ def test_a_ramp_is_linear_and_then_constant() -> None:
         ({"from": 1, "to": 2, "steps": 3, "end": 4}, "scheduled value"),
         ({"from": 1, "to": 2, "steps": 0}, "steps must be an integer >= 1"),
         ({"from": 1, "to": 2, "steps": 1, "start": -1}, "start must be"),
-        ({"from": "1", "to": 2, "steps": 1}, "finite numbers"),
-        ({"from": 1, "to": math.inf, "steps": 1}, "finite numbers"),
+        ({"from": "1", "to": 2, "steps": 1}, "from must be a finite number"),
+        ({"from": 1, "to": math.inf, "steps": 1}, "to must be a finite number"),
     ],
 )
 def test_a_ramp_that_is_none_is_refused(ramp, message) -> None:
