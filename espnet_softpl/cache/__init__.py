@@ -7,23 +7,25 @@ from espnet_softpl.cache.label_cache import (
     label_change,
 )
 from espnet_softpl.cache.settings import (
-    CACHES,
+    REGISTRY,
     CacheSettings,
     LabelChange,
     SlimIPL,
     available,
-    build_settings,
+    build,
+    register,
 )
 
 __all__ = [
-    "CACHES",
     "CACHE_DIR",
+    "REGISTRY",
     "CacheSettings",
     "Counts",
     "LabelCache",
     "LabelChange",
     "SlimIPL",
     "available",
-    "build_settings",
+    "build",
     "label_change",
+    "register",
 ]

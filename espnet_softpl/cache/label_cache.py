@@ -49,7 +49,7 @@ class LabelCache:
     """The labels in the slots, and the decisions about them.
 
     Args:
-        settings: What `build_settings` returned.
+        settings: What `pl_cache` and `pl_cache_conf` say.
         keep_posteriors: Whether anything looks at the labels' posteriors.
         directory: Where labels go that exceed the limit on memory; each process has
             its own. May be None where there is no limit.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
 
 from espnet_softpl.cache.compression import Compression
 from espnet_softpl.cache.plan import CachePlan
 from espnet_softpl.core.ranges import at_least, fraction, not_negative
-from espnet_softpl.core.registry import build_from_conf, did_you_mean
+from espnet_softpl.core.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +19,7 @@ class CacheSettings(abc.ABC):
         size: C, slots of one unlabeled mini-batch each, at least 1, or `all` for as
             many as one pass over the unlabeled data has.
         top_k: Tokens whose posteriors are kept per frame, at least 1; None for all.
-            Any are kept only where a criterion or a regularizer looks at them.
+            Any are kept only if a criterion or a regularizer looks at them.
         precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
         memory_limit_mb: Megabytes of labels that stay in memory, at least 0; what is
             above goes to files in the experiment directory. None: all in memory.
@@ -61,6 +60,14 @@ class CacheSettings(abc.ABC):
         return num_batches if self.size == "all" else int(self.size)
 
 
+REGISTRY: Registry[CacheSettings] = Registry("pl_cache", CacheSettings, optional=True)
+
+register = REGISTRY.register
+available = REGISTRY.available
+build = REGISTRY.build
+
+
+@register("slimipl")
 @dataclasses.dataclass(frozen=True)
 class SlimIPL(CacheSettings):
     """Replace labels with a constant probability (`pl_cache: slimipl`).
@@ -89,6 +96,7 @@ class SlimIPL(CacheSettings):
         return CachePlan(self.slots(num_batches), seed, self.probability, self.in_place)
 
 
+@register("label_change")
 @dataclasses.dataclass(frozen=True)
 class LabelChange(CacheSettings):
     """Replace labels as they change (`pl_cache: label_change`).
@@ -100,7 +108,7 @@ class LabelChange(CacheSettings):
     (https://arxiv.org/abs/2210.08711); the formula is our reading of its abstract.
 
     Attributes:
-        refresh: Where a mini-batch stays, it takes the new labels.
+        refresh: Whether a mini-batch that stays takes the new labels.
         lag: Unlabeled updates between the decision and the replacement, at least
             2 * num_workers + 1: what the loader may have read ahead.
     """
@@ -115,39 +123,3 @@ class LabelChange(CacheSettings):
     def plan(self, num_batches: int, seed: int) -> CachePlan:
         """See `CacheSettings.plan`."""
         return CachePlan(self.slots(num_batches), seed, None, lag=self.lag)
-
-
-CACHES: dict[str, type[CacheSettings]] = {
-    "label_change": LabelChange,
-    "slimipl": SlimIPL,
-}
-
-
-def available() -> tuple[str, ...]:
-    """Return the names of the caches, sorted."""
-    return tuple(sorted(CACHES))
-
-
-def build_settings(name: str, **conf: Any) -> CacheSettings | None:
-    """Build a cache's settings from `pl_cache` and `pl_cache_conf`.
-
-    Args:
-        name: One of `available()`, or `none`.
-        **conf: The cache's settings.
-
-    Returns:
-        The settings, or None for `none`.
-
-    Raises:
-        ValueError: Unknown name or setting, or a value out of its range.
-    """
-    if name == "none":
-        if conf:
-            raise ValueError(f"pl_cache_conf: {conf} without a pl_cache")
-        return None
-    if name not in CACHES:
-        raise ValueError(
-            f"pl_cache: unknown cache {name!r}.{did_you_mean(name, CACHES)} Legal: "
-            f"{', '.join(available())}, none."
-        )
-    return build_from_conf(CACHES[name], conf, "pl_cache_conf")

@@ -42,7 +42,9 @@ from espnet_softpl.filters.base import KEPT
 from espnet_softpl.labels.confidence import utterance_confidence
 from espnet_softpl.teacher import Teacher
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
-from espnet_softpl.training.build import build_filters, build_to_text, check_filters
+from espnet_softpl.training.build import build_to_text
+from espnet_softpl.training.checks import check_filters
+from espnet_softpl.training.config import build_filters
 from espnet_softpl.training.lengths import sample_rate
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.task import SoftPLTask

@@ -28,13 +28,13 @@ def drops_layers(module: torch.nn.Module) -> bool:
 
 
 def _dropouts(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
-    found = []
-    for part in module.modules():
-        if isinstance(part, _DropoutNd):
-            found.append((part, "p"))
-        elif isinstance(part, torch.nn.RNNBase):
-            found.append((part, "dropout"))
-    return found
+    kinds = ((_DropoutNd, "p"), (torch.nn.RNNBase, "dropout"))
+    return [
+        (part, name)
+        for part in module.modules()
+        for kind, name in kinds
+        if isinstance(part, kind)
+    ]
 
 
 def _layer_drops(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
@@ -48,16 +48,9 @@ def _layer_drops(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
 
 @contextlib.contextmanager
 def evaluating(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Put a module in eval mode, and every part of it back as it was afterwards.
-
-    Args:
-        module: The module; its `eval()` and `train()` are not called.
-
-    Yields:
-        The module.
-    """
-    # Only the flags: some adapters (LoRA) merge their weights into those below them
-    # when eval() is called, and the student has to go on training unmerged.
+    """Put a module in eval mode, and every part of it back as it was afterwards."""
+    # Only the flags, no eval(): some adapters (LoRA) merge their weights into those
+    # below them when it is called, and the student has to go on training unmerged.
     modes = [(part, part.training) for part in module.modules()]
     for part, _ in modes:
         part.training = False
@@ -69,14 +62,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
-    """Copy a module in training into float32, eval mode, without gradients.
-
-    Args:
-        module: The module; it may be in the middle of training.
-
-    Returns:
-        The copy.
-    """
+    """Copy a module, in the middle of training, to float32, eval mode, no gradients."""
     # Attention layers keep the weights of their last call, with their graph, which
     # cannot be copied and must not be: the copy starts without them.
     results = {
@@ -94,53 +80,49 @@ def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def check_structure(
-    found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], what: str
+    weights: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor], what: str
 ) -> None:
     """Refuse weights whose names or shapes are not those of a model.
 
     Args:
-        found: The weights by name.
-        wanted: The model's `state_dict()`.
+        weights: The weights by name.
+        model: The model's `state_dict()`.
         what: What the weights are, for the message; in the plural.
 
     Raises:
-        UserError: A name is missing, or more than wanted, or has another shape.
+        UserError: Names are missing or unknown, or have another shape.
     """
-    common = sorted(found.keys() & wanted.keys())
+    both = weights.keys() & model.keys()
     faults = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unknown": sorted(found.keys() - wanted.keys()),
-        "of another shape": [n for n in common if found[n].shape != wanted[n].shape],
+        "missing": model.keys() - both,
+        "unknown": weights.keys() - both,
+        "of another shape": {n for n in both if weights[n].shape != model[n].shape},
     }
-    if any(faults.values()):
-        named = [
-            f"{len(names)} {fault} ({name_some(names)})"
-            for fault, names in faults.items()
-            if names
-        ]
-        raise UserError(f"{what} do not fit the model: {'; '.join(named)}")
+    described = [
+        f"{len(names)} {fault} ({name_some(names)})"
+        for fault, names in faults.items()
+        if names
+    ]
+    if described:
+        raise UserError(f"{what} do not fit the model: {'; '.join(described)}")
 
 
 def average(
     states: Iterable[Mapping[str, torch.Tensor]], shares: Iterable[float] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Average the weights of several models.
+    """Average the weights of several models, into new tensors.
 
-    Floating-point tensors are summed in float64, each model with the same weight
-    unless `shares` says otherwise, and returned in the first model's precision, but at
-    least in float32. A tensor with a value that is not finite (batch-norm statistics
-    after one bad batch) is left out of its average; where all are such, it is the
-    first model's. All other tensors, such as batch norm's counters, are the first
-    model's: a sum of counters would count batches that no model has seen.
+    Floating-point tensors are summed in float64 and returned in the first model's
+    precision, but at least in float32. A tensor with a value that is not finite
+    (batch-norm statistics after one bad batch) is left out of its average; if all are
+    such, it is the first model's. So are all other tensors, such as batch norm's
+    counters: a sum of counters would count batches that no model has seen.
 
     Args:
         states: `state_dict()`s of the same structure, the best model's first; read one
             after the other, so that a generator needs the memory of one.
         shares: Weight of each model, at least 0, not all 0; a model of weight 0 is
-            left out, but for what only the first one gives. None is 1 for each.
-
-    Returns:
-        A state with new tensors.
+            left out, except for what only the first one gives. None is 1 for each.
 
     Raises:
         ValueError: There is no state, or not as many shares.
@@ -149,8 +131,8 @@ def average(
     first: Mapping[str, torch.Tensor] | None = None
     totals: dict[str, torch.Tensor] = {}
     counts: dict[str, float] = {}
-    given = itertools.repeat(1.0) if shares is None else shares
-    for state, share in zip(states, given, strict=shares is not None):
+    weights = itertools.repeat(1.0) if shares is None else shares
+    for state, share in zip(states, weights, strict=shares is not None):
         first = state if first is None else first
         check_structure(state, first, "the weights of models to average")
         for name, value in state.items():

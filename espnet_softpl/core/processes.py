@@ -18,11 +18,7 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def any_process(flag: bool) -> bool:
-    """Tell whether a flag is set in any process; all of them must ask.
-
-    Args:
-        flag: This process's flag.
-    """
+    """Tell whether a flag is set in any process; all of them must ask."""
     if not dist.is_initialized():
         return flag
     # The backend of GPUs takes no tensors of the CPU.
@@ -35,24 +31,20 @@ def any_process(flag: bool) -> bool:
 def on_first_process(action: Callable[[], None]) -> None:
     """Let the first process do something, and the others wait for it.
 
-    Args:
-        action: What to do.
-
     Raises:
         UserError: The action raised one; it is raised in every process, or those that
             wait would wait for ever.
     """
-    rank, _ = rank_and_world()
-    error: list[str | None] = [None]
-    if rank == 0:
+    message: list[str | None] = [None]
+    if rank_and_world()[0] == 0:
         try:
             action()
-        except UserError as found:
-            error = [str(found)]
+        except UserError as error:
+            message = [str(error)]
     if dist.is_initialized():
-        dist.broadcast_object_list(error)
-    if error[0] is not None:
-        raise UserError(error[0])
+        dist.broadcast_object_list(message)
+    if message[0] is not None:
+        raise UserError(message[0])
 
 
 def wait_for_all() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+
+from espnet_softpl.core.errors import UserError
 
 T = TypeVar("T")
 
@@ -14,27 +16,27 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """The classes that one YAML key can name.
 
+    >>> REGISTRY = Registry("pl_criterion", PLCriterion)
+    >>> @REGISTRY.register("mine")
+    ... class Mine(PLCriterion): ...
+    >>> REGISTRY.build("mine", weight=0.5)
+
     Args:
         key: The YAML key, e.g. `pl_criterion`; the settings' key is `<key>_conf`.
-        base: What every class must derive from.
+        base: What a user's own class must derive from.
+        optional: Whether the name `none` is allowed, for no object.
     """
 
-    def __init__(self, key: str, base: type[T]) -> None:
+    def __init__(self, key: str, base: type[T], optional: bool = False) -> None:
         self.key = key
         self.base = base
-        self._classes: dict[str, type[T]] = {}
+        self.optional = optional
+        self._classes: dict[str, Callable[..., T]] = {}
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Make a class known by a short name.
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Return a decorator that makes a class known by a short, lower-case name."""
 
-        Args:
-            name: The name used in YAML, lower case.
-
-        Returns:
-            A class decorator that returns the class unchanged.
-        """
-
-        def decorate(cls: type[T]) -> type[T]:
+        def decorate(cls: Callable[..., T]) -> Callable[..., T]:
             self._classes[name] = cls
             return cls
 
@@ -44,46 +46,44 @@ class Registry(Generic[T]):
         """Return the registered names, sorted."""
         return tuple(sorted(self._classes))
 
-    def classes(self) -> dict[str, type[T]]:
+    def classes(self) -> dict[str, Callable[..., T]]:
         """Return the registered classes by name, sorted."""
         return {name: self._classes[name] for name in self.available()}
 
-    def get_class(self, name: str) -> type[T]:
-        """Find a class.
+    def allowed(self) -> str:
+        """Return what the key may be, as a list in words."""
+        names = [*self.available(), *(["none"] if self.optional else [])]
+        return f"{', '.join(names)}, or your own as 'module:Class'"
 
-        Args:
-            name: A registered name, or a dotted path `package.module:Class`.
-
-        Returns:
-            The class.
+    def get_class(self, name: str) -> Callable[..., T]:
+        """Return the class of a registered name, or of a path `package.module:Class`.
 
         Raises:
-            ValueError: There is no such name or path, or it has another base.
+            UserError: There is no such name or path, or it has another base.
         """
         if name in self._classes:
             return self._classes[name]
         if ":" not in str(name):
-            raise ValueError(
+            raise UserError(
                 f"{self.key}: unknown {self.key.removeprefix('pl_')} {name!r}."
-                f"{did_you_mean(name, self._classes)}"
-                f" Legal: {', '.join(self.available())}, or your own as 'module:Class'."
+                f"{did_you_mean(name, self._classes)} Allowed: {self.allowed()}."
             )
         module_name, _, class_name = name.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), class_name)
+            cls = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.key}: cannot load {name!r}: {error}. A dotted path is "
                 f"'module:Class', with the module's directory on PYTHONPATH."
             ) from error
-        if not (inspect.isclass(found) and issubclass(found, self.base)):
-            raise ValueError(
+        if not (inspect.isclass(cls) and issubclass(cls, self.base)):
+            raise UserError(
                 f"{self.key}: {name!r} is not a subclass of "
                 f"{self.base.__module__}.{self.base.__qualname__}"
             )
-        return found
+        return cls
 
-    def build(self, name: str, **conf: Any) -> T:
+    def build(self, name: str | None, /, **conf: Any) -> T | None:
         """Build an object from its name and settings.
 
         Args:
@@ -91,22 +91,25 @@ class Registry(Generic[T]):
             **conf: The class's own keyword arguments.
 
         Returns:
-            The object.
+            The object; None for the name `none` (or None) of an optional part,
+            whatever its settings.
 
         Raises:
-            ValueError: Unknown name, unknown setting, or a value that the class
+            UserError: Unknown name, unknown setting, or a value that the class
                 refuses.
         """
+        if self.optional and name in (None, "none"):
+            return None
         return build_from_conf(self.get_class(name), conf, f"{self.key}_conf")
 
 
-def did_you_mean(word: Any, legal: Any) -> str:
-    """Return a hint " Did you mean 'x'?" where a legal word is near, else ""."""
-    near = difflib.get_close_matches(str(word), list(legal), n=1)
+def did_you_mean(word: Any, allowed: Iterable[str]) -> str:
+    """Return a hint " Did you mean 'x'?" if an allowed word is near, else ""."""
+    near = difflib.get_close_matches(str(word), list(allowed), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def build_from_conf(factory: Callable[..., Any], conf: dict[str, Any], key: str) -> Any:
+def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str) -> T:
     """Call a factory with settings from YAML, refusing what it does not know.
 
     Args:
@@ -114,24 +117,23 @@ def build_from_conf(factory: Callable[..., Any], conf: dict[str, Any], key: str)
         conf: The settings.
         key: The YAML key that the settings come from, for messages.
 
-    Returns:
-        What the factory returns.
-
     Raises:
-        ValueError: A setting that the factory does not have, one that is missing, or
+        UserError: A setting that the factory does not have, one that is missing, or
             a value that it refuses.
     """
     parameters = inspect.signature(factory).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name in conf:
             if name not in parameters:
-                legal = ", ".join(parameters) or "none (it has no settings)"
+                allowed = ", ".join(parameters) or "none (it has no settings)"
                 hint = did_you_mean(name, parameters)
-                raise ValueError(f"{key}: unknown key {name!r}.{hint} Legal: {legal}.")
+                raise UserError(
+                    f"{key}: unknown key {name!r}.{hint} Allowed: {allowed}."
+                )
     try:
         return factory(**conf)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{key}: {error}") from error
+        raise UserError(f"{key}: {error}") from error
 
 
 def named_confs(
@@ -142,23 +144,23 @@ def named_confs(
     Args:
         key: The YAML key that names the parts, for messages.
         names: One name, or several.
-        conf: The settings: those of the part, where there is one; keyed by name, where
-            there are several (or one).
+        conf: The settings: of one part its own, or keyed by its name; of several
+            parts keyed by name.
 
     Returns:
         The settings of each name, in order.
 
     Raises:
-        ValueError: A name occurs twice, or settings are of a part that is not named.
+        UserError: A name occurs twice, or settings are of a part that is not named.
     """
     names = [names] if isinstance(names, str) else list(names)
     if len(set(names)) < len(names):
-        raise ValueError(f"{key}: {names} names one of them twice")
+        raise UserError(f"{key}: {names} names one of them twice")
     if len(names) == 1 and set(conf) != set(names):
         return {names[0]: dict(conf)}
     for name, value in conf.items():
         if name not in names or not isinstance(value, Mapping):
-            raise ValueError(
+            raise UserError(
                 f"{key}_conf: {name!r} is not among {names}; with several parts, each "
                 f"one's settings stand under its name"
             )

@@ -13,9 +13,5 @@ class Stateful:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Args:
-            state: What `state_dict` returned.
-        """
+        """Restore what `state_dict` returned."""
         return None

@@ -1,6 +1,12 @@
 """Criteria: the loss of a student against a pseudo-label, one file each."""
 
-from espnet_softpl.criteria.base import PLCriterion, available, build, register
+from espnet_softpl.criteria.base import (
+    REGISTRY,
+    PLCriterion,
+    available,
+    build,
+    register,
+)
 from espnet_softpl.criteria.best_path_ce import BestPathCE
 from espnet_softpl.criteria.blend import Blend
 from espnet_softpl.criteria.consistency import Consistency
@@ -15,6 +21,7 @@ from espnet_softpl.criteria.viterbi_ce import ViterbiCE
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 __all__ = [
+    "REGISTRY",
     "BestPathCE",
     "Blend",
     "Consistency",

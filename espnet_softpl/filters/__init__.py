@@ -1,6 +1,7 @@
 """Filters: which pseudo-labels to trust, as a factor per utterance."""
 
 from espnet_softpl.filters.base import (
+    REGISTRY,
     Candidate,
     Filter,
     apply,
@@ -16,6 +17,7 @@ from espnet_softpl.filters.rate import Rate
 from espnet_softpl.filters.tokens import TokenCount
 
 __all__ = [
+    "REGISTRY",
     "BeamAgreement",
     "Candidate",
     "Confidence",

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from espnet_softpl.core.ranges import at_least, is_finite
-from espnet_softpl.core.registry import build_from_conf, did_you_mean
+from espnet_softpl.core.registry import Registry, did_you_mean
 
 ACTIONS = ("warn", "stop", "back_off")
 
@@ -407,29 +407,13 @@ class Guard:
         self._history = collections.deque(zip(state["steps"], rows), maxlen=HISTORY)
 
 
-def build(name: str | None, **conf: Any) -> Guard | None:
-    """Build a guard from `pl_guard` and `pl_guard_conf`.
+REGISTRY: Registry[Guard] = Registry("pl_guard", Guard, optional=True)
+for _action in ACTIONS:
+    REGISTRY.register(_action)(functools.partial(Guard, _action))
 
-    Args:
-        name: The action, one of `ACTIONS`; None or `none` for no guard, whatever the
-            settings.
-        **conf: The guard's other keyword arguments.
-
-    Returns:
-        The guard, or None.
-
-    Raises:
-        ValueError: Unknown name or setting, or a value out of its range.
-    """
-    if name is None or name == "none":
-        return None
-    if name not in ACTIONS:
-        legal = ("none", *ACTIONS)
-        raise ValueError(
-            f"pl_guard: unknown name {name!r}.{did_you_mean(name, legal)} "
-            f"Legal: {', '.join(legal)}."
-        )
-    return build_from_conf(functools.partial(Guard, name), conf, "pl_guard_conf")
+register = REGISTRY.register
+available = REGISTRY.available
+build = REGISTRY.build
 
 
 def _merge_limits(given: Any) -> dict[str, Limits]:

@@ -1,7 +1,7 @@
 """Regularizers: terms added to any criterion's loss, one file each."""
 
-from espnet_softpl.regularizers.base import available, build, register
+from espnet_softpl.regularizers.base import REGISTRY, available, build, register
 from espnet_softpl.regularizers.mean_entropy import MeanEntropy
 from espnet_softpl.regularizers.prior_kl import PriorKL
 
-__all__ = ["MeanEntropy", "PriorKL", "available", "build", "register"]
+__all__ = ["REGISTRY", "MeanEntropy", "PriorKL", "available", "build", "register"]

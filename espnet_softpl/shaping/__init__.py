@@ -1,7 +1,7 @@
 """Shaping: changes to the teacher's label before the criterion."""
 
 from espnet_softpl.shaping.align import Align
-from espnet_softpl.shaping.base import Shaping, available, build, register
+from espnet_softpl.shaping.base import REGISTRY, Shaping, available, build, register
 from espnet_softpl.shaping.blank import ShiftBlank
 from espnet_softpl.shaping.confidence import (
     FrameConfidence,
@@ -12,6 +12,7 @@ from espnet_softpl.shaping.sample import Sample
 from espnet_softpl.shaping.sharpen import Sharpen
 
 __all__ = [
+    "REGISTRY",
     "Align",
     "FrameConfidence",
     "Sample",

@@ -1,72 +1,301 @@
-"""Data options, ESPnet's and ours, that are refused before the model is built."""
+"""Every refusal of options and data, ESPnet's and ours, before work begins.
+
+Each function raises `UserError` with the option, its value and what is allowed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 
 from espnet_softpl import cache, criteria, teacher
-from espnet_softpl.core import errors
-from espnet_softpl.core.errors import UserError
-from espnet_softpl.criteria import PLCriterion
+from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.modules import dropouts
 from espnet_softpl.data import scan, tables
-from espnet_softpl.data.audio import (
-    AUDIO_KINDS,
-)
-from espnet_softpl.labels.forms import LabelForms
-from espnet_softpl.monitors import guard
-from espnet_softpl.training.build import (
-    build_cache,
-    build_criterion,
-    build_filters,
-    build_forms,
-    build_regularizers,
-    build_schedule,
-    build_shaping,
-    build_teacher,
-    conf_of,
-    read_token_list,
-)
+from espnet_softpl.data.audio import AUDIO_KINDS
+from espnet_softpl.filters import Filter
+from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.options import UNLABELED_DATA
 
+logger = logging.getLogger(__name__)
 
-def check_seed_tokens(init_param: Sequence[str], token_list: Sequence[str]) -> None:
-    """Refuse a seed model that was trained with another token list.
+LABELED_DATA = (
+    "train_data_path_and_name_and_type",
+    "valid_data_path_and_name_and_type",
+)
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """Refuse unlabeled data without a criterion, and labeled data without transcripts.
+
+    These are the checks of any training, with pseudo-labeling or without.
+    """
+    if args.pl_criterion is None and getattr(args, UNLABELED_DATA):
+        raise UserError(
+            f"{UNLABELED_DATA}: given without pl_criterion, so nothing would be "
+            f"learned from it. Allowed: {criteria.REGISTRY.allowed()}"
+        )
+    if args.collect_stats or args.dry_run:
+        return
+    for option in LABELED_DATA:
+        if not any(name == "text" for _, name, _ in getattr(args, option)):
+            raise UserError(
+                f"{option}: no 'text' among {getattr(args, option)}. Labeled data "
+                f"need transcripts, as in dump/train/text,text,text"
+            )
+
+
+def check_options(args: argparse.Namespace) -> PLConfig:
+    """Refuse options that cannot work; return the settings that they make.
 
     Args:
-        init_param: ESPnet's `--init_param` values, `file[:source:target:excluded]`.
-        token_list: The tokens of this run.
-
-    Raises:
-        UserError: A seed's file is missing, or the `config.yaml` beside it has other
-            tokens.
+        args: The parsed options, with `pl_criterion` set. No data are touched.
     """
-    for param in init_param:
-        file = Path(param.split(":")[0])
-        if not file.exists():
-            raise UserError(f"init_param: {file} does not exist")
-        config = file.parent / "config.yaml"
-        if not config.exists():
-            continue
-        with open(config, encoding="utf-8") as stream:
-            theirs = (yaml.safe_load(stream) or {}).get("token_list")
-        if not isinstance(theirs, list) or theirs == list(token_list):
-            continue
-        pairs = enumerate(zip(theirs, token_list))
-        where = next((f" from id {i} on" for i, (a, b) in pairs if a != b), "")
+    if args.pl_cache == "none" and args.pl_cache_conf:
+        raise UserError(f"pl_cache_conf: {args.pl_cache_conf} without a pl_cache")
+    config = PLConfig.from_args(args)
+    if not 0.0 <= args.pl_max_bad_share <= 1.0:
+        raise UserError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
+    if args.pl_samples < 0:
+        raise UserError(f"pl_samples: must be at least 0, got {args.pl_samples}")
+    _check_parts(config)
+    _check_teacher(config)
+    _check_stock(args)
+    _check_decoder(config)
+    _check_layers(config)
+    return config
+
+
+def _check_parts(config: PLConfig) -> None:
+    """Refuse parts that do not fit together, or the data loader."""
+    args, schedule = config.args, config.schedule
+    criterion = config.criterion.at(0)
+    if next(criterion.parameters(), None) is not None:
+        raise UserError("pl_criterion: a criterion must not have parameters to train")
+    weighs_frames = any(part.at(0).sets_frame_weight for part in config.shaping)
+    if weighs_frames and not criterion.weighs_frames:
         raise UserError(
-            f"token_list: {len(token_list)} tokens that differ{where} from the "
-            f"{len(theirs)} of the seed model ({config}). Use the seed's token list."
+            f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
+            f"{args.pl_criterion!r} does not use"
+        )
+    warps = args.specaug and _conf(args, "specaug").get("apply_time_warp", True)
+    if warps and (weighs_frames or criterion.frame_level):
+        key = "pl_shaping" if weighs_frames else "pl_criterion"
+        raise UserError(
+            f"specaug_conf.apply_time_warp: must be false with {key} "
+            f"{getattr(args, key)!r}: time warping moves the student's frames away "
+            f"from the teacher's"
+        )
+    if config.needs_labeled and not (schedule.labeled_steps or schedule.start_step):
+        raise UserError(
+            "pl_schedule_conf: labeled_steps and start_step are 0, but what "
+            "pl_regularizer, pl_shaping, pl_filter or pl_criterion asks for is counted "
+            "on labeled batches; set one of the two"
+        )
+    ahead = 2 * args.num_workers  # DataLoader's default for each worker.
+    if isinstance(config.cache, cache.LabelChange) and config.cache.lag <= ahead:
+        raise UserError(
+            f"pl_cache_conf.lag: must be at least {ahead + 1} with num_workers: "
+            f"{args.num_workers}, the loader reads that far ahead; got {config.cache.lag}"
         )
 
 
-logger = logging.getLogger(__name__)
+def _check_teacher(config: PLConfig) -> None:
+    """Refuse a teacher of the best epochs if their files would not be kept."""
+    args, topn = config.args, config.teacher
+    if not isinstance(topn, teacher.TopNTeacher):
+        return
+    tracked = [list(criterion) for criterion in args.best_model_criterion]
+    if list(topn.criterion) not in tracked:
+        raise UserError(
+            f"pl_teacher_conf.criterion: {list(topn.criterion)} must be among "
+            f"best_model_criterion, {tracked}"
+        )
+    keep = args.keep_nbest_models
+    keep = max(keep) if isinstance(keep, (list, tuple)) else keep
+    if keep < topn.keep:
+        raise UserError(
+            f"keep_nbest_models: {keep} epochs are kept, the teacher averages "
+            f"{topn.keep} (pl_teacher_conf.n); keep as many at least"
+        )
+
+
+def _conf(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    return dict(getattr(args, f"{name}_conf") or {})
+
+
+def _ctc_weight(args: argparse.Namespace) -> float:
+    return _conf(args, "model").get("ctc_weight", 0.5)
+
+
+def _check_stock(args: argparse.Namespace) -> None:
+    """Refuse options of ESPnet's model and training loop."""
+    if args.model != "espnet":
+        raise UserError(
+            f"model: {args.model!r} cannot learn from pseudo-labels; use 'espnet'"
+        )
+    if _ctc_weight(args) == 0.0:
+        raise UserError(
+            "model_conf.ctc_weight: 0 makes a model without CTC, and the teacher "
+            "labels with CTC; use a weight in (0, 1]"
+        )
+    if _conf(args, "encoder").get("ctc_trim"):
+        raise UserError(
+            "encoder_conf.ctc_trim: drops frames as the model sees fit, "
+            "so teacher and student would disagree; set it to false"
+        )
+    if args.iterator_type != "sequence" or args.multiple_iterator:
+        raise UserError(
+            "iterator_type: pseudo-labeling needs 'sequence' without "
+            f"multiple_iterator, got {args.iterator_type!r}"
+        )
+    if args.shuffle_within_batch:
+        raise UserError(
+            "shuffle_within_batch: must be false, pseudo-labeling takes whole batches"
+        )
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise UserError(
+            "ngpu: several GPUs need --multiprocessing_distributed true (one process "
+            "per GPU); torch's DataParallel is not supported"
+        )
+
+
+def _check_decoder(config: PLConfig) -> None:
+    """Refuse targets for a decoder that the model does not have."""
+    args, forms = config.args, config.forms
+    transducer = args.decoder == "transducer"
+    attention = not transducer and _ctc_weight(args) < 1.0
+    allowed = ("auto", "none", "transcript") if transducer else ("auto", "none")
+    if not attention and forms.decoder not in allowed:
+        what = "a transducer" if transducer else "a model of CTC alone"
+        raise UserError(
+            f"pl_decoder: {forms.decoder!r} needs an attention decoder, and "
+            f"decoder: {args.decoder!r} with model_conf.ctc_weight: "
+            f"{_ctc_weight(args)} is {what}. Allowed: {', '.join(allowed)}"
+        )
+    if forms.forced and _conf(args, "decoder").get("sampling_probability"):
+        raise UserError(
+            f"decoder_conf.sampling_probability: must be 0 with pl_decoder: "
+            f"{forms.decoder!r}, because the teacher's decoder is fed the transcript"
+        )
+
+
+def _check_layers(config: PLConfig) -> None:
+    """Refuse targets for intermediate layers if no stock loss trains them."""
+    args, target = config.args, config.forms.layers
+    if target == "none":
+        return
+    layers = _conf(args, "encoder").get("interctc_layer_idx")
+    weight = _conf(args, "model").get("interctc_weight", 0.0)
+    if not layers or not weight:
+        raise UserError(
+            f"pl_interctc: {target!r} needs a model with intermediate CTC, and "
+            f"encoder_conf.interctc_layer_idx is {layers}, model_conf.interctc_weight "
+            f"{weight}. Allowed: none; or set both"
+        )
+    if _conf(args, "model").get("aux_ctc"):
+        raise UserError(
+            f"pl_interctc: {target!r} with model_conf.aux_ctc: those layers learn "
+            f"other labels, which a teacher's transcripts are not. Allowed: none"
+        )
+    if target == "own" and args.pl_shaping:
+        raise UserError(
+            f"pl_interctc: 'own' with pl_shaping: {args.pl_shaping}, which changes "
+            f"the last layer's label only. Allowed: none, last; or leave shaping out"
+        )
+
+
+def check_tokens(args: argparse.Namespace) -> None:
+    """Refuse a token list that does not fit CTC, or a base model with another one.
+
+    The tokens of an `init_param` are those in the `config.yaml` beside it, if any.
+    """
+    tokens = read_token_list(args)
+    blank = _conf(args, "model").get("sym_blank", "<blank>")
+    if not tokens or tokens[0] != blank:
+        raise UserError(
+            f"token_list: the first token must be {blank!r}, as ESPnet's "
+            f"CTC has it; got {tokens[:1]}"
+        )
+    # A value is `file[:source:target:excluded]`.
+    for file in (Path(param.split(":")[0]) for param in args.init_param):
+        if not file.exists():
+            raise UserError(f"init_param: {file} does not exist")
+        config = file.parent / "config.yaml"
+        conf = config.exists() and yaml.safe_load(config.read_text(encoding="utf-8"))
+        theirs = (conf or {}).get("token_list")
+        if isinstance(theirs, list) and theirs != tokens:
+            pairs = enumerate(zip(theirs, tokens))
+            first = next((f" from id {i} on" for i, (a, b) in pairs if a != b), "")
+            raise UserError(
+                f"token_list: {len(tokens)} tokens that differ{first} from the "
+                f"{len(theirs)} of the base model ({config}). Use its token list."
+            )
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """Refuse data that cannot work, and an `output_dir` that takes no file."""
+    specs = getattr(args, UNLABELED_DATA)
+    if any(name == "text" for _, name, _ in specs):
+        raise UserError(
+            f"{UNLABELED_DATA}: unlabeled data take no 'text'. True transcripts, for "
+            f"statistics only, go to unlabeled_oracle_text"
+        )
+    unlabeled, kind = scan.speech_scp(specs, UNLABELED_DATA)
+    (train, train_kind), (valid, _) = (
+        scan.speech_scp(getattr(args, option), option) for option in LABELED_DATA
+    )
+    leaked = scan.shared_utterances(unlabeled, valid)
+    if leaked:
+        raise UserError(
+            f"{UNLABELED_DATA}: {len(leaked)} utterances are in the validation data "
+            f"too: {name_some(leaked)}. Take them out of the unlabeled set"
+        )
+    known = scan.shared_utterances(unlabeled, train)
+    if known:
+        what = f"{len(known)} unlabeled utterances are in the labeled data too"
+        logger.warning("%s: %s", what, name_some(known))
+    if kind == "variable_columns_sound":
+        raise UserError(
+            f"{UNLABELED_DATA}: {kind} stacks several recordings, and unlabeled audio "
+            f"must have one channel. {scan.HOW_TO_FORMAT}"
+        )
+    scan.check_sample_rates(
+        {"unlabeled": unlabeled, "labeled": train},
+        {"unlabeled": kind, "labeled": train_kind},
+    )
+    if kind not in AUDIO_KINDS and not args.unlabeled_shape_file:
+        raise UserError(
+            f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "
+            f"{', '.join(AUDIO_KINDS)} can the lengths be read from the files"
+        )
+    for path in args.unlabeled_shape_file:
+        missing = set(tables.read_lengths(path)) - set(unlabeled)
+        if missing:
+            raise UserError(
+                f"unlabeled_shape_file: {len(missing)} utterances of {path} are not "
+                f"in the unlabeled data: {name_some(missing)}"
+            )
+    oracle = args.unlabeled_oracle_text
+    if oracle and not Path(oracle).is_file():
+        raise UserError(f"unlabeled_oracle_text: {oracle} does not exist")
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=args.output_dir) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise UserError(
+            f"output_dir: {args.output_dir} cannot be written to: {error}"
+        ) from error
 
 
 def check_targets_fit(
@@ -78,11 +307,8 @@ def check_targets_fit(
         model: The model, on the CPU; it takes waveforms.
         tokens: Tokens by utterance id.
         samples: Samples by utterance id.
-        most: Largest share of such utterances, in [0, 1].
-
-    Raises:
-        UserError: More than that share of the utterances have more tokens than
-            frames. Fewer are named in the log; CTC gives them no gradient.
+        most: Largest share of such utterances, in [0, 1]. If there are fewer, they are
+            named in the log; CTC gives them no gradient.
     """
     with teacher.evaluating(model):
         # Two probes give the frame rate and what the edges cost.
@@ -97,304 +323,33 @@ def check_targets_fit(
     what = "have more tokens than encoder frames (less subsampling, or cut the audio)"
     scan.check_bad_share(bad, len(tokens), most, what)
     if bad:
-        logger.warning("No alignment for %s", errors.name_some(bad.values()))
+        logger.warning("No alignment for %s", name_some(bad.values()))
 
 
-def check_forms(forms: LabelForms, args: argparse.Namespace) -> None:
-    """Refuse targets for parts that the model does not have.
-
-    Args:
-        forms: What is to be trained.
-        args: The parsed options.
-
-    Raises:
-        ValueError: With the key, the value and what is legal.
-    """
-    model_conf = args.model_conf or {}
-    transducer = args.decoder == "transducer"
-    hybrid = not transducer and model_conf.get("ctc_weight", 0.5) < 1.0
-    if not hybrid and forms.decoder not in ("auto", "none"):
-        legal = "auto, none, transcript" if transducer else "auto, none"
-        if forms.decoder not in legal.split(", "):
-            what = "a transducer" if transducer else "a model of CTC alone"
-            raise ValueError(
-                f"pl_decoder: {forms.decoder!r} needs an attention decoder, and "
-                f"decoder: {args.decoder!r} with model_conf.ctc_weight: "
-                f"{model_conf.get('ctc_weight', 0.5)} is {what}. Legal: {legal}"
-            )
-    if forms.forced and (args.decoder_conf or {}).get("sampling_probability"):
-        raise ValueError(
-            f"decoder_conf.sampling_probability: must be 0 with pl_decoder: "
-            f"{forms.decoder!r}, for the teacher's decoder is to be fed the transcript"
-        )
-    if forms.layers != "none":
-        _check_layers(forms, args)
-
-
-def _check_layers(forms: LabelForms, args: argparse.Namespace) -> None:
-    """Refuse targets for intermediate layers where no stock loss trains them."""
-    model_conf = args.model_conf or {}
-    layers = (args.encoder_conf or {}).get("interctc_layer_idx")
-    weight = model_conf.get("interctc_weight", 0.0)
-    if not layers or not weight:
-        raise ValueError(
-            f"pl_interctc: {forms.layers!r} needs a model with intermediate CTC, and "
-            f"encoder_conf.interctc_layer_idx is {layers}, model_conf.interctc_weight "
-            f"{weight}. Legal: none; or set both"
-        )
-    if model_conf.get("aux_ctc"):
-        raise ValueError(
-            f"pl_interctc: {forms.layers!r} with model_conf.aux_ctc: those layers "
-            f"learn other labels, which a teacher's transcripts are not. Legal: none"
-        )
-    if forms.layers == "own" and args.pl_shaping:
-        raise ValueError(
-            f"pl_interctc: 'own' with pl_shaping: {args.pl_shaping}, which changes "
-            f"the last layer's label only. Legal: none, last; or leave shaping out"
-        )
-
-
-def check_options(args: argparse.Namespace) -> None:
-    """Refuse options that cannot work, before any data are touched.
+def check_filters(
+    filters: Sequence[tuple[str, Filter]],
+    model: torch.nn.Module,
+    labeled_tokens_per_sample: float,
+) -> None:
+    """Refuse filters that would find nothing to judge by.
 
     Args:
-        args: The parsed options, with `pl_criterion` set.
-
-    Raises:
-        ValueError: With the key, the value and what is legal.
+        filters: The filters by name.
+        model: The model, as it was built.
+        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
     """
-    criterion = build_criterion(args).at(0)
-    _check_teacher(args)
-    build_schedule(args)
-    guard.build(args.pl_guard, **conf_of("guard", args))
-    settings = build_cache(args)
-    ahead = 2 * args.num_workers  # DataLoader's default for each worker.
-    if isinstance(settings, cache.LabelChange) and settings.lag <= ahead:
-        raise ValueError(
-            f"pl_cache_conf.lag: must be at least {ahead + 1} with num_workers: "
-            f"{args.num_workers}, got {settings.lag}: the loader reads that far ahead"
-        )
-    if next(criterion.parameters(), None) is not None:
-        raise ValueError("pl_criterion: a criterion must not have parameters to train")
-    frame_level = _check_label(args, criterion)
-    if not 0.0 <= args.pl_max_bad_share <= 1.0:
-        raise ValueError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
-    if args.pl_samples < 0:
-        raise ValueError(f"pl_samples: must be at least 0, got {args.pl_samples}")
-    _check_model(args, frame_level)
-    check_forms(build_forms(args), args)
-    _check_loop_options(args)
-
-
-def _check_teacher(args: argparse.Namespace) -> None:
-    """Refuse a teacher of the best epochs whose files would not be kept."""
-    built = build_teacher(args)
-    if not isinstance(built, teacher.TopNTeacher):
-        return
-    if list(built.criterion) not in [list(c) for c in args.best_model_criterion]:
-        raise ValueError(
-            f"pl_teacher_conf.criterion: {list(built.criterion)} must be among "
-            f"best_model_criterion, {[list(c) for c in args.best_model_criterion]}"
-        )
-    kept = args.keep_nbest_models
-    kept = max(kept) if isinstance(kept, (list, tuple)) else kept
-    if kept < built.keep:
-        raise ValueError(
-            f"keep_nbest_models: {kept} epochs are kept, the teacher averages "
-            f"{built.keep} (pl_teacher_conf.n); keep as many at least"
-        )
-
-
-def _check_model(args: argparse.Namespace, frame_level: str | None) -> None:
-    """Refuse a model that cannot be taught so."""
-    if args.model != "espnet":
-        raise ValueError(
-            f"model: {args.model!r} cannot learn from pseudo-labels; use 'espnet'"
-        )
-    if (args.model_conf or {}).get("ctc_weight", 0.5) == 0.0:
-        raise ValueError(
-            "model_conf.ctc_weight: 0 makes a model without CTC, and the teacher "
-            "labels with CTC; use a weight in (0, 1]"
-        )
-    specaug = dict(args.specaug_conf or {}) if args.specaug is not None else {}
-    if args.specaug is not None and frame_level:
-        if specaug.get("apply_time_warp", True):
-            raise ValueError(
-                f"specaug_conf.apply_time_warp: must be false with {frame_level}: what "
-                f"the student learns, it learns frame by frame of the clean audio, and "
-                f"time warping moves the student's frames away from the teacher's"
-            )
-    if (args.encoder_conf or {}).get("ctc_trim"):
-        raise ValueError(
-            "encoder_conf.ctc_trim: drops frames as the model sees fit, "
-            "so teacher and student would disagree; set it to false"
-        )
-
-
-def _check_label(args: argparse.Namespace, criterion: PLCriterion) -> str | None:
-    """Refuse parts that do not fit; name what makes the target one per frame."""
-    shapers = [shaper.at(0) for shaper in build_shaping(args)]
-    wishes = [part.at(0).needs_prior for part in build_regularizers(args)]
-    wishes += [criterion.needs_prior, *(shaper.needs_prior for shaper in shapers)]
-    wishes += [part.needs_labeled for _, part in build_filters(args)]
-    schedule = build_schedule(args)
-    if any(wishes) and schedule.labeled_steps == 0 and schedule.start_step == 0:
-        raise ValueError(
-            "pl_schedule_conf: labeled_steps and start_step are 0, but what "
-            "pl_regularizer, pl_shaping, pl_filter or pl_criterion asks for is counted "
-            "on labeled batches; set one of the two"
-        )
-    if any(shaper.sets_frame_weight for shaper in shapers):
-        if not criterion.weighs_frames:
-            raise ValueError(
-                f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
-                f"{args.pl_criterion!r} does not use"
-            )
-        return f"pl_shaping {args.pl_shaping}"
-    return f"pl_criterion {args.pl_criterion!r}" if criterion.frame_level else None
-
-
-def _check_loop_options(args: argparse.Namespace) -> None:
-    if args.iterator_type != "sequence" or args.multiple_iterator:
-        raise ValueError(
-            f"iterator_type: pseudo-labeling needs 'sequence' without "
-            f"multiple_iterator, got {args.iterator_type!r}"
-        )
-    if args.shuffle_within_batch:
-        raise ValueError(
-            "shuffle_within_batch: must be false, for pseudo-labeling takes ESPnet's "
-            "mini-batches whole"
-        )
-    if args.ngpu > 1 and not args.multiprocessing_distributed:
-        raise ValueError(
-            "ngpu: several GPUs need --multiprocessing_distributed true (one process "
-            "per GPU); torch's DataParallel is not supported"
-        )
-
-
-def check_names(args: argparse.Namespace) -> None:
-    """Refuse labeled data without transcripts, and unlabeled data without a criterion.
-
-    Args:
-        args: The parsed options, of any training.
-
-    Raises:
-        ValueError: With the option that lacks something.
-    """
-    if args.pl_criterion is None and getattr(args, UNLABELED_DATA):
-        raise ValueError(
-            f"{UNLABELED_DATA}: given without pl_criterion, so nothing would be "
-            f"learned from it. Legal: {', '.join(criteria.available())}"
-        )
-    if args.collect_stats or args.dry_run:
-        return
-    for option in (
-        "train_data_path_and_name_and_type",
-        "valid_data_path_and_name_and_type",
-    ):
-        if not any(name == "text" for _, name, _ in getattr(args, option)):
-            raise ValueError(
-                f"{option}: no 'text' among {getattr(args, option)}. Labeled data "
-                f"need transcripts, as in dump/train/text,text,text"
-            )
-
-
-def check_data(args: argparse.Namespace) -> None:
-    """Refuse data that cannot work, before the model is built.
-
-    Args:
-        args: The parsed options, with `pl_criterion` set.
-
-    Raises:
-        ValueError: With the file and what is wrong with it.
-    """
-    specs = getattr(args, UNLABELED_DATA)
-    if any(name == "text" for _, name, _ in specs):
-        raise ValueError(
-            f"{UNLABELED_DATA}: unlabeled data take no 'text'. True transcripts, for "
-            f"statistics only, go to unlabeled_oracle_text"
-        )
-    unlabeled, kind = scan.speech_scp(specs, UNLABELED_DATA)
-    train, train_kind = scan.speech_scp(
-        args.train_data_path_and_name_and_type, "train_data_path_and_name_and_type"
+    drops = any(
+        getattr(part, "p", getattr(part, "dropout", 0.0)) > 0.0
+        for part in dropouts(model)
     )
-    valid, _ = scan.speech_scp(
-        args.valid_data_path_and_name_and_type, "valid_data_path_and_name_and_type"
-    )
-    leaked = scan.shared_utterances(unlabeled, valid)
-    if leaked:
-        raise ValueError(
-            f"{UNLABELED_DATA}: {len(leaked)} utterances are in the validation data "
-            f"too: {errors.name_some(leaked)}. Take them out of the unlabeled set"
-        )
-    known = scan.shared_utterances(unlabeled, train)
-    if known:
-        logger.warning(
-            "%d unlabeled utterances are in the labeled data too: %s",
-            len(known),
-            errors.name_some(known),
-        )
-    if kind == "variable_columns_sound":
-        raise ValueError(
-            f"{UNLABELED_DATA}: {kind} stacks several recordings, and unlabeled audio "
-            f"must have one channel. {scan.HOW_TO_FORMAT}"
-        )
-    scan.check_sample_rates(
-        {"unlabeled": unlabeled, "labeled": train},
-        {"unlabeled": kind, "labeled": train_kind},
-    )
-    if kind not in AUDIO_KINDS and not args.unlabeled_shape_file:
-        raise ValueError(
-            f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "
-            f"{', '.join(AUDIO_KINDS)} can the lengths be read from the files"
-        )
-    for path in args.unlabeled_shape_file:
-        missing = set(tables.read_lengths(path)) - set(unlabeled)
-        if missing:
-            raise ValueError(
-                f"unlabeled_shape_file: {len(missing)} utterances of {path} are not "
-                f"in the unlabeled data: {errors.name_some(missing)}"
+    for name, part in filters:
+        if part.needs_rate and math.isnan(labeled_tokens_per_sample):
+            raise UserError(
+                f"pl_filter: {name} compares with the speech rate of the labeled data; "
+                f"give train_shape_file speech_shape and text_shape"
             )
-    if args.unlabeled_oracle_text and not Path(args.unlabeled_oracle_text).is_file():
-        raise ValueError(
-            f"unlabeled_oracle_text: {args.unlabeled_oracle_text} does not exist"
-        )
-    check_writable(args.output_dir)
-
-
-def check_writable(output_dir: str | Path) -> None:
-    """Refuse a directory that nothing can be written to.
-
-    Args:
-        output_dir: The experiment directory; it is made.
-
-    Raises:
-        ValueError: It cannot be made, or takes no file.
-    """
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir) as file:
-            file.write(b"0")
-    except OSError as error:
-        raise ValueError(
-            f"output_dir: {output_dir} cannot be written to: {error}"
-        ) from error
-
-
-def check_tokens(args: argparse.Namespace) -> None:
-    """Refuse a token list that does not fit CTC or the seed model.
-
-    Args:
-        args: The parsed options.
-
-    Raises:
-        ValueError: The blank is not token 0, or the seed has other tokens.
-    """
-    tokens = read_token_list(args)
-    blank = (args.model_conf or {}).get("sym_blank", "<blank>")
-    if not tokens or tokens[0] != blank:
-        raise ValueError(
-            f"token_list: the first token must be {blank!r}, as ESPnet's "
-            f"CTC has it; got {tokens[:1]}"
-        )
-    check_seed_tokens(args.init_param, tokens)
+        if part.needs_dropout and not drops:
+            raise UserError(
+                f"pl_filter: {name} compares transcripts under dropout, and the model "
+                f"has none; set encoder_conf.dropout_rate"
+            )

@@ -5,63 +5,45 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
-from espnet_softpl.monitors import guard
-from espnet_softpl.training.schedule import Schedule
-
 WIDTH = 64  # Columns of help text, beside the 24 that argparse leaves for options.
-
-
 SECTION = re.compile(r"^(?:Args|Attributes):\n((?:[ ]{4}.*\n|\n)+)", re.M)
-
-
 ENTRY = re.compile(r"^ {4}(\w+): ((?:.*\n)(?:(?: {5,}.*)?\n)*)", re.M)
 
 
 def described(factory: Callable[..., Any]) -> dict[str, str]:
-    """Read what a class's docstring says of its settings.
+    """Read what a class's docstring, and its base classes', say of its settings.
 
     Args:
-        factory: A class or function with a docstring in Google's style.
+        factory: A class with a docstring in Google's style, or a partial of one.
 
     Returns:
-        The text by name, of base classes too; empty where Python drops docstrings.
+        The text by name; empty if Python drops docstrings.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    factory = getattr(factory, "func", factory)
     for cls in reversed(getattr(factory, "__mro__", (factory,))):
-        text = inspect.cleandoc(cls.__doc__ or "") + "\n"
-        for section in SECTION.findall(text):
+        for section in SECTION.findall(inspect.cleandoc(cls.__doc__ or "") + "\n"):
             for name, entry in ENTRY.findall(section):
-                found[name] = " ".join(entry.split())
-    return found
+                texts[name] = " ".join(entry.split())
+    return texts
 
 
-def settings(factory: Callable[..., Any], left_out: tuple[str, ...] = ()) -> list[str]:
-    """List the settings of a part: name, default, and what it is.
-
-    Args:
-        factory: A class or function with keyword arguments.
-        left_out: Names that are not settings of the user.
-
-    Returns:
-        One text per setting, e.g. `alpha=0.5: share, in [0, 1]`.
-    """
+def settings(factory: Callable[..., Any]) -> Iterator[str]:
+    """Yield a text for each setting, e.g. `alpha=0.5: share, in [0, 1]`."""
     texts = described(factory)
-    lines = []
     for name, parameter in inspect.signature(factory).parameters.items():
-        if name in left_out or parameter.kind is parameter.VAR_KEYWORD:
+        if parameter.kind is parameter.VAR_KEYWORD:
             continue
-        default = parameter.default
-        given = "" if default is parameter.empty else f"={default}"
-        lines.append(f"{name}{given}: {texts.get(name, '')}".removesuffix(": "))
-    return lines
+        given = parameter.default is not parameter.empty
+        default = f"={parameter.default}" if given else ""
+        yield f"{name}{default}: {texts.get(name, '')}".removesuffix(": ")
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """Break a text into lines, for a help that is shown as it is written.
+    """Break a text into lines: ESPnet shows help as it is written.
 
     Args:
         text: Words, on any number of lines.
@@ -81,56 +63,17 @@ def wrapped(text: str, indent: str = "") -> str:
     return lines.replace("%", "%%")
 
 
-def help_of(
-    what: str,
-    parts: Mapping[str, Callable[..., Any]],
-    left_out: tuple[str, ...] = (),
-) -> str:
-    """Describe an option that takes the settings of a part.
+def help_of(what: str, parts: Mapping[str, Callable[..., Any]]) -> str:
+    """Describe an option that takes the settings of a part, a line or more for each.
 
     Args:
         what: What the option is, and how it is given.
         parts: The classes by name; the name "" stands for the only one.
-        left_out: Names that are not settings of the user.
-
-    Returns:
-        The help text, one line or more per setting.
     """
     lines = [f"{wrapped(what)} (default: %(default)s)"]
     for name, factory in parts.items():
-        listed = settings(factory, left_out)
+        texts = [wrapped(text, " " * 6) for text in settings(factory)]
         if name:
-            lines.append(f"{name}:" if listed else f"{name}: no settings")
-        lines += [wrapped(text, " " * 6) for text in listed]
+            lines.append(f"{name}:" if texts else f"{name}: no settings")
+        lines += texts
     return "\n".join(lines)
-
-
-def part_helps() -> dict[str, str]:
-    """Return the help of every `pl_<part>_conf`, by the part."""
-    several = "; of several {0}s by name, as {1}"
-    helps = {}
-    for name, more, parts in (
-        ("criterion", "", criteria.base.REGISTRY.classes()),
-        (
-            "regularizer",
-            several.format("regularizer", "mean_entropy.weight=0.1"),
-            regularizers.base.REGISTRY.classes(),
-        ),
-        (
-            "shaping",
-            several.format("shaping", "sharpen.temperature=0.5"),
-            shaping.base.REGISTRY.classes(),
-        ),
-        ("guard", "", {"": guard.Guard}),
-        ("teacher", "", teacher.REGISTRY.classes()),
-        ("cache", "", cache.CACHES),
-        (
-            "filter",
-            several.format("filter", "tokens.min_tokens=2"),
-            filters.base.REGISTRY.classes(),
-        ),
-        ("schedule", " (steps are mini-batches)", {"": Schedule}),
-    ):
-        what = f"Settings of the {name}{more}"
-        helps[name] = help_of(what, parts, left_out=("action",))
-    return helps

@@ -1,9 +1,9 @@
-"""The ESPnet options of pseudo-labeling, and those that are refused at once."""
+"""The ESPnet options of pseudo-labeling."""
 
 from __future__ import annotations
 
 import argparse
-import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -13,32 +13,10 @@ from espnet2.utils.types import int_or_none, str2bool, str2triple_str, str_or_no
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.labels.forms import DECODER_TARGETS, LAYER_TARGETS
 from espnet_softpl.monitors import guard
-from espnet_softpl.training.help import part_helps, wrapped
+from espnet_softpl.training.help import help_of, wrapped
+from espnet_softpl.training.schedule import Schedule
 
-
-def add_form_arguments(group: Any) -> None:
-    """Add the options that choose the forms.
-
-    Args:
-        group: A group of a parser's options.
-    """
-    group.add_argument(
-        "--pl_decoder",
-        type=str,
-        default="auto",
-        help="What unlabeled batches train the decoder on. Legal: "
-        f"{', '.join(DECODER_TARGETS)} (forced: what the teacher's decoder answers to "
-        "the transcript of its CTC head, best tokens or whole distributions; auto: "
-        "that transcript, for an attention decoder and a criterion on transcripts)",
-    )
-    group.add_argument(
-        "--pl_interctc",
-        type=str,
-        default="none",
-        help="Whose label trains intermediate CTC layers on unlabeled batches, the "
-        f"last layer's or each one's own. Legal: {', '.join(LAYER_TARGETS)}",
-    )
-
+UNLABELED_DATA = "unlabeled_data_path_and_name_and_type"
 
 # Options that may be given several times; argparse adds them to the file's values.
 LISTS = (
@@ -47,7 +25,7 @@ LISTS = (
     "valid_data_path_and_name_and_type",
     "valid_shape_file",
     "fold_length",
-    "unlabeled_data_path_and_name_and_type",
+    UNLABELED_DATA,
     "unlabeled_shape_file",
 )
 
@@ -72,147 +50,149 @@ def prefer_command_line(args: argparse.Namespace) -> None:
             setattr(args, name, both[len(of_file) :])
 
 
-logger = logging.getLogger(__name__)
-
-
-UNLABELED_DATA = "unlabeled_data_path_and_name_and_type"
-
-
-OWN_PARTS = ("criterion", "teacher")  # Of one name each: these may be the user's own.
-
-
 def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of pseudo-labeling.
-
-    Args:
-        parser: ESPnet's parser of training options.
-    """
+    """Add the options of pseudo-labeling to ESPnet's parser of training options."""
     group = parser.add_argument_group("Pseudo-labeling related")
-    for name, legal, default, what in (
-        (
-            "criterion",
-            criteria.available(),
-            None,
-            "Loss against the pseudo-labels; switches pseudo-labeling on. None: stock "
-            "training",
-        ),
-        ("teacher", teacher.available(), "ema", "Who labels"),
-        (
-            "cache",
-            (*cache.available(), "none"),
-            "none",
-            "Keep labels and train on them again",
-        ),
-        (
-            "guard",
-            (*guard.ACTIONS, "none"),
-            "warn",
-            "What to do when the labels collapse",
-        ),
-    ):
-        own = ", or your own as 'module:Class'" if name in OWN_PARTS else ""
+
+    def add_argument(option: str, help: str, **how: Any) -> None:
+        group.add_argument(option, help=wrapped(help), **how)
+
+    def add_settings(
+        option: str, parts: Mapping[str, Callable[..., Any]], example: str = ""
+    ) -> None:
+        part = option.removeprefix("--pl_").removesuffix("_conf")
+        several = f"; of several {part}s by name, as {example}" if example else ""
         group.add_argument(
-            f"--pl_{name}",
-            type=str_or_none if default is None else str,
-            default=default,
-            help=wrapped(f"{what}. Legal: {', '.join(legal)}{own}"),
-        )
-    for name, legal, default, what in (
-        ("filter", filters.available(), ["tokens"], "Which labels are used, in order"),
-        ("regularizer", regularizers.available(), [], "Terms added to the criterion"),
-        (
-            "shaping",
-            shaping.available(),
-            [],
-            "Changes to the teacher's label, in order",
-        ),
-    ):
-        group.add_argument(
-            f"--pl_{name}",
-            type=str,
-            nargs="*",
-            default=default,
-            help=wrapped(
-                f"{what}. Legal: one or several of {', '.join(legal)}, or your own as "
-                f"'module:Class'"
-            ),
-        )
-    group.add_argument(
-        "--pl_separate_head",
-        type=str2bool,
-        default=False,
-        help=wrapped(
-            "Train unlabeled batches on a CTC head of their own, which checkpoints do "
-            "not hold. Legal: true, false"
-        ),
-    )
-    add_form_arguments(group)
-    for name, text in part_helps().items():
-        group.add_argument(
-            f"--pl_{name}_conf",
+            option,
             action=NestedDictAction,
             default=dict(),
             metavar="NAME=VALUE",
-            help=text,
+            help=help_of(f"Settings of the {part}{several}", parts),
         )
-    group.add_argument(
+
+    add_argument(
+        "--pl_criterion",
+        "Loss against the pseudo-labels; switches pseudo-labeling on. None: stock "
+        f"training. Allowed: {criteria.REGISTRY.allowed()}",
+        type=str_or_none,
+    )
+    add_settings("--pl_criterion_conf", criteria.REGISTRY.classes())
+    add_argument(
+        "--pl_teacher",
+        f"Who labels. Allowed: {teacher.REGISTRY.allowed()}",
+        default="ema",
+    )
+    add_settings("--pl_teacher_conf", teacher.REGISTRY.classes())
+    add_argument(
+        "--pl_cache",
+        f"Keep labels and train on them again. Allowed: {cache.REGISTRY.allowed()}",
+        default="none",
+    )
+    add_settings("--pl_cache_conf", cache.REGISTRY.classes())
+    add_argument(
+        "--pl_guard",
+        f"What to do if the labels collapse. Allowed: {guard.REGISTRY.allowed()}",
+        default="warn",
+    )
+    add_settings("--pl_guard_conf", {"": guard.REGISTRY.get_class("warn")})
+    add_argument(
+        "--pl_filter",
+        "Which labels are used, in order. Allowed: one or several of "
+        f"{filters.REGISTRY.allowed()}",
+        nargs="*",
+        default=["tokens"],
+    )
+    add_settings("--pl_filter_conf", filters.REGISTRY.classes(), "tokens.min_tokens=2")
+    add_argument(
+        "--pl_regularizer",
+        "Terms added to the criterion. Allowed: one or several of "
+        f"{regularizers.REGISTRY.allowed()}",
+        nargs="*",
+        default=[],
+    )
+    add_settings(
+        "--pl_regularizer_conf",
+        regularizers.REGISTRY.classes(),
+        "mean_entropy.weight=0.1",
+    )
+    add_argument(
+        "--pl_shaping",
+        "Changes to the teacher's label, in order. Allowed: one or several of "
+        f"{shaping.REGISTRY.allowed()}",
+        nargs="*",
+        default=[],
+    )
+    add_settings(
+        "--pl_shaping_conf", shaping.REGISTRY.classes(), "sharpen.temperature=0.5"
+    )
+    add_settings("--pl_schedule_conf", {"": Schedule})
+    add_argument(
+        "--pl_separate_head",
+        "Train unlabeled batches on a CTC head of their own, which checkpoints do not "
+        "hold. Allowed: true, false",
+        type=str2bool,
+        default=False,
+    )
+    add_argument(
+        "--pl_decoder",
+        f"What unlabeled batches train the decoder on. Allowed: "
+        f"{', '.join(DECODER_TARGETS)} (forced: what the teacher's decoder answers to "
+        "the transcript of its CTC head, best tokens or whole distributions; auto: "
+        "that transcript, for an attention decoder and a criterion on transcripts)",
+        default="auto",
+    )
+    add_argument(
+        "--pl_interctc",
+        "Whose label trains intermediate CTC layers on unlabeled batches, the last "
+        f"layer's or each one's own. Allowed: {', '.join(LAYER_TARGETS)}",
+        default="none",
+    )
+    add_argument(
         "--pl_max_bad_share",
+        "Largest share, in [0, 1], of unlabeled files that cannot be read, and of "
+        "labeled utterances with more tokens than frames",
         type=float,
         default=0.01,
-        help=wrapped(
-            "Largest share, in [0, 1], of unlabeled files that cannot be read, and of "
-            "labeled utterances with more tokens than frames"
-        ),
     )
-    _add_unlabeled_arguments(group)
-
-
-def _add_unlabeled_arguments(group: Any) -> None:
-    group.add_argument(
-        f"--{UNLABELED_DATA}",
+    add_argument(
+        "--pl_samples",
+        "Unlabeled utterances whose labels are recorded in pl_samples/ whenever they "
+        "are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
+        type=int,
+        default=8,
+    )
+    add_argument(
+        "--unlabeled_data_path_and_name_and_type",
+        "As --train_data_path_and_name_and_type, for audio without transcripts, e.g. "
+        "dump/unlabeled/wav.scp,speech,sound. Of the types sound, kaldi_ark (audio or "
+        "features in archives) and multi_columns_sound the lengths are read from the "
+        "files, others need unlabeled_shape_file",
         type=str2triple_str,
         action="append",
         default=[],
-        help=wrapped(
-            "As --train_data_path_and_name_and_type, for audio without transcripts, "
-            "e.g. dump/unlabeled/wav.scp,speech,sound. Of the types sound, kaldi_ark "
-            "(audio or features in archives) and multi_columns_sound the lengths are "
-            "read from the files, others need unlabeled_shape_file"
-        ),
     )
-    group.add_argument(
+    add_argument(
         "--unlabeled_shape_file",
-        type=str,
+        "Lengths of the unlabeled utterances, in samples (of features: in frames); "
+        "read from the audio files' headers if not given",
         action="append",
         default=[],
-        help=wrapped(
-            "Lengths of the unlabeled utterances, in samples (of features: in frames); "
-            "read from the audio files' headers if not given"
-        ),
     )
-    for name, unit in (("bins", "samples times utterances"), ("size", "utterances")):
-        group.add_argument(
-            f"--unlabeled_batch_{name}",
-            type=int_or_none,
-            default=None,
-            help=wrapped(
-                f"As --batch_{name}, for unlabeled batches, in {unit} of all "
-                f"processes, at least 1. None: the same as --batch_{name}"
-            ),
-        )
-    group.add_argument(
+    add_argument(
+        "--unlabeled_batch_bins",
+        "As --batch_bins, for unlabeled batches, in samples times utterances of all "
+        "processes, at least 1. None: the same as --batch_bins",
+        type=int_or_none,
+    )
+    add_argument(
+        "--unlabeled_batch_size",
+        "As --batch_size, for unlabeled batches, in utterances of all processes, at "
+        "least 1. None: the same as --batch_size",
+        type=int_or_none,
+    )
+    add_argument(
         "--unlabeled_oracle_text",
+        "True transcripts of unlabeled utterances, if they exist: for the statistics "
+        "pl_wer and pl_cer only, never for a loss",
         type=str_or_none,
-        default=None,
-        help=wrapped(
-            "True transcripts of unlabeled utterances, where they exist: for the "
-            "statistics pl_wer and pl_cer only, never for a loss"
-        ),
-    )
-    group.add_argument(
-        "--pl_samples",
-        type=int,
-        default=8,
-        help="Unlabeled utterances whose labels are recorded in pl_samples/ whenever "
-        "they are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
     )

@@ -2,26 +2,31 @@
 
 A step is one mini-batch of training, counted from 0 over all epochs (with
 `accum_grad: 1`, one optimizer update). A turn is one entry of the schedule: the same
-as a step, but that the first unlabeled turns only fill the label cache, where there is
+as a step, except that the first unlabeled turns only fill the label cache, if there is
 one, and train on nothing. Nothing here keeps state: the answer for a step depends on
 the seed and the step alone, so that a resumed run, a prefetching loader and every
-process of a distributed run see the same schedule.
+process of a distributed run see the same schedule. With one labeled and two unlabeled
+mini-batches in a block and a cache of two:
+
+    turn       0 1 2 3 4 5 6 7 8
+    unlabeled  1 0 1 1 0 1 1 1 0
+    step       - 0 - 1 2 3 4 5 6
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from espnet_softpl.core.ranges import at_least, fraction, is_finite, not_negative
+from espnet_softpl.core.ranges import at_least, finite, fraction, not_negative
 from espnet_softpl.core.stateful import Stateful
 
 T = TypeVar("T")
-
 
 RAMP_KEYS = {"from", "to", "steps", "start"}
 
@@ -35,8 +40,8 @@ class Schedule:
     (slimIPL's N_L : N_U, https://arxiv.org/abs/2010.11524).
 
     Attributes:
-        start_step: Number of labeled steps before the first block (slimIPL's M); 0
-            starts at once, as one does from a seed model.
+        start_step: Number of labeled steps (mini-batches) before the first block
+            (slimIPL's M); 0 starts at once, as one does from a base model.
         labeled_steps: Labeled mini-batches per block, at least 0.
         unlabeled_steps: Unlabeled mini-batches per block, at least 1.
         weight: Factor on the unlabeled loss (lambda), at least 0; a number or a ramp.
@@ -74,51 +79,28 @@ class Schedule:
         """Mini-batches in one block."""
         return self.labeled_steps + self.unlabeled_steps
 
-    def _block_order(self, seed: int, block: int) -> np.ndarray:
-        """Return the order of one block, (block_steps,), True where unlabeled."""
-        kinds = np.arange(self.block_steps) >= self.labeled_steps
-        return np.random.default_rng([seed, block]).permutation(kinds)
-
     def is_unlabeled(self, seed: int, first_turn: int, num_turns: int) -> list[bool]:
-        """Tell the kind of consecutive turns.
-
-        Args:
-            seed: The run's seed.
-            first_turn: The first turn asked for.
-            num_turns: How many.
-
-        Returns:
-            One bool per turn, True where it is unlabeled.
-        """
-        kinds: list[bool] = []
-        block, order = -1, np.empty(0, dtype=bool)
+        """Tell the kind of consecutive turns: True if unlabeled, (num_turns,)."""
+        kinds = []
         for turn in range(first_turn, first_turn + num_turns):
-            if turn < self.start_step:
-                kinds.append(False)
-                continue
-            wanted, position = divmod(turn - self.start_step, self.block_steps)
-            if wanted != block:
-                block, order = wanted, self._block_order(seed, wanted)
-            kinds.append(bool(order[position]))
+            block, position = divmod(turn - self.start_step, self.block_steps)
+            kinds.append(block >= 0 and self._order(seed, block)[position])
         return kinds
+
+    def _order(self, seed: int, block: int) -> list[bool]:
+        """Return the order of a block, True if unlabeled, (block_steps,)."""
+        return _block_order(self.labeled_steps, self.block_steps, seed, block)
 
     def unlabeled_before(self, seed: int, turn: int) -> int:
         """Count the unlabeled turns among the turns 0 .. turn - 1."""
         blocks, rest = divmod(max(turn - self.start_step, 0), self.block_steps)
-        begun = int(self._block_order(seed, blocks)[:rest].sum()) if rest else 0
-        return blocks * self.unlabeled_steps + begun
+        return blocks * self.unlabeled_steps + sum(self._order(seed, blocks)[:rest])
 
     def turn_of(self, seed: int, step: int, filling: int) -> int:
-        """Find the first turn that belongs to a step.
+        """Find the first turn that belongs to a step: the one after that of step - 1.
 
-        Args:
-            seed: The run's seed.
-            step: The step.
-            filling: Unlabeled turns that only fill the cache, the first ones.
-
-        Returns:
-            The turn after that of step - 1; the filling turns between the two belong
-            to the step.
+        The first `filling` unlabeled turns only fill the cache; such turns belong to
+        the step after them.
         """
 
         def steps_before(turn: int) -> int:
@@ -137,6 +119,12 @@ class Schedule:
         return weight * min(1.0, (step - self.start_step + 1) / self.ramp_steps)
 
 
+@functools.lru_cache(maxsize=2)
+def _block_order(labeled: int, total: int, seed: int, block: int) -> list[bool]:
+    kinds = np.arange(total) >= labeled
+    return np.random.default_rng([seed, block]).permutation(kinds).tolist()
+
+
 def is_ramp(value: Any) -> bool:
     """Tell whether a setting is a ramp: {from: 1.0, to: 0.1, steps: 1000, start: 0}."""
     return isinstance(value, Mapping) and {"from", "to"} <= set(value)
@@ -148,27 +136,22 @@ def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
     Args:
         ramp: `from` and `to`, finite numbers; `steps`, how many mini-batches the way
             takes, at least 1; `start`, the step at which it begins, at least 0
-            (default 0).
-        step: The step.
-
-    Returns:
-        The value; rounded to an integer where both ends are integers.
+            (default 0). If both ends are integers, the value is rounded to one.
+        step: The step, counted in mini-batches.
 
     Raises:
         ValueError: Another key, or a value out of its range.
     """
-    unknown = set(ramp) - RAMP_KEYS
-    if unknown or "steps" not in ramp:
+    if not {"steps"} <= set(ramp) <= RAMP_KEYS:
         raise ValueError(
             f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
             f"start, got {dict(ramp)}"
         )
-    steps = at_least("steps", ramp["steps"], 1)
-    start, ends = at_least("start", ramp.get("start", 0), 0), (ramp["from"], ramp["to"])
-    for value in ends:
-        if not is_finite(value):
-            raise ValueError(f"from and to must be finite numbers, got {value!r}")
-    done = min(max(step - start, 0) / steps, 1.0)
+    steps, start = at_least("steps", ramp["steps"], 1), ramp.get("start", 0)
+    ends = ramp["from"], ramp["to"]
+    for name, value in zip(("from", "to"), ends):
+        finite(name, value)
+    done = min(max(step - at_least("start", start, 0), 0) / steps, 1.0)
     value = ends[0] + done * (ends[1] - ends[0])
     return round(value) if all(isinstance(end, int) for end in ends) else value
 
@@ -196,10 +179,12 @@ def last_step(conf: Any) -> int:
 
 
 class Scheduled(Generic[T]):
-    """An object whose settings may be ramps: it is built anew where they change.
+    """An object whose settings may be ramps: it is built anew when they change.
 
     The object itself knows nothing of steps. It is built at both ends at once, so that
     a value that is refused there is refused before any work.
+
+    >>> Scheduled(SoftCE, {"temperature": {"from": 2.0, "to": 1.0, "steps": 9}}).at(9)
 
     Args:
         build: Makes the object from keyword arguments.
@@ -229,10 +214,7 @@ class Scheduled(Generic[T]):
         return self._object
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the object, empty where it is not `Stateful`.
-
-        A criterion is not: what it holds follows from its settings.
-        """
+        """Return the state of the object, empty if it is not `Stateful`."""
         stateful = isinstance(self._object, Stateful)
         return self._object.state_dict() if stateful else {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import logging
 import signal
 from collections.abc import Sequence
@@ -19,12 +20,10 @@ from espnet_softpl.core import errors
 from espnet_softpl.core.modules import drops_layers
 from espnet_softpl.data import tables
 from espnet_softpl.data.usable_audio import StrictAudio, UsableAudio, UsableShare
-from espnet_softpl.training import build, options
-from espnet_softpl.training import checks as training_checks
-from espnet_softpl.training import lengths as training_lengths
+from espnet_softpl.training import build, checks, lengths, options
+from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
-from espnet_softpl.training.options import prefer_command_line
 from espnet_softpl.training.resume import faults
 from espnet_softpl.training.resume.interruption import (
     LastingFactory,
@@ -43,10 +42,12 @@ class SoftPLTask(ASRTask):
     """
 
     trainer = SoftPLTrainer
+    # Of the model that was built last: ESPnet hands on nothing but `args`.
+    _config: PLConfig | None = None
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add the stock options and ours; see `options`."""
+        """Add the stock options and ours."""
         super().add_task_arguments(parser)
         options.add_pl_arguments(parser)
 
@@ -68,16 +69,16 @@ class SoftPLTask(ASRTask):
     def check_required_command_args(cls, args: argparse.Namespace) -> None:
         """Check the options, and with pseudo-labeling the data, before any work."""
         super().check_required_command_args(args)
-        prefer_command_line(args)
+        options.prefer_command_line(args)
         try:
-            training_checks.check_names(args)
+            checks.check_names(args)
             if args.pl_criterion is None:
                 return
-            training_checks.check_options(args)
-            training_checks.check_tokens(args)
+            checks.check_options(args)
+            checks.check_tokens(args)
             if not (args.collect_stats or args.dry_run):
-                training_checks.check_data(args)
-        except ValueError as error:
+                checks.check_data(args)
+        except errors.UserError as error:
             errors.refuse(error)
 
     @classmethod
@@ -105,14 +106,14 @@ class SoftPLTask(ASRTask):
             except (OSError, RuntimeError) as error:
                 cls._end_by_fault(error, args)
         except RuntimeError as error:
-            # Where two loader processes die at once, torch raises the second in the
+            # If two loader processes die at once, torch raises the second in the
             # middle of what is done about the first.
             cls._end_by_fault(error, args)
 
     @classmethod
     def _end_by_fault(cls, error: Exception, args: argparse.Namespace) -> NoReturn:
-        """End with a message where the machine is at fault, else raise the error."""
-        # Where a loader's process has died, torch raises the death of the next one
+        """End with a message if the machine is at fault, else raise the error."""
+        # If a loader's process has died, torch raises the death of the next one
         # wherever this process then is, and would put its status in place of ours.
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         reason = args.pl_criterion and faults.explain(error, Path(args.output_dir))
@@ -129,9 +130,6 @@ class SoftPLTask(ASRTask):
         Args:
             args: The parsed options, or those of an experiment's `config.yaml`; after
                 this they are what ESPnet makes of them for its own model.
-
-        Returns:
-            The model.
         """
         stock = args.model
         model_choices.classes["softpl"] = SoftPLModel
@@ -146,29 +144,22 @@ class SoftPLTask(ASRTask):
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
         """Build the model; with pseudo-labeling one that also takes unlabeled batches.
 
-        Args:
-            args: The parsed options. They are left as they are, so that `config.yaml`
-                describes a stock model.
-
-        Returns:
-            The model.
+        `config.yaml`, which ESPnet makes of `args`, describes a stock model.
         """
         if getattr(args, "pl_criterion", None) is None or args.collect_stats:
             return super().build_model(args)
         model = cls.build_student(args)
-        labeled_rate = float("nan")
-        lengths = training_lengths.labeled_lengths(args)
-        if lengths is not None:
-            tokens, samples = lengths
-            labeled_rate = sum(tokens.values()) / sum(samples.values())
+        config = cls._config = PLConfig.from_args(args)
+        labeled, tokens_per_sample = lengths.labeled_lengths(args), float("nan")
+        if labeled is not None:
+            tokens, samples = labeled
+            tokens_per_sample = sum(tokens.values()) / sum(samples.values())
             if args.input_size is None:
-                training_checks.check_targets_fit(
-                    model, tokens, samples, args.pl_max_bad_share
-                )
-        model.pl = build.build_pseudo_labeling(args, model, labeled_rate)
+                checks.check_targets_fit(model, tokens, samples, args.pl_max_bad_share)
+        model.pl = build.build_pseudo_labeling(config, model, tokens_per_sample)
         if getattr(args, options.UNLABELED_DATA):
-            training_lengths.write_usable(args, model)
-            model.pl.samples = build.build_samples(args, model.pl.filters)
+            lengths.write_usable(args, model)
+            model.pl.samples = build.build_samples(config)
         if args.pl_separate_head:
             model.add_unlabeled_head()
         # A batch may leave the decoder, one of two heads or a dropped layer without
@@ -189,57 +180,52 @@ class SoftPLTask(ASRTask):
         mode: str,
         kwargs: dict | None = None,
     ) -> AbsIterFactory:
-        """Build the mini-batches; of both kinds where pseudo-labeling trains.
+        """Build the mini-batches; of both kinds if pseudo-labeling trains.
 
-        Args:
-            args: The parsed options.
-            distributed_option: ESPnet's description of the processes.
-            mode: `train`, `valid` or `plot_att`.
-            kwargs: Overrides of ESPnet's iterator options.
-
-        Returns:
-            A factory of each epoch's mini-batches.
+        The arguments are those of `ASRTask.build_iter_factory`.
         """
         labeled = super().build_iter_factory(args, distributed_option, mode, kwargs)
         if args.pl_criterion is None:
             return labeled
         if mode != "train":
             return LastingFactory(labeled)
-        rate = training_lengths.sample_rate(args)
+        config = cls._config
+        if config is None or config.args is not args:
+            config = PLConfig.from_args(args)
+        rate = lengths.sample_rate(args)
         labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
         ours = copy.copy(args)
         # The stock sampler wants one fold length per shape file.
         ours.fold_length = args.fold_length[:1]
-        shape_file = str(training_lengths.usable_shape_file(args))
+        shape_file = lengths.usable_shape_file(args)
         unlabeled = super().build_iter_factory(
             ours,
             distributed_option,
             mode,
             dict(
                 data_path_and_name_and_type=getattr(args, options.UNLABELED_DATA),
-                shape_files=[shape_file],
+                shape_files=[str(shape_file)],
                 batch_bins=args.unlabeled_batch_bins or args.batch_bins,
                 batch_size=args.unlabeled_batch_size or args.batch_size,
             ),
         )
-        lengths = tables.read_lengths(shape_file)
+        samples = tables.read_lengths(shape_file)
         unlabeled.dataset = UsableAudio(
             unlabeled.dataset,
-            lengths,
-            min_samples=min(lengths.values()),
+            samples,
+            min_samples=min(samples.values()),
             sample_shape=() if args.input_size is None else (args.input_size,),
             sample_rate=rate,
         )
-        settings = build.build_cache(args)
+        plan = config.cache and functools.partial(config.cache.plan, seed=args.seed)
         return LastingFactory(
             MixedIterFactory(
                 labeled=labeled,
                 unlabeled=unlabeled,
-                schedule=build.build_schedule(args),
+                schedule=config.schedule,
                 seed=args.seed,
                 num_iters_per_epoch=args.num_iters_per_epoch,
-                make_plan=settings
-                and (lambda batches: settings.plan(batches, args.seed)),
+                make_plan=plan,
                 usable_share=UsableShare(args.pl_max_bad_share),
             )
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -209,28 +208,3 @@ def test_state_is_exact(kind, limit, tmp_path) -> None:
     other.pl.cache.settings = cache.SlimIPL(size=3)
     with pytest.raises(ValueError, match="other settings.*size"):
         other.pl.load_state_dict(state, other)
-
-
-@pytest.mark.parametrize(
-    "name, conf, message",
-    [
-        ("slimpl", {}, "unknown cache 'slimpl'. Did you mean 'slimipl'"),
-        ("none", {"size": 3}, "without a pl_cache"),
-        ("slimipl", {"size": 0}, "size must be an integer >= 1"),
-        ("slimipl", {"size": "most"}, "size must be an integer or 'all'"),
-        ("slimipl", {"probability": 1.5}, r"probability must be a number in \[0, 1\]"),
-        ("slimipl", {"lag": 3}, "unknown key 'lag'"),
-        ("slimipl", {"precision": "int4"}, "precision"),
-        ("slimipl", {"top_k": 0}, "top_k"),
-        ("slimipl", {"memory_limit_mb": -1}, "memory_limit_mb"),
-        ("label_change", {"lag": 0}, "lag must be an integer >= 1"),
-    ],
-)
-def test_bad_settings_are_refused(name, conf, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        cache.build_settings(name, **conf)
-
-
-def test_all_is_as_many_slots_as_mini_batches(tmp_path: Path) -> None:
-    settings = cache.build_settings("slimipl", size="all", in_place=True)
-    assert settings.plan(num_batches=17, seed=3).size == 17

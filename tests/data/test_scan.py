@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import yaml
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.data import scan as data_scan

@@ -87,7 +87,7 @@ def build_block(conf: Mapping[str, Any]) -> None:
     teacher.build(conf.get("pl_teacher", "ema"), **conf.get("pl_teacher_conf", {}))
     for name, settings in parts({"pl_filter": ["tokens"], **conf}, "filter").items():
         filters.build(name, **settings)
-    cache.build_settings(conf.get("pl_cache", "none"), **conf.get("pl_cache_conf", {}))
+    cache.build(conf.get("pl_cache", "none"), **conf.get("pl_cache_conf", {}))
     guard.build(conf.get("pl_guard", "warn"), **conf.get("pl_guard_conf", {}))
     build_from_conf(Schedule, conf.get("pl_schedule_conf", {}), "pl_schedule_conf")
     LabelForms(**{FORM_KEYS[key]: conf[key] for key in FORM_KEYS.keys() & conf.keys()})

@@ -344,7 +344,7 @@ BAD_LABELS: dict[str, tuple[dict, str]] = {
     "regularizer": ({"pl_regularizer": ["prior"]}, "Did you mean 'prior_kl'"),
     "shaping": ({"pl_shaping": "sharp"}, "Did you mean 'sharpen'"),
     "of nobody": ({"pl_shaping_conf": {"power": 1.0}}, "'power' is not among"),
-    "guard": ({"pl_guard": "panic"}, "Legal: none, warn, stop, back_off"),
+    "guard": ({"pl_guard": "panic"}, "Allowed: back_off, stop, warn, none"),
     "limit": (
         {"pl_guard_conf": {"limits": {"pl_blank": {"above": 1}}}},
         "pl_blank_share",
@@ -402,7 +402,7 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
         "criterion": ({"pl_criterion": "hard"}, "unknown criterion 'hard'"),
         "setting": ({"pl_criterion_conf": {"tau": 1}}, "pl_criterion_conf: unknown"),
         "decay": ({"pl_teacher_conf": {"decay": 2.0}}, "pl_teacher_conf: decay"),
-        "teacher": ({"pl_teacher": "mean"}, "Legal: delayed, ema, frozen, student"),
+        "teacher": ({"pl_teacher": "mean"}, "Allowed: delayed, ema, frozen, student"),
         **BAD_TEACHERS,
         "schedule": ({"pl_schedule_conf": {"unlabeled_steps": 0}}, "unlabeled_steps"),
         "ratio": ({"pl_schedule_conf": {"ratio": 3}}, "unknown key 'ratio'"),
@@ -440,7 +440,7 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
             "not in the unlabeled data",
         ),
         "oracle": ({"unlabeled_oracle_text": "gone"}, "gone does not exist"),
-        "tokens": ({"token_list": str(tmp_path / "other.txt")}, "seed model"),
+        "tokens": ({"token_list": str(tmp_path / "other.txt")}, "base model"),
         "blank": ({"token_list": str(tmp_path / "late.txt")}, "first token"),
     }
 

@@ -15,7 +15,8 @@ import yaml
 from espnet2.bin.asr_inference import get_parser
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl.training import build, checks
+from espnet_softpl.training import checks
+from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support import librispeech_runs
@@ -148,7 +149,7 @@ def test_the_settings_of_slimipl(
     # The published C counts updates, and four mini-batches make one here.
     conf = {"size": cache * args.accum_grad, "probability": 0.1}
     assert args.pl_cache == "slimipl" and args.pl_cache_conf == conf
-    schedule = build.build_schedule(args)
+    schedule = PLConfig.from_args(args).schedule
     assert (schedule.labeled_steps, schedule.unlabeled_steps) == ratio
     assert (schedule.dropout, schedule.layer_drop) == (0.1, 0.1)
     encoder = read(place / "train_warmup.yaml")["encoder_conf"]

@@ -17,7 +17,8 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl import cache, criteria
 from espnet_softpl.cache.plan import CachePlan
-from espnet_softpl.training import build, checks
+from espnet_softpl.training import checks
+from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.espnet_runs import Data, config, load, make_data, train
@@ -125,7 +126,7 @@ def test_from_the_start_has_no_base_model_and_the_updates_of_both_phases() -> No
     for key in ("optim_conf", "scheduler_conf", "num_iters_per_epoch"):
         assert ours[key] == warmup[key], key
     updates = both * ours["num_iters_per_epoch"]
-    ramp = build.build_shaping(args)[0]
+    ramp = PLConfig.from_args(args).shaping[0]
     at = [ramp.at(step).temperature for step in (0, 900, 1350, updates)]
     assert at == pytest.approx([1.0, 1.0, 0.55, 0.1])
     assert f"the last 900 of {updates} updates" in head("from_the_start")
@@ -133,7 +134,7 @@ def test_from_the_start_has_no_base_model_and_the_updates_of_both_phases() -> No
 
 def unlabeled_updates(args: argparse.Namespace, filling: int) -> int:
     """Count the unlabeled mini-batches that a run trains on."""
-    schedule = build.build_schedule(args)
+    schedule = PLConfig.from_args(args).schedule
     steps = args.max_epoch * args.num_iters_per_epoch
     turns = schedule.turn_of(0, steps, filling)
     return schedule.unlabeled_before(0, turns) - filling
@@ -206,19 +207,19 @@ def test_the_table_of_the_cache_has_the_defaults_of_the_code() -> None:
 
 
 def test_the_figures_of_the_teachers() -> None:
-    mpl = build.build_teacher(parse("mpl"))
+    mpl = PLConfig.from_args(parse("mpl")).teacher
     assert mpl.decay**50 == pytest.approx(0.5)
     assert f"(decay {mpl.decay:.3f})" in head("mpl")
-    kaizen = build.build_teacher(parse("kaizen"))
+    kaizen = PLConfig.from_args(parse("kaizen")).teacher
     half = kaizen.every_steps * math.log(0.5) / math.log(kaizen.decay)
     assert f"halves in {half:.0f} updates" in head("kaizen")
-    hard = build.build_teacher(parse("hard_ctc"))
+    hard = PLConfig.from_args(parse("hard_ctc")).teacher
     plain = math.log(0.5) / math.log(hard.decay)
     assert f"in 50, {half:.0f} and {plain:.0f} updates" in page()
     conf = read("noisy_student")
     steps = conf["max_epoch"] * conf["num_iters_per_epoch"]
-    assert steps // build.build_teacher(parse("noisy_student")).every_steps == 2
-    topipl = build.build_teacher(parse("topipl"))
+    assert steps // PLConfig.from_args(parse("noisy_student")).teacher.every_steps == 2
+    topipl = PLConfig.from_args(parse("topipl")).teacher
     assert list(topipl.criterion) in conf["best_model_criterion"]
 
 

@@ -1,12 +1,20 @@
-"""Which targets a model can have, what is refused, and what the page says of it."""
+"""What is refused before work begins; targets of a model, and their page."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import math
 import re
+from pathlib import Path
 
 import pytest
+import soundfile
+import torch
+import yaml
 
+from espnet_softpl import criteria, filters
+from espnet_softpl.core.errors import UserError
 from espnet_softpl.labels import forms as labels_forms
 from espnet_softpl.labels.forms import LabelForms
 from espnet_softpl.training import checks
@@ -27,6 +35,103 @@ from tests.support.models import (
 
 __all__ = ["transducer"]  # A fixture.
 
+
+def options(**changes) -> argparse.Namespace:
+    """Parse what a training with these settings is given."""
+    args = SoftPLTask.get_parser().parse_args([])
+    vars(args).update(config(**{"pl_criterion": "hard_ctc", **changes}))
+    return args
+
+
+def test_what_is_allowed_becomes_the_configuration() -> None:
+    made = checks.check_options(options(pl_cache="slimipl", pl_filter=["feasible"]))
+    assert made.cache.size == 100 and [name for name, _ in made.filters] == ["feasible"]
+
+
+class Trained(criteria.HardCTC):
+    """A criterion with a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"pl_cache_conf": {"size": 3}}, "pl_cache_conf: .* without a pl_cache"),
+        ({"pl_criterion": f"{__name__}:Trained"}, "must not have parameters"),
+        ({"encoder_conf": {"ctc_trim": True}}, "encoder_conf.ctc_trim: drops frames"),
+        ({"keep_nbest_models": [2, 3], "pl_teacher": "topn"}, "3 epochs are kept"),
+        ({"multiple_iterator": True}, "iterator_type: .* without multiple_iterator"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        checks.check_options(options(**changes))
+
+
+def test_a_base_model_with_other_tokens_is_refused(tmp_path) -> None:
+    model = tmp_path / "model.pth"
+    args = options(token_list=["<blank>", "A"], init_param=[f"{model}:::ctc"])
+    with pytest.raises(UserError, match="does not exist"):
+        checks.check_tokens(args)
+    model.write_bytes(b"")
+    checks.check_tokens(args)  # nothing is known
+    text = yaml.safe_dump({"token_list": ["<blank>", "A"]})
+    (tmp_path / "config.yaml").write_text(text)
+    checks.check_tokens(args)
+    args.token_list = ["<blank>", "B"]
+    with pytest.raises(UserError, match="from id 1 on from the 2 of the base model"):
+        checks.check_tokens(args)
+    args.token_list = ["A", "<blank>"]
+    with pytest.raises(UserError, match="the first token must be '<blank>'"):
+        checks.check_tokens(args)
+
+
+def test_filters_that_have_nothing_to_judge_by_are_refused() -> None:
+    named = [("rate", filters.build("rate", min_ratio=0.5))]
+    checks.check_filters(named, torch.nn.Linear(1, 1), 0.1)
+    with pytest.raises(UserError, match="pl_filter: rate compares with the speech"):
+        checks.check_filters(named, torch.nn.Linear(1, 1), math.nan)
+    named = [("dropout_agreement", filters.build("dropout_agreement"))]
+    checks.check_filters(named, torch.nn.Dropout(0.1), math.nan)
+    for model in (torch.nn.Linear(1, 1), torch.nn.Dropout(0.0)):
+        with pytest.raises(UserError, match="the model has none"):
+            checks.check_filters(named, model, math.nan)
+
+
+def test_an_experiment_that_takes_no_file_is_refused(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    for part in ("unlabeled", "train", "valid"):
+        sound(tmp_path, part)
+    args = options(output_dir=str(tmp_path / "file" / "exp"), **sets(tmp_path))
+    with pytest.raises(UserError, match="output_dir: .* cannot be written to"):
+        checks.check_data(args)
+    args.output_dir = str(tmp_path / "exp")
+    checks.check_data(args)
+    args.unlabeled_oracle_text = "nowhere"
+    with pytest.raises(UserError, match="unlabeled_oracle_text: nowhere does not"):
+        checks.check_data(args)
+
+
+def sound(directory: Path, part: str) -> None:
+    """Write the `wav.scp` of a set of one utterance."""
+    audio = directory / f"{part}.wav"
+    soundfile.write(audio, [0.0] * 800, 16000)
+    (directory / f"{part}.scp").write_text(f"{part} {audio}\n")
+
+
+def sets(directory: Path) -> dict:
+    """Return the options that name the sets."""
+    return {
+        f"{part}_data_path_and_name_and_type": [
+            (str(directory / f"{part}.scp"), "speech", "sound")
+        ]
+        for part in ("unlabeled", "train", "valid")
+    }
+
+
 AUX = dict(ctc_weight=1.0, interctc_weight=0.4, aux_ctc={"1": "phonemes"})
 
 
@@ -35,11 +140,11 @@ AUX = dict(ctc_weight=1.0, interctc_weight=0.4, aux_ctc={"1": "phonemes"})
     [
         ({"pl_decoder": "hard"}, "pl_decoder: must be one of auto, none, transcript"),
         ({"pl_interctc": "all"}, "pl_interctc: must be one of none, last, own, got"),
-        ({"pl_decoder": "forced"}, "'forced' needs an attention.*Legal: auto, none$"),
-        ({"pl_decoder": "transcript"}, "a model of CTC alone. Legal: auto, none"),
+        ({"pl_decoder": "forced"}, "'forced' needs an attention.*Allowed: auto, none$"),
+        ({"pl_decoder": "transcript"}, "a model of CTC alone. Allowed: auto, none"),
         (
             dict(TRANSDUCER, pl_decoder="forced_soft"),
-            "is a transducer. Legal: auto, none, transcript",
+            "is a transducer. Allowed: auto, none, transcript",
         ),
         (
             dict(RNN, pl_decoder="forced", decoder_conf={"sampling_probability": 0.2}),
@@ -53,14 +158,12 @@ AUX = dict(ctc_weight=1.0, interctc_weight=0.4, aux_ctc={"1": "phonemes"})
         (dict(DEEP, model_conf=AUX, pl_interctc="last"), "with model_conf.aux_ctc"),
         (
             dict(INTER, pl_interctc="own", pl_shaping=["sharpen"]),
-            "'own' with pl_shaping.*Legal: none, last",
+            "'own' with pl_shaping.*Allowed: none, last",
         ),
     ],
 )
 def test_targets_that_the_model_has_not_are_refused(changes, message) -> None:
-    args = SoftPLTask.get_parser().parse_args([])
-    for key, value in config(pl_criterion="hard_ctc", **changes).items():
-        setattr(args, key, value)
+    args = options(**changes)
     with pytest.raises(ValueError, match=message):
         checks.check_options(args)
 
@@ -76,9 +179,7 @@ def test_targets_that_the_model_has_not_are_refused(changes, message) -> None:
     ],
 )
 def test_targets_that_the_model_has_are_taken(changes) -> None:
-    args = SoftPLTask.get_parser().parse_args([])
-    for key, value in config(pl_criterion="hard_ctc", **changes).items():
-        setattr(args, key, value)
+    args = options(**changes)
     checks.check_options(args)
 
 
@@ -128,9 +229,7 @@ def test_what_is_trained_is_what_the_page_says(row, transducer) -> None:
     kind, *chosen, last, between, decoder = row
     for name, target, layers in itertools.product(*map(named, EACH, chosen)):
         forms = dict(pl_decoder=target, pl_interctc=layers)
-        args = SoftPLTask.get_parser().parse_args([])
-        for key, value in config(pl_criterion=name, **MODELS[kind], **forms).items():
-            setattr(args, key, value)
+        args = options(pl_criterion=name, **MODELS[kind], **forms)
         if last == "refused":
             with pytest.raises(ValueError, match="pl_decoder: |pl_interctc: "):
                 checks.check_options(args)

@@ -6,6 +6,15 @@ import pytest
 
 from espnet_softpl.training.schedule import Schedule, Scheduled, ramp_value, resolve
 
+RAMP = {"from": 2.0, "to": 1.0, "steps": 4}
+
+
+def test_the_example_of_the_module() -> None:
+    schedule = Schedule(labeled_steps=1, unlabeled_steps=2)
+    kinds = schedule.is_unlabeled(seed=0, first_turn=0, num_turns=9)
+    assert list(map(int, kinds)) == [1, 0, 1, 1, 0, 1, 1, 1, 0]
+    assert [schedule.turn_of(0, step, filling=2) for step in (0, 1, 2)] == [0, 2, 4]
+
 
 def test_blocks_hold_the_ratio_in_random_order() -> None:
     schedule = Schedule(start_step=5, labeled_steps=2, unlabeled_steps=3)
@@ -106,8 +115,8 @@ def test_a_ramp_is_linear_and_then_constant() -> None:
         ({"from": 1, "to": 2, "steps": 3, "end": 4}, "scheduled value"),
         ({"from": 1, "to": 2, "steps": 0}, "steps must be an integer >= 1"),
         ({"from": 1, "to": 2, "steps": 1, "start": -1}, "start must be"),
-        ({"from": "1", "to": 2, "steps": 1}, "finite numbers"),
-        ({"from": 1, "to": math.inf, "steps": 1}, "finite numbers"),
+        ({"from": "1", "to": 2, "steps": 1}, "from must be a finite number"),
+        ({"from": 1, "to": math.inf, "steps": 1}, "to must be a finite number"),
     ],
 )
 def test_a_ramp_that_is_none_is_refused(ramp, message) -> None:

@@ -1,0 +1,142 @@
+"""The settings of pseudo-labeling, read from ESPnet's options once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
+from espnet_softpl.labels.forms import LabelForms
+from espnet_softpl.monitors import guard
+from espnet_softpl.training.schedule import Schedule, Scheduled
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class PLConfig:
+    """What the `pl_*` options of one training say, and the parts that they name.
+
+    Each part has checked its own settings; `training.checks` refuses what does not fit
+    together. The parts keep state: two models need two of these.
+
+    Attributes:
+        args: All options, ESPnet's and ours.
+        criterion: The loss against a pseudo-label, by step.
+        regularizers: Terms added to the criterion, by step.
+        shaping: Changes to the teacher's label, in order, by step.
+        filters: Which labels are used, by name, in order.
+        teacher: Who labels.
+        cache: The settings of the label cache, or None.
+        guard: Watches for collapse, or None.
+        forms: Who learns from a label beside the last layer's CTC.
+        schedule: How labeled and unlabeled mini-batches alternate.
+    """
+
+    args: argparse.Namespace
+    criterion: Scheduled[criteria.PLCriterion]
+    regularizers: tuple[Scheduled[criteria.PLCriterion], ...]
+    shaping: tuple[Scheduled[shaping.Shaping], ...]
+    filters: tuple[tuple[str, filters.Filter], ...]
+    teacher: teacher.Teacher
+    cache: cache.CacheSettings | None
+    guard: guard.Guard | None
+    forms: LabelForms
+    schedule: Schedule
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> PLConfig:
+        """Build the parts that parsed options name, `pl_criterion` among them.
+
+        Raises:
+            UserError: With the key, the value and what is allowed.
+        """
+        try:
+            forms = LabelForms(decoder=args.pl_decoder, layers=args.pl_interctc)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return cls(
+            args=args,
+            criterion=_scheduled(criteria.REGISTRY, args)[0],
+            regularizers=_scheduled(regularizers.REGISTRY, args),
+            shaping=_scheduled(shaping.REGISTRY, args),
+            filters=build_filters(args.pl_filter, args.pl_filter_conf),
+            teacher=_build_teacher(args),
+            cache=cache.build(args.pl_cache, **args.pl_cache_conf),
+            guard=guard.build(args.pl_guard, **args.pl_guard_conf),
+            forms=forms,
+            schedule=build_from_conf(
+                Schedule, args.pl_schedule_conf, "pl_schedule_conf"
+            ),
+        )
+
+    @property
+    def needs_posteriors(self) -> bool:
+        """Whether criterion or regularizers look at the posteriors of labels."""
+        parts = (self.criterion, *self.regularizers)
+        return any(part.at(0).needs_posteriors for part in parts)
+
+    @property
+    def needs_labeled(self) -> bool:
+        """Whether any part counts something on labeled mini-batches."""
+        parts = (self.criterion, *self.regularizers, *self.shaping)
+        return any(part.at(0).needs_prior for part in parts) or any(
+            part.needs_labeled for _, part in self.filters
+        )
+
+
+def build_filters(
+    names: str | Sequence[str], conf: Mapping[str, Any]
+) -> tuple[tuple[str, filters.Filter], ...]:
+    """Build the filters of `pl_filter` by name; a user's own has its class's name."""
+    confs = named_confs("pl_filter", names, conf)
+    return tuple(
+        (name.rpartition(":")[2], filters.build(name, **settings))
+        for name, settings in confs.items()
+    )
+
+
+def _scheduled(
+    registry: Registry[T], args: argparse.Namespace
+) -> tuple[Scheduled[T], ...]:
+    """Build the parts that a key names; their settings may be ramps."""
+    names, conf = getattr(args, registry.key), getattr(args, f"{registry.key}_conf")
+    try:
+        return tuple(
+            Scheduled(functools.partial(registry.build, name), settings)
+            for name, settings in named_confs(registry.key, names, conf).items()
+        )
+    except UserError:
+        raise
+    except ValueError as error:  # A ramp that is none: it does not know its key.
+        raise UserError(f"{registry.key}_conf: {error}") from error
+
+
+def _build_teacher(args: argparse.Namespace) -> teacher.Teacher:
+    """Build the teacher, with the steps per epoch of the run if it counts in them."""
+    conf = dict(args.pl_teacher_conf)
+    if "retention" in conf and "steps_per_epoch" not in conf:
+        if not args.num_iters_per_epoch:
+            raise UserError(
+                "pl_teacher_conf.retention: is a share per epoch, and the length of "
+                "an epoch is not known; set num_iters_per_epoch, or "
+                "pl_teacher_conf.steps_per_epoch (optimizer steps)"
+            )
+        conf["steps_per_epoch"] = max(args.num_iters_per_epoch // args.accum_grad, 1)
+    return teacher.build(args.pl_teacher, **conf)
+
+
+def read_token_list(args: argparse.Namespace) -> list[str]:
+    """Return the tokens, from a file or from a configuration that holds them."""
+    if not isinstance(args.token_list, str):
+        return list(args.token_list)
+    if not Path(args.token_list).is_file():
+        raise UserError(f"token_list: {args.token_list} does not exist")
+    with open(args.token_list, encoding="utf-8") as lines:
+        return [line.rstrip() for line in lines]

@@ -1,0 +1,28 @@
+"""How a command ends with an error that its user can mend."""
+
+from __future__ import annotations
+
+import pytest
+
+from espnet_softpl.core import errors
+
+
+def test_many_names_are_shown_by_a_few() -> None:
+    assert errors.name_some([]) == ""
+    assert errors.name_some({"c", "b", "a"}) == "a, b, c"
+    assert errors.name_some("edcba") == "a, b, c and 2 more"
+    assert errors.name_some("ba", most=1) == "a and 1 more"
+
+
+def test_a_refusal_is_one_line_and_a_status(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/train.py"])
+    for status in (2, 3):
+        with pytest.raises(SystemExit) as end:
+            errors.refuse(errors.UserError("pl_x: wrong"), status)
+        assert end.value.code == status
+        assert capsys.readouterr().err == "train.py: error: pl_x: wrong\n"
+
+
+def test_a_collapse_is_not_the_users_to_mend() -> None:
+    assert issubclass(errors.UserError, ValueError)
+    assert not issubclass(errors.CollapseError, ValueError)

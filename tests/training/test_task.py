@@ -1,0 +1,81 @@
+"""The task: what it refuses, and with which status it ends. Trainings: end_to_end."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+from espnet2.tasks.asr import ASRTask
+
+from espnet_softpl.core.errors import CollapseError, UserError
+from espnet_softpl.training.task import SoftPLTask
+from tests.support.espnet_runs import TOKENS, config
+from tests.training.test_model import make_model
+
+
+def parse(*words: str) -> argparse.Namespace:
+    command = ["--output_dir", "unused", "--token_list", "tokens", *words]
+    return SoftPLTask.get_parser().parse_args(command)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--pl_criterion", "hard"], "pl_criterion: unknown criterion 'hard'"),
+        (["--pl_criterion", "soft_ce", "--pl_filter", "x"], "pl_filter: unknown"),
+        (["--pl_criterion", "soft_ce", "--ngpu", "2"], "ngpu: several GPUs need"),
+        (["--pl_criterion", "hard_ctc"], "token_list: tokens does not exist"),
+    ],
+)
+def test_a_mistake_ends_it_with_one_line_and_status_2(words, message, capsys) -> None:
+    words = [*words, "--dry_run", "true"]
+    with pytest.raises(SystemExit) as end:
+        SoftPLTask.check_required_command_args(parse(*words))
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_training_without_a_criterion_is_stock() -> None:
+    args = parse("--dry_run", "true")
+    SoftPLTask.check_required_command_args(args)
+    vars(args).update(config(), token_list=TOKENS, pl_criterion=None)
+    assert type(SoftPLTask.build_model(args)).__module__.startswith("espnet2.")
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (UserError("a file is gone"), 2),
+        (CollapseError("labels collapse"), 3),
+        (OSError(28, "No space left on device"), 4),
+    ],
+)
+def test_each_kind_of_end_has_its_status(
+    error, status, capsys, monkeypatch, tmp_path
+) -> None:
+    def fail(args: argparse.Namespace) -> None:
+        raise error
+
+    monkeypatch.setattr(ASRTask, "main_worker", fail)
+    args = parse("--pl_criterion", "hard_ctc")
+    args.output_dir = str(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        SoftPLTask.main_worker(args)
+    assert end.value.code == status
+    assert ": error: " in capsys.readouterr().err
+
+
+def test_what_nobody_expected_is_a_traceback(monkeypatch) -> None:
+    def fail(args: argparse.Namespace) -> None:
+        raise RuntimeError("a mistake in the code")
+
+    monkeypatch.setattr(ASRTask, "main_worker", fail)
+    with pytest.raises(RuntimeError, match="a mistake in the code"):
+        SoftPLTask.main_worker(parse("--pl_criterion", "hard_ctc"))
+
+
+def test_two_models_of_the_same_options_share_no_part() -> None:
+    first, second = make_model().pl, make_model().pl
+    assert first.generator.teacher is not second.generator.teacher
+    assert first.guard is not second.guard
