@@ -32,30 +32,9 @@ from espnet_softpl.monitors.statistics import label_statistics
 from espnet_softpl.shaping import Shaping
 from espnet_softpl.teacher.generator import Heard, PseudoLabelGenerator
 from espnet_softpl.training import unlabeled_head
+from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.dropout import DropoutSwitch
 from espnet_softpl.training.schedule import Scheduled
-
-
-@dataclasses.dataclass(frozen=True)
-class UnlabeledBatch:
-    """A mini-batch without transcripts.
-
-    Attributes:
-        utt_id: B utterance ids.
-        speech: Waveforms, (B, N).
-        speech_lengths: Samples per utterance, (B,).
-        usable: False where the audio could not be read and is silence instead, (B,);
-            None where all of it could.
-        slot: The slot of the cache that the mini-batch belongs to, if there is one.
-        draw: Unlabeled turns of the schedule before this one.
-    """
-
-    utt_id: list[str]
-    speech: torch.Tensor
-    speech_lengths: torch.Tensor
-    usable: torch.Tensor | None = None
-    slot: int | None = None
-    draw: int = 0
 
 
 @dataclasses.dataclass

@@ -17,8 +17,9 @@ from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 from espnet_softpl.monitors.statistics import disagreement
 from espnet_softpl.teacher.generator import CTCOutputs
 from espnet_softpl.training import unlabeled_head
+from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.decoder_model import DecoderModel
-from espnet_softpl.training.engine import PseudoLabeling, UnlabeledBatch
+from espnet_softpl.training.engine import PseudoLabeling
 
 PL_STATISTICS = (
     "pl_wer",
@@ -64,31 +65,27 @@ class SoftPLModel(DecoderModel):
 
     def forward(
         self,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
+        speech: torch.Tensor | None = None,
+        speech_lengths: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_lengths: torch.Tensor | None = None,
-        unlabeled_weight: torch.Tensor | None = None,
-        pl_step: torch.Tensor | None = None,
-        unlabeled: dict[str, Any] | None = None,
-        insertions: Sequence[dict[str, Any]] = (),
+        unlabeled: UnlabeledBatch | None = None,
+        insertions: Sequence[UnlabeledBatch] = (),
+        pl_step: int = 0,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Compute the loss of a labeled or an unlabeled batch.
 
         Args:
-            speech: Waveforms, (B, N).
+            speech: Waveforms, (B, N); of labeled batches, like the next three.
             speech_lengths: Samples per utterance, (B,).
-            text: Token ids, (B, U), padded with -1; of labeled batches.
-            text_lengths: Tokens per utterance, (B,); of labeled batches.
-            unlabeled_weight: Factor on the unlabeled loss, (B,), the same for all; its
-                presence is what marks an unlabeled batch.
-            pl_step: Number of the mini-batch, (B,), the same for all; None is 0.
-            unlabeled: `usable`, `slot` and `draw` of an unlabeled batch, as
-                `UnlabeledBatch` describes them.
-            insertions: Unlabeled mini-batches, each the fields of an `UnlabeledBatch`,
-                that are to be labeled for the cache before anything is learned.
-            **kwargs: What the stock model takes; `utt_id` is needed to score labels.
+            text: Token ids, (B, U), padded with -1.
+            text_lengths: Tokens per utterance, (B,).
+            unlabeled: The batch, if it is an unlabeled one.
+            insertions: Unlabeled batches to label for the cache before anything is
+                learned.
+            pl_step: Number of the mini-batch in the whole training.
+            **kwargs: What the stock model takes.
 
         Returns:
             loss, statistics (the same keys in the same order for every training
@@ -97,24 +94,20 @@ class SoftPLModel(DecoderModel):
         Raises:
             ValueError: An unlabeled batch comes with text, or a labeled one without.
         """
-        if (text is None) != (unlabeled_weight is not None):
-            raise ValueError("a batch has either text or unlabeled_weight")
-        step = 0 if pl_step is None else int(pl_step[0])
+        if (text is None) == (unlabeled is None):
+            raise ValueError("a batch has either text or is unlabeled")
         if self.pl is not None and self.training and self.pl.dropout is not None:
-            self.pl.dropout.set(step >= self.pl.start_step)
-        waiting = [UnlabeledBatch(**insertion) for insertion in insertions]
-        if waiting or unlabeled_weight is not None:
+            self.pl.dropout.set(pl_step >= self.pl.start_step)
+        if insertions or unlabeled is not None:
             self.pl.begin(self, self.ctc.ctc_lo)
-        if unlabeled_weight is not None:
-            ids = kwargs.get("utt_id", [])
-            batch = UnlabeledBatch(ids, speech, speech_lengths, **(unlabeled or {}))
-            return self._forward_unlabeled(batch, unlabeled_weight, step, waiting)
-        if waiting:
-            self.pl.insert(self, waiting, step)
+        if unlabeled is not None:
+            return self._forward_unlabeled(unlabeled, insertions, pl_step)
+        if insertions:
+            self.pl.insert(self, insertions, pl_step)
         if self.pl is None or not self.training:
             return super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
         batch = (speech, speech_lengths, text, text_lengths)
-        loss, stats = self._forward_labeled(batch, step, kwargs)
+        loss, stats = self._forward_labeled(batch, pl_step, kwargs)
         return force_gatherable(
             (loss, self._statistics(stats), speech.size(0)), loss.device
         )
@@ -156,12 +149,11 @@ class SoftPLModel(DecoderModel):
     def _forward_unlabeled(
         self,
         batch: UnlabeledBatch,
-        unlabeled_weight: torch.Tensor,
+        insertions: Sequence[UnlabeledBatch],
         step: int,
-        waiting: Sequence[UnlabeledBatch],
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """Get the batch's labels, and compute the student's loss."""
-        labels, change = self.pl.labels_of(self, batch, waiting, step)
+        labels, change = self.pl.labels_of(self, batch, insertions, step)
         label = labels.label
         usable = torch.ones_like(label.weight, dtype=torch.bool)
         if batch.usable is not None:
@@ -184,7 +176,8 @@ class SoftPLModel(DecoderModel):
         loss_pl = self._combine(parts)
         if self.pl.samples is not None:
             self.pl.samples.note(step, labels, label, log_probs)
-        weight = self.pl.weight_factor * unlabeled_weight[0]
+        weight = torch.full((), batch.weight, device=loss_pl.device)
+        weight = self.pl.weight_factor * weight
         loss = weight * loss_pl
         self.pl.count_kept(batch, label)
         stats = {

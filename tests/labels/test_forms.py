@@ -224,16 +224,15 @@ def test_a_weight_of_zero_removes_exactly(forms, criterion) -> None:
     model = talking(criterion, **forms)
     for row in (0, 2):
         usable = torch.arange(3) != row
-        unlabeled = dict(usable=usable, slot=None, draw=0)
-        noisy = unlabeled_batch()["speech"]
+        noisy = batch().speech.clone()
         noisy[row] = 0.1 * torch.randn(12000)
-        loss, _, grads = run(model, unlabeled=unlabeled)
-        again, _, others = run(model, unlabeled=unlabeled, speech=noisy)
+        loss, _, grads = run(model, usable=usable)
+        again, _, others = run(model, usable=usable, speech=noisy)
         torch.testing.assert_close(loss, again)
         for name, grad in grads.items():
             torch.testing.assert_close(grad, others[name], atol=1e-5, rtol=1e-3)
-    nothing = dict(usable=torch.zeros(3, dtype=torch.bool), slot=None, draw=0)
-    loss, stats, grads = run(model, unlabeled=nothing)
+    nothing = torch.zeros(3, dtype=torch.bool)
+    loss, stats, grads = run(model, usable=nothing)
     assert float(loss) == float(stats["loss_pl"]) == 0.0
     assert not any(grad.any() for grad in grads.values() if grad is not None)
 

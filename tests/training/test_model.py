@@ -13,7 +13,8 @@ from espnet_softpl import criteria, filters, shaping, teacher
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training import unlabeled_head
-from espnet_softpl.training.engine import PseudoLabeling, UnlabeledBatch
+from espnet_softpl.training.batch import UnlabeledBatch
+from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.model import PL_STATISTICS, SoftPLModel, frames_of
 from espnet_softpl.training.schedule import Scheduled
 from espnet_softpl.training.task import SoftPLTask
@@ -38,22 +39,26 @@ def make_model(
     return SoftPLTask.build_model(args).train()
 
 
-def unlabeled_batch(weight: float = 1.0) -> dict:
+def batch(weight: float = 1.0) -> UnlabeledBatch:
     generator = torch.Generator().manual_seed(3)
     speech = 0.1 * torch.randn(3, 12000, generator=generator)
-    return dict(
-        speech=speech,
-        speech_lengths=torch.tensor([12000, 9000, 7000]),
-        unlabeled_weight=torch.full((3,), weight),
-        utt_id=["a", "b", "c"],
-    )
+    lengths = torch.tensor([12000, 9000, 7000])
+    return UnlabeledBatch(["a", "b", "c"], speech, lengths, weight)
+
+
+def unlabeled_batch(weight: float = 1.0) -> dict:
+    return dict(unlabeled=batch(weight), utt_id=["a", "b", "c"])
 
 
 def labeled_batch() -> dict:
-    batch = unlabeled_batch()
-    del batch["unlabeled_weight"]
-    text = torch.tensor([[3, 4, 5], [3, 3, -1], [5, -1, -1]])
-    return dict(batch, text=text, text_lengths=torch.tensor([3, 2, 1]))
+    utt_id, speech, speech_lengths = batch()[:3]
+    return dict(
+        utt_id=utt_id,
+        speech=speech,
+        speech_lengths=speech_lengths,
+        text=torch.tensor([[3, 4, 5], [3, 3, -1], [5, -1, -1]]),
+        text_lengths=torch.tensor([3, 2, 1]),
+    )
 
 
 def test_it_has_the_names_and_shapes_of_the_stock_model() -> None:
@@ -98,8 +103,8 @@ def test_every_batch_reports_the_same_keys_in_the_same_order(changes) -> None:
 def test_statistics_do_not_change_with_the_loss_in_place() -> None:
     """Regression: the trainer divides the loss in place by accum_grad."""
     model = make_model()
-    for batch in (labeled_batch(), unlabeled_batch()):
-        loss, stats, _ = model(**batch)
+    for fields in (labeled_batch(), unlabeled_batch()):
+        loss, stats, _ = model(**fields)
         before = float(stats["loss"])
         with torch.no_grad():
             loss /= 8
@@ -111,11 +116,11 @@ def test_the_teacher_hears_clean_audio_and_the_student_augmented() -> None:
     heard = []
     model.specaug.register_forward_hook(lambda *_: heard.append("augmented"))
     with torch.no_grad():
-        label = model.pl.generator(model, *list(unlabeled_batch().values())[:2])
+        label = model.pl.generator(model, *batch()[1:3])
     assert heard == []
     model(**unlabeled_batch())
     assert heard == ["augmented"]
-    again = model.pl.generator(model, *list(unlabeled_batch().values())[:2])
+    again = model.pl.generator(model, *batch()[1:3])
     assert torch.equal(label.log_probs, again.log_probs)  # no dropout either
     assert not label.log_probs.requires_grad
     assert model.training and model.encoder.training
@@ -173,18 +178,17 @@ def test_weighted_mean_removes_exactly() -> None:
 def test_a_batch_is_labeled_or_unlabeled() -> None:
     model = make_model()
     for wrong in (
-        dict(labeled_batch(), unlabeled_weight=torch.ones(3)),
+        dict(labeled_batch(), unlabeled=batch()),
         {k: v for k, v in labeled_batch().items() if not k.startswith("text")},
     ):
-        with pytest.raises(ValueError, match="either text or unlabeled_weight"):
+        with pytest.raises(ValueError, match="either text or is unlabeled"):
             model(**wrong)
 
 
 def test_frames_of_counts_what_the_encoder_makes() -> None:
     model = make_model()
-    batch = unlabeled_batch()
-    _, lengths = model.ctc_log_probs(batch["speech"], batch["speech_lengths"])
-    for samples, length in zip(batch["speech_lengths"], lengths):
+    _, lengths = model.ctc_log_probs(*batch()[1:3])
+    for samples, length in zip(batch().speech_lengths, lengths):
         # ESPnet's subsampling may count one frame more in a padded batch.
         assert abs(frames_of(model, int(samples)) - int(length)) <= 1
 
@@ -211,8 +215,8 @@ def test_engine_without_oracle_or_filter() -> None:
     assert float(model(**unlabeled_batch())[1]["pl_kept"]) == 0.0
 
 
-def with_step(batch: dict, step: int) -> dict:
-    return dict(batch, pl_step=torch.full((3,), step))
+def with_step(fields: dict, step: int) -> dict:
+    return dict(fields, pl_step=step)
 
 
 def test_settings_are_those_of_the_step() -> None:
@@ -244,10 +248,8 @@ CONSISTENCY = dict(
 @pytest.mark.parametrize("changes", [{}, HYBRID], ids=["ctc", "hybrid"])
 def test_two_views_of_a_batch_are_augmented_differently(changes) -> None:
     model = make_model("consistency", **changes)
-    label = model.pl.generator(model, *list(unlabeled_batch().values())[:2])
-    speech, speech_lengths = list(unlabeled_batch().values())[:2]
-    waiting = UnlabeledBatch([], speech, speech_lengths)
-    (first, _), seen = model._student(waiting, label, 2)
+    label = model.pl.generator(model, *batch()[1:3])
+    (first, _), seen = model._student(batch(), label, 2)
     one = first.log_probs
     assert one.shape == seen.second_view.shape == label.log_probs.shape
     assert (one[2] - seen.second_view[2]).abs().max() > 0.01
@@ -295,9 +297,7 @@ def test_regularizers_are_added_to_the_criterion() -> None:
 def test_the_prior_comes_from_labeled_batches() -> None:
     conf = dict(pl_regularizer=["prior_kl"], pl_regularizer_conf={"weight": 1.0})
     model = make_model("hard_ctc", **conf)
-    batch = unlabeled_batch()
-    waiting = UnlabeledBatch(batch["utt_id"], batch["speech"], batch["speech_lengths"])
-    assert model.pl.make(model, waiting, step=0).label.prior is None
+    assert model.pl.make(model, batch(), step=0).label.prior is None
     model(**labeled_batch())
     prior = model.pl.prior.value
     assert prior.shape == (len(TOKENS),)
