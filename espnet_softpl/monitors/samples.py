@@ -78,7 +78,7 @@ class SampleRecorder(Stateful):
         self._filter_names = tuple(filter_names)
         self._rows: list[dict[str, Any]] = []
 
-    def note(
+    def record(
         self, step: int, labels: Labels, label: PseudoLabel, log_probs: torch.Tensor
     ) -> None:
         """Record what a mini-batch says about the chosen utterances.

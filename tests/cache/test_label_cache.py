@@ -45,12 +45,12 @@ def step_on(
 def count_labelings(model) -> list[int]:
     """Record how many mini-batches are labeled from now on."""
     calls = []
-    listen = model.pl.generator.listen
+    run = model.pl.generator.run
 
     class Counting(type(model.pl.generator)):
-        def listen(self, *args, **kwargs):
+        def run(self, *args, **kwargs):
             calls.append(1)
-            return listen(*args, **kwargs)
+            return run(*args, **kwargs)
 
     model.pl.generator.__class__ = Counting
     return calls
@@ -82,7 +82,6 @@ def test_a_cached_label_teaches_as_a_new_one(criterion) -> None:
     fresh = make_model(criterion, "student")
     fresh.load_state_dict(model.state_dict())
     fresh.eval()
-    model.pl.begin(model, model.ctc.ctc_lo)
     model(**dict(labeled_batch()))
     model.pl.insert(model, [insertion("a", 1, 0, 0)], 0)
     stats = step_on(model, "a", 1, slot=0, draw=2)

@@ -29,7 +29,6 @@ def test_a_cached_label_teaches_as_a_new_one(forms, criterion) -> None:
     model = give_a_voice(cached_model(criterion, pl_cache_conf=exact, **forms))
     fresh = make_model(criterion, "student", **forms)
     fresh.load_state_dict(model.state_dict())
-    model.pl.begin(model, model.ctc.ctc_lo)
     waiting = insertion("a", 1, 0, 0)
     model.pl.insert(model, [waiting], 0)
     record = model.pl.cache._store.get(0)

@@ -107,10 +107,10 @@ class Recorder(PseudoLabelGenerator):
 
     made: list = []
 
-    def listen(self, student, speech, speech_lengths, dropout=False):
-        heard = super().listen(student, speech, speech_lengths, dropout)
-        self.made.append((speech.clone(), speech_lengths.clone(), heard.label))
-        return heard
+    def run(self, student, speech, speech_lengths, dropout=False):
+        outputs = super().run(student, speech, speech_lengths, dropout)
+        self.made.append((speech.clone(), speech_lengths.clone(), outputs.label))
+        return outputs
 
 
 def test_they_are_the_labels_of_a_training(

@@ -122,7 +122,7 @@ def answer_step_by_step(model, encoder_out, lengths, tokens) -> torch.Tensor:
 def test_forced_answers_are_those_of_a_step_by_step_loop(kind) -> None:
     model = talking(pl_decoder="forced_soft", **kind)
     made = model.pl.make(model, batch(), step=0)
-    heard = model.pl.generator.listen(model, batch().speech, batch().speech_lengths)
+    heard = model.pl.generator.run(model, batch().speech, batch().speech_lengths)
     label, answer = made.label, made.decoder
     assert int(label.token_lengths.min()) > 2
     assert torch.equal(answer.lengths, label.token_lengths + 1)
@@ -150,7 +150,7 @@ def test_the_loss_of_the_decoder_is_that_of_a_loop(kind, target, normalized) -> 
     made = model.pl.make(model, batch(), step=0)
     label, answer = made.label, made.decoder
     inputs = batch().speech, batch().speech_lengths
-    heard = model.pl.generator.listen(model, *inputs).encoder_out
+    heard = model.pl.generator.run(model, *inputs).encoder_out
     total = 0.0
     for weight in (torch.ones(3), torch.tensor([1.0, 0.5, 0.0])):
         losses, positions = [], 0
@@ -316,7 +316,7 @@ def test_a_language_token_stands_before_the_transcript() -> None:
     conf = dict(ctc_weight=0.3, lang_token_id=2)
     stock = talking(**dict(HYBRID, model_conf=conf))
     made = stock.pl.make(stock, batch(), step=0)
-    inputs = stock.pl.generator.listen(
+    inputs = stock.pl.generator.run(
         stock, batch().speech, batch().speech_lengths
     ).encoder_out
     one = stock.pseudo_decoder_loss(

@@ -19,17 +19,17 @@ from tests.conftest import make_label, make_log_probs
 def test_frame_statistics_by_hand() -> None:
     sharp = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).log()
     stats = frame_statistics(sharp.unsqueeze(0), torch.tensor([2]))
-    assert stats["blank_share"] == 0.5
-    assert stats["frame_entropy"] == 0.0
-    assert stats["mean_entropy"] == pytest.approx(math.log(2))
-    assert stats["mutual_information"] == pytest.approx(math.log(2))
+    assert stats["pl_blank_share"] == 0.5
+    assert stats["pl_frame_entropy"] == 0.0
+    assert stats["pl_mean_entropy"] == pytest.approx(math.log(2))
+    assert stats["pl_mutual_information"] == pytest.approx(math.log(2))
 
 
 def test_collapse_shows_as_no_mutual_information() -> None:
     constant = torch.tensor([0.5, 0.3, 0.2]).log().expand(2, 7, 3)
     stats = frame_statistics(constant, torch.tensor([7, 4]))
-    assert stats["mutual_information"] == pytest.approx(0.0, abs=1e-6)
-    assert stats["frame_entropy"] > 1.0
+    assert stats["pl_mutual_information"] == pytest.approx(0.0, abs=1e-6)
+    assert stats["pl_frame_entropy"] > 1.0
 
 
 def test_padding_is_left_out() -> None:

@@ -11,11 +11,12 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl import criteria, filters, shaping, teacher
 from espnet_softpl.criteria.base import weighted_mean
+from espnet_softpl.monitors.statistics import ALWAYS
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training import unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.engine import PseudoLabeling
-from espnet_softpl.training.model import PL_STATISTICS, SoftPLModel, frames_of
+from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.schedule import Scheduled
 from espnet_softpl.training.task import SoftPLTask
 from tests.support.espnet_runs import HYBRID, TOKENS, config
@@ -91,7 +92,7 @@ def test_every_batch_reports_the_same_keys_in_the_same_order(changes) -> None:
     _, of_labeled, _ = model(**labeled_batch())
     _, of_unlabeled, _ = model(**unlabeled_batch())
     assert list(of_labeled) == list(of_unlabeled) == list(model.statistics_keys())
-    assert set(PL_STATISTICS) <= set(of_labeled)
+    assert {statistic.name for statistic in ALWAYS} <= set(of_labeled)
     # What one kind of batch cannot know is NaN there, and nothing is NaN in both.
     for key in set(of_labeled) - {"pl_wer", "pl_cer", "pl_length_ratio"}:
         known = [math.isfinite(float(s[key])) for s in (of_labeled, of_unlabeled)]
@@ -207,7 +208,8 @@ def test_statistics_come_from_the_teacher() -> None:
 def test_engine_without_oracle_or_filter() -> None:
     model = make_model()
     model.pl = PseudoLabeling(
-        Scheduled(criteria.HardCTC, {}), PseudoLabelGenerator(teacher.build("student"))
+        criterion=Scheduled(criteria.HardCTC, {}),
+        generator=PseudoLabelGenerator(teacher.build("student")),
     )
     _, stats, _ = model(**unlabeled_batch())
     assert math.isnan(float(stats["pl_wer"])) and float(stats["pl_kept"]) == 1.0
@@ -249,7 +251,7 @@ CONSISTENCY = dict(
 def test_two_views_of_a_batch_are_augmented_differently(changes) -> None:
     model = make_model("consistency", **changes)
     label = model.pl.generator(model, *batch()[1:3])
-    (first, _), seen = model._student(batch(), label, 2)
+    (first, _), seen = model.pl._student_views(model, batch(), label, 0)
     one = first.log_probs
     assert one.shape == seen.second_view.shape == label.log_probs.shape
     assert (one[2] - seen.second_view[2]).abs().max() > 0.01

@@ -28,7 +28,7 @@ from espnet_softpl.commands.report.history import (
 )
 from espnet_softpl.commands.report.meaning import MEANING
 from espnet_softpl.monitors.samples import SampleRecorder, choose
-from espnet_softpl.training.model import PL_STATISTICS
+from espnet_softpl.monitors.statistics import ALWAYS
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.end_to_end.test_guard import OFF
@@ -457,7 +457,7 @@ def test_rows_are_thinned_evenly() -> None:
 
 
 def test_every_statistic_has_words() -> None:
-    assert set(PL_STATISTICS) <= set(MEANING)
+    assert {statistic.name for statistic in ALWAYS} <= set(MEANING)
 
 
 def test_the_choice_of_samples() -> None:
@@ -497,7 +497,7 @@ def test_tensorboard_gets_the_statistics(data, tmp_path) -> None:
     exp = train(SoftPLTask, options, tmp_path / "exp")
     events = EventAccumulator(str(exp / "tensorboard" / "train"))
     events.Reload()
-    assert set(PL_STATISTICS) <= set(events.Tags()["scalars"])
+    assert {statistic.name for statistic in ALWAYS} <= set(events.Tags()["scalars"])
     saved = load(exp / "checkpoint.pth")["reporter"]["stats"][2]["train"]["pl_cer"]
     assert events.Scalars("pl_cer")[-1].value == pytest.approx(saved)
 
@@ -518,7 +518,7 @@ def test_weights_and_biases_gets_the_statistics(data, tmp_path, monkeypatch) -> 
     epochs = [entry for entry in logged if "epoch" in entry]
     steps = [entry for entry in logged if "iteration" in entry]
     assert len(epochs) == 2 and len(steps) >= 2
-    for name in PL_STATISTICS:
+    for name in (statistic.name for statistic in ALWAYS):
         assert f"train/train_{name}_epoch" in epochs[-1], name
         assert f"metrics/{name}" in steps[-1], name
     saved = load(exp / "checkpoint.pth")["reporter"]["stats"][2]["train"]["pl_cer"]
