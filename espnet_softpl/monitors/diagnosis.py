@@ -139,7 +139,10 @@ def diagnose(alarm: Alarm) -> tuple[str, ...]:
         Keys of `FORMS`, the most specific first; empty if only limits of one's own
         are broken, which no form breaks.
     """
-    signs = {SIGNS.get((breach.monitor, breach.side), breach.side) for breach in alarm.breaches}
+    signs = {
+        SIGNS.get((breach.monitor, breach.side), breach.side)
+        for breach in alarm.breaches
+    }
     return tuple(form for form in FORMS if form in signs)
 
 

@@ -106,7 +106,7 @@ class Guard:
     The average is our own choice, as are all limits: the paper
     (https://arxiv.org/abs/2211.06007) reports collapse and gives no detector.
 
-    Example: `Guard("stop", limits={"pl_frame_entropy": {"highest": 2.0}})`.
+    Example: `alarm = Guard("stop", window=20).observe(step, statistics)`.
 
     Args:
         action: What the trainer does at an alarm: `warn` reports it, `stop` ends

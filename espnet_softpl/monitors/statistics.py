@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -316,52 +316,42 @@ def label_statistics(
 
 
 def step_statistics(
-    labels: Labels, label: PseudoLabel, log_probs: torch.Tensor, step: int
+    labels: Labels,
+    label: PseudoLabel,
+    log_probs: torch.Tensor,
+    usable: torch.Tensor,
+    speech_lengths: torch.Tensor,
+    step: int,
 ) -> dict[str, Any]:
     """Collect the statistics of labels that are trained on.
 
     Args:
         labels: The labels of B utterances as they were made.
-        label: The label that is trained on.
+        label: The label that is trained on, with its final weight (B,).
         log_probs: The student's frame log-posteriors, (B, T, V).
+        usable: False if an utterance's audio or loss cannot be used, (B,).
+        speech_lengths: Length of the audio per utterance, (B,).
         step: The mini-batch of training.
 
     Returns:
         Scalars by statistic name, those of `label_statistics` included.
     """
+    kept, samples = label.weight > 0, speech_lengths.float()
     return {
         **labels.statistics,
         DISAGREEMENT.name: disagreement(log_probs, labels.path, label.lengths),
+        KEPT.name: kept.float().mean(),
+        KEPT_AUDIO.name: (samples * kept).sum() / samples.sum(),
+        UNUSABLE.name: 1.0 - usable.float().mean(),
         AGE.name: float(step - labels.step),
         USES.name: float(labels.uses),
     }
 
 
-def audio_statistics(
-    speech_lengths: torch.Tensor, weight: torch.Tensor, usable: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Tell how much of a mini-batch is learned from.
-
-    Args:
-        speech_lengths: Length of the audio per utterance, (B,).
-        weight: Final weight of each utterance, (B,).
-        usable: False if an utterance's audio or loss cannot be used, (B,).
-
-    Returns:
-        Scalars by statistic name.
-    """
-    kept, samples = weight > 0, speech_lengths.float()
-    return {
-        KEPT.name: kept.float().mean(),
-        KEPT_AUDIO.name: (samples * kept).sum() / samples.sum(),
-        UNUSABLE.name: 1.0 - usable.float().mean(),
-    }
-
-
 def oracle_statistics(
     oracle: Oracle, utterance_ids: Sequence[str], label: PseudoLabel
-) -> Mapping[str, float]:
-    """Score labels against true transcripts: all, those kept, those dropped.
+) -> dict[str, float]:
+    """Score labels against true transcripts: all, those that are used, the others.
 
     Args:
         oracle: The transcripts.

@@ -26,7 +26,6 @@ from espnet_softpl.monitors.statistics import (
     OF_ORACLE,
     TURNOVER,
     WEIGHT,
-    audio_statistics,
     dropped_by,
     oracle_statistics,
     step_statistics,
@@ -119,7 +118,7 @@ class PseudoLabeling(Labeling):
         label = label._replace(weight=label.weight * usable)
         views, label = self._student_views(student, batch, label, step)
         log_probs, lengths, encoder_out, _ = views[0]
-        losses = self.losses(log_probs, lengths, label, step)
+        losses = self._losses(log_probs, lengths, label, step)
         # An utterance without a finite loss teaches nothing, and is counted.
         usable = torch.isfinite(losses.detach()) & usable
         label = label._replace(weight=label.weight * usable)
@@ -141,8 +140,9 @@ class PseudoLabeling(Labeling):
         samples = batch.speech_lengths[label.weight > 0].sum()
         self.kept_hours += float(samples) / self.sample_rate / 3600.0
         statistics = {
-            **step_statistics(labels, label, log_probs, step),
-            **audio_statistics(batch.speech_lengths, label.weight, usable),
+            **step_statistics(
+                labels, label, log_probs, usable, batch.speech_lengths, step
+            ),
             **{
                 dropped_by(name): (labels.reason == index).float().mean()
                 for index, (name, _) in enumerate(self.filters)
@@ -168,10 +168,11 @@ class PseudoLabeling(Labeling):
     ) -> tuple[list[CTCOutputs], PseudoLabel]:
         """Run the student on the views that the criterion wants; label the second."""
         count = self.criterion.at(step).views
-        outputs = student.unlabeled_outputs(
+        outputs = student.ctc_outputs(
             torch.cat([batch.speech] * count),
             torch.cat([batch.speech_lengths] * count),
-            self.forms.layers != "none",
+            layers=self.forms.layers != "none",
+            head=unlabeled_head.of(student),
         )
         views = outputs.views(count)
         if count == 2:
@@ -183,7 +184,7 @@ class PseudoLabeling(Labeling):
             )
         return views, label
 
-    def losses(
+    def _losses(
         self,
         log_probs: torch.Tensor,
         lengths: torch.Tensor,
@@ -191,18 +192,7 @@ class PseudoLabeling(Labeling):
         step: int,
         regularized: bool = True,
     ) -> torch.Tensor:
-        """Compute the loss of each utterance at one layer.
-
-        Args:
-            log_probs: The student's normalized frame log-posteriors, (B, T, V).
-            lengths: Frames per utterance, (B,).
-            label: The label of `labels_of`; with `second_view` for two views.
-            step: The mini-batch of training.
-            regularized: Whether the regularizers are added to the criterion.
-
-        Returns:
-            (B,), in nats per utterance.
-        """
+        """Compute the loss of each utterance at one layer, (B,), in nats."""
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
         more = self.regularizers if regularized else ()
@@ -227,7 +217,7 @@ class PseudoLabeling(Labeling):
             if len(views) == 2:
                 target = target._replace(second_view=views[1].layers[index])
             lengths = views[0].lengths
-            losses = self.losses(log_probs, lengths, target, step, regularized=False)
+            losses = self._losses(log_probs, lengths, target, step, regularized=False)
             weight = target.weight * torch.isfinite(losses.detach())
             means.append(weighted_mean(losses, weight))
         return sum(means) / len(means)

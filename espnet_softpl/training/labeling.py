@@ -125,18 +125,18 @@ class Labeling:
         insertions: Sequence[UnlabeledBatch],
         step: int,
     ) -> tuple[Labels, float]:
-        """Return the labels to train on: new ones, or those in the cache.
+        """Return the labels to train on, new or from the cache, and their change.
 
         Args:
             student: The model in training.
             batch: The mini-batch that is trained on.
-            insertions: Mini-batches whose labels the cache is to get at this step; the
-                labels that they replace are trained on once more.
+            insertions: Mini-batches to label for the cache; the labels that they
+                replace are trained on once more.
             step: The mini-batch of training.
 
         Returns:
-            The labels, and how far they have changed since they were made if that is
-            known, else NaN.
+            The labels, and how far they have changed since they were made, NaN if that
+            is not known.
         """
         if self.cache is None:
             return self.make(student, batch, step), float("nan")

@@ -14,6 +14,7 @@ from espnet_softpl.data import scan as data_scan
 from espnet_softpl.data import tables
 from espnet_softpl.data.tables import write_lengths
 from espnet_softpl.data.usable_audio import smallest_input
+from espnet_softpl.monitors.statistics import LENGTH_RATIO
 from espnet_softpl.training import options
 from espnet_softpl.training.model import SoftPLModel, frames_of
 
@@ -40,8 +41,9 @@ def labeled_lengths(
     }
     if not found.get("text") or not found.get("speech"):
         logger.warning(
-            "pl_length_ratio is not known: it needs train_shape_file to name "
-            "speech_shape and text_shape, as --collect_stats writes them"
+            "%s is not known: it needs train_shape_file to name speech_shape and "
+            "text_shape, as --collect_stats writes them",
+            LENGTH_RATIO.name,
         )
         return None
     return found["text"], found["speech"]

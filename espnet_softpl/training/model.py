@@ -119,14 +119,12 @@ class SoftPLModel(DecoderModel):
     def _report(
         self, losses: dict[str, torch.Tensor], stats: dict[str, Any], size: int
     ) -> Reported:
-        """Bring a training batch's loss and statistics to the form that ESPnet wants.
-
-        ESPnet gathers statistics between processes by position: keys that differ
-        between batches would be mixed up without any error.
-        """
+        """Bring a batch's loss and statistics to the form that ESPnet wants."""
         # The trainer divides the loss in place; the statistic must not follow.
         values = {name: loss.detach().clone() for name, loss in losses.items()}
         stats = {**stats, **values}
+        # ESPnet gathers statistics between processes by position: keys that differ
+        # between batches would be mixed up without any error.
         stats = {key: stats.get(key, float("nan")) for key in self.statistics_keys()}
         loss = losses["loss"]
         return force_gatherable((loss, stats, size), loss.device)
@@ -180,7 +178,7 @@ class SoftPLModel(DecoderModel):
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         layers: bool = False,
-        head: torch.nn.Linear | None = None,
+        head: torch.nn.Module | None = None,
     ) -> CTCOutputs:
         """Run the encoder and a CTC head.
 
@@ -205,13 +203,6 @@ class SoftPLModel(DecoderModel):
         )
         return CTCOutputs(log_probs, lengths, encoder_out, layer_log_probs)
 
-    def unlabeled_outputs(
-        self, speech: torch.Tensor, speech_lengths: torch.Tensor, layers: bool = False
-    ) -> CTCOutputs:
-        """Run the encoder and the CTC head of unlabeled batches; see `ctc_outputs`."""
-        head = unlabeled_head.of(self)
-        return self.ctc_outputs(speech, speech_lengths, layers, head)
-
     def statistics_keys(self) -> tuple[str, ...]:
         """Return the keys that every training batch reports, in order."""
         keys = ["loss", "loss_labeled", "loss_pl", "loss_ctc"]
@@ -228,20 +219,13 @@ class SoftPLModel(DecoderModel):
         return tuple(keys)
 
     def collect_feats(
-        self,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
-        text: torch.Tensor | None = None,
-        text_lengths: torch.Tensor | None = None,
-        **kwargs: Any,
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor, **kwargs: Any
     ) -> dict[str, torch.Tensor]:
         """Extract features for `--collect_stats`, with or without transcripts.
 
         Args:
             speech: Waveforms, (B, N).
             speech_lengths: Samples per utterance, (B,).
-            text: Not used.
-            text_lengths: Not used.
             **kwargs: Not used.
 
         Returns:
