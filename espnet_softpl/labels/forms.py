@@ -39,14 +39,8 @@ class LabelForms:
     layers: str = "none"
 
     def __post_init__(self) -> None:
-        for name, value, legal in (
-            ("pl_decoder", self.decoder, DECODER_TARGETS),
-            ("pl_interctc", self.layers, LAYER_TARGETS),
-        ):
-            try:
-                choice("it", value, legal)
-            except ValueError as error:
-                raise ValueError(f"{name}: {str(error).removeprefix('it ')}") from error
+        choice("pl_decoder:", self.decoder, DECODER_TARGETS)
+        choice("pl_interctc:", self.layers, LAYER_TARGETS)
 
     @property
     def forced(self) -> bool:

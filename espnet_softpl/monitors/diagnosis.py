@@ -24,7 +24,7 @@ class Cause(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A form of collapse: in a few words, as it is seen, and why, likeliest first."""
+    """A form of collapse: in a few words, what is seen, and why, likeliest first."""
 
     title: str
     meaning: str
@@ -132,9 +132,6 @@ SIGNS: dict[tuple[str, str], str] = {
 def diagnose(alarm: Alarm) -> tuple[str, ...]:
     """Name the forms of collapse that an alarm has signs of.
 
-    Args:
-        alarm: The alarm.
-
     Returns:
         Keys of `FORMS`, the most specific first; empty if only limits of one's own
         are broken, which no form breaks.
@@ -147,14 +144,7 @@ def diagnose(alarm: Alarm) -> tuple[str, ...]:
 
 
 def explain(alarm: Alarm) -> str:
-    """Explain an alarm: the numbers, the form of collapse, causes and changes.
-
-    Args:
-        alarm: The alarm.
-
-    Returns:
-        Several lines, without a line break at the end.
-    """
+    """Explain an alarm in some lines: the numbers, the form, causes and changes."""
     forms = diagnose(alarm)
     titles = ", ".join(FORMS[form].title for form in forms) or "a limit is broken"
     lines = [f"Collapse guard: alarm {alarm.number} at step {alarm.step}: {titles}."]
@@ -216,15 +206,10 @@ def write_report(
 
 def _batch_state(label: PseudoLabel, utterance_ids: Sequence[str]) -> dict[str, Any]:
     """Copy a batch to the CPU: a view would drag its whole storage into the file."""
-    tensors = {
-        "log_probs": label.log_probs.to(torch.float16),
-        "lengths": label.lengths,
-        "tokens": label.tokens,
-        "token_lengths": label.token_lengths,
-        "weight": label.weight,
-    }
-    copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-    return {"utterance_ids": [str(name) for name in utterance_ids], **copies}
+    names = ("log_probs", "lengths", "tokens", "token_lengths", "weight")
+    state = {name: getattr(label, name).detach().cpu().clone() for name in names}
+    state["log_probs"] = state["log_probs"].to(torch.float16)
+    return {"utterance_ids": [str(name) for name in utterance_ids], **state}
 
 
 def _report_text(alarm: Alarm, guard: Guard, plotted: bool) -> str:

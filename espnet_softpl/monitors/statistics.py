@@ -52,10 +52,9 @@ BLANK_SHARE = Statistic(
     "share of blank frames",
     "to 0 or 1",
     "fraction of frames",
-    # The first to move: it falls before the errors rise when labels flatten, and rises
-    # towards all blank. Hard labels that still improve raise it by a quarter, and
-    # lower it by no more than 6 %. The ratio means little for a base model that says
-    # blank at most frames, as with long tokens: hence `above`.
+    # The first to move: falls before the errors rise when labels flatten, rises towards
+    # all blank. Hard labels that still improve move it by +25 or -6 %. The ratio means
+    # little if blank is best at most frames, as with long tokens: hence `above`.
     Limits(lowest=0.9, highest=1.5, above=0.97),
     low="flattening",
     high="all_blank",
@@ -74,8 +73,7 @@ MEAN_ENTROPY = Statistic(
     "entropy of the mean frame (nats)",
     "falling",
     "nats",
-    # Few tokens take all of the frames. It hardly rises when labels flatten, so that
-    # an upper limit would say nothing.
+    # It hardly rises when labels flatten: an upper limit would say nothing.
     Limits(lowest=0.7),
     low="few_tokens",
 )
@@ -84,8 +82,7 @@ MUTUAL_INFORMATION = Statistic(
     "mutual information (nats)",
     "to 0: collapse into one distribution",
     "nats",
-    # 0 is the same distribution at every frame, sharp or flat. A healthy run stays
-    # within a tenth of the base model.
+    # A healthy run stays within a tenth of the base model.
     Limits(lowest=0.8),
     low="constant",
 )
@@ -94,8 +91,7 @@ LENGTH_RATIO = Statistic(
     "tokens per second / labeled data's",
     "far from 1",
     "ratio",
-    # Labels that vanish, or that stutter between tokens. Batches of fast or slow
-    # speech differ by less than this once averaged.
+    # Batches of fast or slow speech differ by less than this once averaged.
     Limits(lowest=0.7, highest=1.4),
     low="all_blank",
     high="flattening",
@@ -105,8 +101,7 @@ EMPTY_SHARE = Statistic(
     "share of empty labels",
     "rising",
     "fraction of utterances",
-    # Some recordings are silent, for the base model too; its level may be 0, which
-    # has no ratio.
+    # Some recordings are silent; the base model's level may be 0, which has no ratio.
     Limits(rise=0.2),
     high="all_blank",
 )
@@ -115,7 +110,6 @@ VOCABULARY = Statistic(
     "perplexity of the tokens used",
     "falling",
     "tokens",
-    # Transcripts of ever the same tokens, however many there are of them.
     Limits(lowest=0.7),
     low="few_tokens",
 )
@@ -124,8 +118,7 @@ DISAGREEMENT = Statistic(
     "frames where teacher and student differ",
     "rising",
     "fraction of frames",
-    # Never 0, for the student gets augmented audio; a student that outgrows a slow
-    # teacher may differ at some more frames.
+    # The student gets augmented audio, and may outgrow a slow teacher.
     Limits(rise=0.3),
     high="drift",
 )

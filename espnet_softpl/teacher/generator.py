@@ -32,14 +32,7 @@ class CTCOutputs(NamedTuple):
     layers: tuple[torch.Tensor, ...] = ()
 
     def views(self, count: int) -> list[CTCOutputs]:
-        """Part the outputs of several views that were run as one batch.
-
-        Args:
-            count: Of views, of the same number of utterances each.
-
-        Returns:
-            The outputs of each view.
-        """
+        """Split the outputs of `count` views that were run as one batch."""
         layers = [layer.chunk(count) for layer in self.layers]
         parts = zip(*(part.chunk(count) for part in self[:3]))
         return [
@@ -132,11 +125,7 @@ class PseudoLabelGenerator:
         speech_lengths: torch.Tensor,
         dropout: bool = False,
     ) -> PseudoLabel:
-        """Label a mini-batch; see `run`.
-
-        Returns:
-            The labels of the CTC head, without gradient, with full trust.
-        """
+        """Return the CTC head's labels of a mini-batch, (B, N); see `run`."""
         return self.run(student, speech, speech_lengths, dropout).label
 
     @torch.no_grad()

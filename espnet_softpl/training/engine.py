@@ -30,6 +30,7 @@ from espnet_softpl.monitors.statistics import (
     oracle_statistics,
     step_statistics,
 )
+from espnet_softpl.teacher import Teacher
 from espnet_softpl.teacher.generator import CTCOutputs
 from espnet_softpl.training import unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
@@ -82,6 +83,11 @@ class PseudoLabeling(Labeling):
         """Stay out of copies of the model: a teacher needs none of this."""
         return None
 
+    @property
+    def teacher(self) -> Teacher:
+        """Who labels."""
+        return self.generator.teacher
+
     def set_dropout(self, step: int) -> None:
         """Give the model the dropout rates of a step."""
         if self.dropout is not None:
@@ -111,6 +117,38 @@ class PseudoLabeling(Labeling):
             RuntimeError: Teacher and student disagree on the number of frames.
         """
         labels, change = self.labels_of(student, batch, insertions, step)
+        parts, label, log_probs, usable = self._learn(student, batch, labels, step)
+        loss = student.combine_losses(parts)
+        weight = torch.full((), batch.weight, device=loss.device)
+        if self.guard is not None:
+            weight = self.guard.weight_factor * weight
+            self.last_batch = (list(batch.utt_id), labels.label)
+        if self.samples is not None:
+            self.samples.record(step, labels, label, log_probs)
+        samples = batch.speech_lengths[label.weight > 0].sum()
+        self.kept_hours += float(samples) / self.sample_rate / 3600.0
+        statistics = step_statistics(
+            labels, label, log_probs, usable, batch.speech_lengths, step
+        )
+        statistics |= {KEPT_HOURS.name: self.kept_hours, WEIGHT.name: weight}
+        for index, (name, _) in enumerate(self.filters):
+            statistics[dropped_by(name)] = (labels.reason == index).float().mean()
+        if self.cache is not None:
+            turnover = self.cache.turnover
+            statistics |= {TURNOVER.name: turnover, LABEL_CHANGE.name: change}
+        if self.oracle is not None:
+            statistics |= oracle_statistics(self.oracle, batch.utt_id, label)
+        return {"loss": weight * loss, "loss_pl": loss, **parts}, statistics
+
+    def _learn(
+        self, student: torch.nn.Module, batch: UnlabeledBatch, labels: Labels, step: int
+    ) -> tuple[dict[str, torch.Tensor], PseudoLabel, torch.Tensor, torch.Tensor]:
+        """Compute the branches' losses; tell what was learned from.
+
+        Returns:
+            The losses by name, the label with its final weight, the student's
+            log-posteriors (B, T, V), and which utterances could be used, (B,).
+        """
         label = labels.label
         usable = batch.usable
         if usable is None:
@@ -125,39 +163,12 @@ class PseudoLabeling(Labeling):
         parts = {"loss_pl_ctc": weighted_mean(losses, label.weight)}
         if self.forms.layers != "none":
             parts["loss_pl_interctc"] = self._layers_loss(views, labels, label, step)
-        target = self._decoder_target(student, step)
+        target = self.decoder_target(student, step)
         if target != "none":
             parts["loss_pl_decoder"] = student.pseudo_decoder_loss(
                 target, encoder_out, lengths, label, labels.decoder
             )
-        loss = student.combine_losses(parts)
-        weight = torch.full((), batch.weight, device=loss.device)
-        if self.guard is not None:
-            weight = self.guard.weight_factor * weight
-            self.last_batch = (list(batch.utt_id), labels.label)
-        if self.samples is not None:
-            self.samples.record(step, labels, label, log_probs)
-        samples = batch.speech_lengths[label.weight > 0].sum()
-        self.kept_hours += float(samples) / self.sample_rate / 3600.0
-        statistics = {
-            **step_statistics(
-                labels, label, log_probs, usable, batch.speech_lengths, step
-            ),
-            **{
-                dropped_by(name): (labels.reason == index).float().mean()
-                for index, (name, _) in enumerate(self.filters)
-            },
-            KEPT_HOURS.name: self.kept_hours,
-            WEIGHT.name: weight,
-        }
-        if self.cache is not None:
-            statistics |= {
-                TURNOVER.name: self.cache.turnover,
-                LABEL_CHANGE.name: change,
-            }
-        if self.oracle is not None:
-            statistics |= oracle_statistics(self.oracle, batch.utt_id, label)
-        return {"loss": weight * loss, "loss_pl": loss, **parts}, statistics
+        return parts, label, log_probs, usable
 
     def _student_views(
         self,
@@ -222,7 +233,7 @@ class PseudoLabeling(Labeling):
             means.append(weighted_mean(losses, weight))
         return sum(means) / len(means)
 
-    def _decoder_target(self, student: torch.nn.Module, step: int = 0) -> str:
+    def decoder_target(self, student: torch.nn.Module, step: int = 0) -> str:
         """Tell what the decoder learns from unlabeled batches; see `LabelForms`."""
         transducer = student.use_transducer_decoder
         if student.ctc_weight == 1.0 and not transducer:
@@ -272,7 +283,7 @@ class PseudoLabeling(Labeling):
     def statistics_keys(self, student: torch.nn.Module) -> list[str]:
         """Return the keys that this engine's parts add to every batch's, in order."""
         layers = self.forms.layers != "none"
-        decoder = self._decoder_target(student) != "none"
+        decoder = self.decoder_target(student) != "none"
         parts = {
             "loss_pl_ctc": layers or decoder,
             "loss_pl_interctc": layers,
@@ -303,7 +314,7 @@ class PseudoLabeling(Labeling):
             "begun": self.begun,
             "healthy_epoch": self.healthy_epoch,
             "head": state_of(head),
-            "teacher": self.generator.teacher.state_dict(),
+            "teacher": self.teacher.state_dict(),
             "shaping": [part.state_dict() for part in self.shaping],
             "filters": [part.state_dict() for _, part in self.filters],
             "cache": state_of(self.cache if cache else None),
@@ -332,7 +343,7 @@ class PseudoLabeling(Labeling):
         head = unlabeled_head.of(student)
         if head is not None:
             head.load_state_dict(state["head"])
-        self.generator.teacher.load_state_dict(state["teacher"], student)
+        self.teacher.load_state_dict(state["teacher"], student)
         for part, saved in zip(self.shaping, state["shaping"], strict=True):
             part.load_state_dict(saved)
         for (_, part), saved in zip(self.filters, state["filters"], strict=True):
