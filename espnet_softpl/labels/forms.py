@@ -26,13 +26,13 @@ class LabelForms:
             attention decoder's, or a transducer's. `forced`: what the teacher's
             attention decoder answers at each position when it is fed that
             transcript, its best token; `forced_soft`: its whole distribution.
-            `auto`: `transcript` for an attention decoder where the criterion is on
+            `auto`: `transcript` for an attention decoder if the criterion is on
             transcripts, else `none`.
         layers: Target of intermediate CTC (`pl_interctc`). `none`: it is not trained.
             `last`: the last layer's label; `own`: that of the teacher's same layer.
 
     Raises:
-        ValueError: A value that is not legal.
+        ValueError: A value that is not allowed.
     """
 
     decoder: str = "auto"

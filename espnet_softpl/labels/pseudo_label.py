@@ -49,7 +49,7 @@ class DecoderLabel(NamedTuple):
     Attributes:
         tokens: Its best token at each position, (B, P), padded with -1.
         lengths: Positions per utterance, (B,): the transcript's tokens and the end.
-        log_probs: Its log-posteriors, (B, P, V), without gradient; None where only
+        log_probs: Its log-posteriors, (B, P, V), without gradient; None if only
             the best tokens are the target.
     """
 
@@ -72,11 +72,11 @@ class Labels:
             dropped.
         statistics: What `statistics.label_statistics` computes of the labels as made.
         step: The mini-batch of training at which they were made.
-        uses: Training steps on these labels so far, where they are kept in a cache.
+        uses: Training steps on these labels so far, if they are in a cache.
         decoder: What the teacher's decoder answers to the label's transcript; None
-            where it is not asked.
+            if it is not asked.
         layers: Labels of the teacher's intermediate layers, in order, each with a
-            factor on the trust in the label; empty where they are not asked for.
+            factor on the trust in the label; empty if they are not asked for.
     """
 
     utterance_ids: list[str]

@@ -73,4 +73,5 @@ class Oracle:
             for key, row, wanted in zip(utterance_ids, rows, is_chosen)
             if wanted and key in self._texts
         ]
-        return error_rates([true for true, _ in scored], [said for _, said in scored])
+        references, hypotheses = zip(*scored) if scored else ((), ())
+        return error_rates(references, hypotheses)

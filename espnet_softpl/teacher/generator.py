@@ -23,7 +23,7 @@ class CTCOutputs(NamedTuple):
         lengths: Frames per utterance, (B,).
         encoder_out: What a decoder attends to, (B, T, D).
         layers: Frame log-posteriors of intermediate layers, (B, T, V) each, in order;
-            empty where they were not asked for.
+            empty if they were not asked for.
     """
 
     log_probs: torch.Tensor
@@ -114,8 +114,8 @@ class PseudoLabelGenerator:
         layers = []
         for log_probs in outputs.layers:
             layer = as_label(log_probs, outputs.lengths)
-            says_something = (layer.token_lengths > 0) | (label.token_lengths == 0)
-            layers.append(layer._replace(weight=says_something.to(layer.weight)))
+            is_trusted = (layer.token_lengths > 0) | (label.token_lengths == 0)
+            layers.append(layer._replace(weight=is_trusted.to(layer.weight)))
         return TeacherOutputs(label, outputs.encoder_out, tuple(layers))
 
     def __call__(

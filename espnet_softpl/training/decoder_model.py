@@ -62,10 +62,10 @@ class DecoderModel(ESPnetASRModel):
             lengths: Frames per utterance, (B,).
             label: The labels; a weight of 0 leaves an utterance out, whatever is in
                 it, and a transducer is not trained on empty transcripts.
-            answer: What the teacher's decoder said; for the last two targets.
+            answer: What the teacher's decoder answered; for the last two targets.
 
         Returns:
-            sum(weights * losses) / B, a scalar; 0 where nothing is left.
+            sum(weights * losses) / B, a scalar; 0 if no utterance is used.
         """
         is_used = label.weight > 0
         if self.use_transducer_decoder:

@@ -26,27 +26,24 @@ def labeled_lengths(
 ) -> tuple[dict[str, int], dict[str, int]] | None:
     """Read the lengths of the labeled utterances from the shape files.
 
-    Args:
-        args: The parsed options.
-
     Returns:
-        Tokens and samples by utterance id, or None where `train_shape_file` does not
+        Tokens and samples by utterance id, or None if `train_shape_file` does not
         name both, as `--collect_stats` and ESPnet's recipes name them.
     """
-    found = {
+    lengths = {
         what: tables.read_lengths(path)
         for path in reversed(args.train_shape_file)
         for what in ("text", "speech")
         if Path(path).name.startswith(f"{what}_shape")
     }
-    if not found.get("text") or not found.get("speech"):
+    if not lengths.get("text") or not lengths.get("speech"):
         logger.warning(
             "%s is not known: it needs train_shape_file to name speech_shape and "
             "text_shape, as --collect_stats writes them",
             LENGTH_RATIO.name,
         )
         return None
-    return found["text"], found["speech"]
+    return lengths["text"], lengths["speech"]
 
 
 def sample_rate(args: argparse.Namespace) -> int:
@@ -57,10 +54,7 @@ def sample_rate(args: argparse.Namespace) -> int:
 
 
 def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
-    """Return the lengths of the unlabeled utterances, from their headers if not given.
-
-    Args:
-        args: The parsed options, checked.
+    """Return the lengths of the unlabeled utterances: given, or read from headers.
 
     Returns:
         Samples (frames of features) by utterance id.
@@ -94,10 +88,6 @@ def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
 def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     """Write the lengths of the unlabeled utterances that the model can take.
 
-    Args:
-        args: The parsed options, checked.
-        model: The model, on the CPU.
-
     Raises:
         UserError: More than `pl_max_bad_share` of them are too short for a frame.
             Fewer are named in the log and left out. Or the run is resumed with data
@@ -120,7 +110,7 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     lengths = unlabeled_lengths(args)
     dim = args.input_size
     with teacher.evaluating(model):
-        # Batch norm fails where a mini-batch is one utterance of one frame.
+        # Batch norm fails if a mini-batch is one utterance of one frame.
         fewest = smallest_input(
             lambda n: frames_of(model, n, dim), 64000 if dim is None else 400, frames=2
         )

@@ -104,7 +104,7 @@ class SoftPLModel(DecoderModel):
         self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor, *args: Any
     ) -> tuple[torch.Tensor, float | None]:
         """Run the stock CTC branch; remember what the last layer gave it."""
-        # Intermediate layers come later. Where nobody asks, nothing must be kept alive.
+        # Intermediate layers come later. In eval mode nothing must be kept alive.
         if self.pl is not None and self.training and self._labeled_encoding is None:
             self._labeled_encoding = (encoder_out, encoder_out_lens)
         return super()._calc_ctc_loss(encoder_out, encoder_out_lens, *args)
@@ -241,7 +241,7 @@ def frames_of(model: SoftPLModel, num_samples: int, dim: int | None = None) -> i
     Args:
         model: The model; its mode is left as it is.
         num_samples: Length of the utterance in samples, or in frames of features.
-        dim: Dimension of the features; None where the model takes samples.
+        dim: Dimension of the features; None if the model takes samples.
 
     Returns:
         The number of frames after subsampling, of the utterance alone; in a padded
