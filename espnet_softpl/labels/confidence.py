@@ -57,7 +57,7 @@ def utterance_confidence(
 
     Returns:
         (B,), in [0, 1], over the frames whose best token is not blank, or over all
-        frames where there are none.
+        frames if there are none.
     """
     best, path = log_probs.max(-1)
     mask = frame_mask(lengths, path.size(1))

@@ -26,27 +26,21 @@ class LabelForms:
             attention decoder's, or a transducer's. `forced`: what the teacher's
             attention decoder answers at each position when it is fed that
             transcript, its best token; `forced_soft`: its whole distribution.
-            `auto`: `transcript` for an attention decoder where the criterion is on
+            `auto`: `transcript` for an attention decoder if the criterion is on
             transcripts, else `none`.
         layers: Target of intermediate CTC (`pl_interctc`). `none`: it is not trained.
             `last`: the last layer's label; `own`: that of the teacher's same layer.
 
     Raises:
-        ValueError: A value that is not legal.
+        ValueError: A value that is not allowed.
     """
 
     decoder: str = "auto"
     layers: str = "none"
 
     def __post_init__(self) -> None:
-        for name, value, legal in (
-            ("pl_decoder", self.decoder, DECODER_TARGETS),
-            ("pl_interctc", self.layers, LAYER_TARGETS),
-        ):
-            try:
-                choice("it", value, legal)
-            except ValueError as error:
-                raise ValueError(f"{name}: {str(error).removeprefix('it ')}") from error
+        choice("pl_decoder:", self.decoder, DECODER_TARGETS)
+        choice("pl_interctc:", self.layers, LAYER_TARGETS)
 
     @property
     def forced(self) -> bool:

@@ -25,7 +25,7 @@ def mean_posterior(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask: The frames to average, (B, T), bool.
 
     Returns:
-        (V,), a distribution, with gradient; zeros where no frame is marked.
+        (V,), a distribution, with gradient; zeros if no frame is marked.
     """
     # Selected, not multiplied by 0: the sum is then grouped alike for any padded T.
     probs = in_float32(log_probs[mask]).exp()

@@ -1,4 +1,4 @@
-"""What a teacher says about a batch: the pseudo-label and its company.
+"""Pseudo-labels: what a teacher outputs for a batch of unlabeled utterances.
 
 B utterances, T frames after subsampling, V tokens with blank, U labels, P positions
 of a decoder.
@@ -17,7 +17,7 @@ from espnet_softpl.ctc import PADDING, collapse, frame_mask
 
 
 class PseudoLabel(NamedTuple):
-    """Everything a teacher says about a batch of unlabeled utterances.
+    """The label of a batch of unlabeled utterances.
 
     Attributes:
         log_probs: The teacher's frame log-posteriors, (B, T, V), without gradient.
@@ -49,7 +49,7 @@ class DecoderLabel(NamedTuple):
     Attributes:
         tokens: Its best token at each position, (B, P), padded with -1.
         lengths: Positions per utterance, (B,): the transcript's tokens and the end.
-        log_probs: Its log-posteriors, (B, P, V), without gradient; None where only
+        log_probs: Its log-posteriors, (B, P, V), without gradient; None if only
             the best tokens are the target.
     """
 
@@ -60,7 +60,7 @@ class DecoderLabel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What the teacher said about a mini-batch, ready for the criterion.
+    """The labels of a mini-batch, ready for the criterion.
 
     Attributes:
         utterance_ids: B ids.
@@ -70,13 +70,13 @@ class Labels:
         reason: Which filter dropped each utterance, (B,): its index; -1 for those
             that are kept, and the number of filters for those that another part
             dropped.
-        statistics: What `metrics.label_statistics` says of the labels as made.
+        statistics: What `statistics.label_statistics` computes of the labels as made.
         step: The mini-batch of training at which they were made.
-        uses: Training steps on these labels so far, where they are kept in a cache.
+        uses: Training steps on these labels so far, if they are in a cache.
         decoder: What the teacher's decoder answers to the label's transcript; None
-            where it is not asked.
+            if it is not asked.
         layers: Labels of the teacher's intermediate layers, in order, each with a
-            factor on the trust in the label; empty where they are not asked for.
+            factor on the trust in the label; empty if they are not asked for.
     """
 
     utterance_ids: list[str]
@@ -103,15 +103,14 @@ def best_path(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 def without_nan(
     log_probs: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tell who says nothing: a teacher that says NaN, or gives no token a chance.
+    """Make frames uniform that are NaN, or that give no token a chance.
 
     Args:
         log_probs: (B, T, V).
         lengths: (B,).
 
     Returns:
-        log_probs, uniform where they were such, and (B,), False for the utterances
-        that have such frames.
+        log_probs, and (B,), False for the utterances that have such frames.
     """
     sound = log_probs.amax(-1).isfinite()
     flat = log_probs.new_tensor(-math.log(log_probs.size(-1)))

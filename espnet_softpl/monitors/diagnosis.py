@@ -12,194 +12,146 @@ from typing import Any, NamedTuple
 import torch
 
 from espnet_softpl.labels.pseudo_label import PseudoLabel
-from espnet_softpl.monitors.guard import MONITORS, Alarm, Breach, Guard
+from espnet_softpl.monitors.guard import MONITORS, Alarm, Guard
+from espnet_softpl.monitors.statistics import STATISTICS
 
 
 class Cause(NamedTuple):
-    """A likely cause of a collapse.
-
-    Attributes:
-        why: What happens.
-        change: What to change, in YAML keys.
-    """
+    """A likely cause of a collapse: what happens, and which YAML keys to change."""
 
     why: str
     change: str
 
 
 class Form(NamedTuple):
-    """A form of collapse.
-
-    Attributes:
-        title: The form in a few words.
-        meaning: What can be seen of it.
-        causes: The likeliest first.
-    """
+    """A form of collapse: in a few words, what is seen, and why, likeliest first."""
 
     title: str
     meaning: str
     causes: tuple[Cause, ...]
 
 
-_WEAK_SEED = Cause(
-    "The seed is too weak: its labels of this audio are mostly wrong, and hard labels "
-    "fail with them as soft ones do.",
-    "a stronger seed for --init_param, or a later pl_schedule_conf.start_step.",
+_WEAK_BASE_MODEL = Cause(
+    "The base model is too weak: its labels of this audio are mostly wrong, and hard "
+    "labels fail with them as soft ones do.",
+    "a stronger base model for --init_param, or a later pl_schedule_conf.start_step.",
 )
-
-
 _FEW_LABELED = Cause(
     "Too few labeled batches: they alone oppose the drift.",
     "pl_schedule_conf: more labeled_steps, fewer unlabeled_steps, a lower weight, "
     "longer ramp_steps.",
 )
-
-
 _FAST_TEACHER = Cause(
     "The teacher follows the student too fast and passes its errors on; a teacher that "
     "is the student is the worst.",
     "pl_teacher: ema with a pl_teacher_conf.decay closer to 1 or a longer "
     "half_life_steps; pl_teacher: frozen cannot collapse.",
 )
-
+_DIVERGED = Cause("Training has diverged.", "a lower optim_conf.lr, a lower grad_clip.")
+_OVERFLOW = Cause("Half precision overflows.", "use_amp: false.")
+_LARGE_LOSS = Cause(
+    "The unlabeled loss is too large at the start.",
+    "pl_schedule_conf: a lower weight, longer ramp_steps.",
+)
+_EMPTY_LABELS = Cause(
+    "Empty and very short transcripts teach blank at every frame, which makes more of "
+    "them.",
+    "pl_filter: tokens with a higher pl_filter_conf.min_tokens, at least 1; "
+    "pl_regularizer: prior_kl.",
+)
+_DOUBT = Cause(
+    "Plain frame-level soft labels: every bit of doubt in the teacher is learned, and "
+    "nothing in the loss takes it back.",
+    "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or blend with "
+    "one of them; or pl_shaping: sharpen.",
+)
+_FREE_MIX = Cause(
+    "Labels favor frequent tokens, and nothing holds the mix of tokens.",
+    "pl_regularizer: prior_kl or mean_entropy.",
+)
+_FIXED_POINT = Cause(
+    "One distribution at every frame satisfies frame-level soft labels: if teacher and "
+    "student share it, their loss has no gradient.",
+    "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or blend with "
+    "one of them; or pl_regularizer: mean_entropy or prior_kl.",
+)
+_THROWN_OFF = Cause(
+    "The student is thrown off by the unlabeled loss.",
+    "pl_schedule_conf: a lower weight, longer ramp_steps, more labeled_steps.",
+)
+_OUTGROWN = Cause(
+    "The teacher has been left behind by a better student (the labeled validation "
+    "error goes on falling): no collapse.",
+    "pl_teacher: ema with a lower pl_teacher_conf.decay or a shorter half_life_steps.",
+)
 
 # The most specific first: nearly every collapse lowers the mutual information too.
 FORMS: dict[str, Form] = {
     "infinite": Form(
         "the numbers are broken",
         "A monitor is infinite.",
-        (
-            Cause(
-                "Training has diverged.",
-                "a lower optim_conf.lr, a lower grad_clip.",
-            ),
-            Cause("Half precision overflows.", "use_amp: false."),
-            Cause(
-                "The unlabeled loss is too large at the start.",
-                "pl_schedule_conf: a lower weight, longer ramp_steps.",
-            ),
-        ),
+        (_DIVERGED, _OVERFLOW, _LARGE_LOSS),
     ),
     "all_blank": Form(
         "the transcripts vanish",
         "Blank takes over, and transcripts become short or empty.",
-        (
-            Cause(
-                "Empty and very short transcripts teach blank at every frame, which "
-                "makes more of them.",
-                "pl_filter: tokens with a higher pl_filter_conf.min_tokens, at least "
-                "1; pl_regularizer: prior_kl.",
-            ),
-            _WEAK_SEED,
-            _FEW_LABELED,
-        ),
+        (_EMPTY_LABELS, _WEAK_BASE_MODEL, _FEW_LABELED),
     ),
     "flattening": Form(
         "the labels flatten",
         "Frames lose their best token: entropy rises, blank loses frames, stray "
         "tokens appear.",
-        (
-            Cause(
-                "Plain frame-level soft labels: every bit of doubt in the teacher is "
-                "learned, and nothing in the loss takes it back.",
-                "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
-                "blend with one of them; or pl_shaping: sharpen.",
-            ),
-            _FEW_LABELED,
-            _FAST_TEACHER,
-        ),
+        (_DOUBT, _FEW_LABELED, _FAST_TEACHER),
     ),
     "few_tokens": Form(
         "few tokens are left",
         "Transcripts are made of ever fewer different tokens.",
-        (
-            Cause(
-                "Labels favor frequent tokens, and nothing holds the mix of tokens.",
-                "pl_regularizer: prior_kl or mean_entropy.",
-            ),
-            _WEAK_SEED,
-            _FEW_LABELED,
-        ),
+        (_FREE_MIX, _WEAK_BASE_MODEL, _FEW_LABELED),
     ),
     "constant": Form(
         "all frames become alike",
         "Every frame comes to have the same distribution, sharp or flat.",
-        (
-            Cause(
-                "One distribution at every frame satisfies frame-level soft labels: "
-                "where teacher and student share it, their loss has no gradient.",
-                "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
-                "blend with one of them; or pl_regularizer: mean_entropy or prior_kl.",
-            ),
-            _FEW_LABELED,
-            _FAST_TEACHER,
-        ),
+        (_FIXED_POINT, _FEW_LABELED, _FAST_TEACHER),
     ),
     "drift": Form(
         "teacher and student drift apart",
         "Their best tokens differ at more and more frames.",
-        (
-            Cause(
-                "The student is thrown off by the unlabeled loss.",
-                "pl_schedule_conf: a lower weight, longer ramp_steps, more "
-                "labeled_steps.",
-            ),
-            Cause(
-                "The teacher has been left behind by a better student (the labeled "
-                "validation error goes on falling): no collapse.",
-                "pl_teacher: ema with a lower pl_teacher_conf.decay or a shorter "
-                "half_life_steps.",
-            ),
-            _WEAK_SEED,
-        ),
+        (_THROWN_OFF, _OUTGROWN, _WEAK_BASE_MODEL),
     ),
 }
 
-
+# The form that a monitor beyond a limit of one side is a sign of.
 SIGNS: dict[tuple[str, str], str] = {
-    ("pl_blank_share", "high"): "all_blank",
-    ("pl_empty_share", "high"): "all_blank",
-    ("pl_length_ratio", "low"): "all_blank",
-    ("pl_frame_entropy", "high"): "flattening",
-    ("pl_blank_share", "low"): "flattening",
-    ("pl_length_ratio", "high"): "flattening",
-    ("pl_vocabulary", "low"): "few_tokens",
-    ("pl_mean_entropy", "low"): "few_tokens",
-    ("pl_mutual_information", "low"): "constant",
-    ("pl_disagreement", "high"): "drift",
+    (statistic.name, side): form
+    for statistic in STATISTICS
+    for side, form in (("low", statistic.low), ("high", statistic.high))
+    if form
 }
 
 
 def diagnose(alarm: Alarm) -> tuple[str, ...]:
     """Name the forms of collapse that an alarm has signs of.
 
-    Args:
-        alarm: The alarm.
-
     Returns:
-        Keys of `FORMS`, the most specific first; empty where only limits are broken
-        that no form breaks, as can be with limits of one's own.
+        Keys of `FORMS`, the most specific first; empty if only limits of one's own
+        are broken, which no form breaks.
     """
-    signs = {_form_of(breach) for breach in alarm.breaches}
+    signs = {
+        SIGNS.get((breach.monitor, breach.side), breach.side)
+        for breach in alarm.breaches
+    }
     return tuple(form for form in FORMS if form in signs)
 
 
 def explain(alarm: Alarm) -> str:
-    """Explain an alarm: the numbers, the form of collapse, causes and changes.
-
-    Args:
-        alarm: The alarm.
-
-    Returns:
-        Several lines, without a line break at the end.
-    """
+    """Explain an alarm in some lines: the numbers, the form, causes and changes."""
     forms = diagnose(alarm)
     titles = ", ".join(FORMS[form].title for form in forms) or "a limit is broken"
     lines = [f"Collapse guard: alarm {alarm.number} at step {alarm.step}: {titles}."]
     for breach in alarm.breaches:
         lines.append(
             f"  {breach.monitor}: {breach.level:.3g} now, {breach.reference:.3g} with "
-            f"the seed; limit {breach.limit}"
+            f"the base model; limit {breach.limit}"
         )
     if forms:
         form = FORMS[forms[0]]
@@ -252,36 +204,26 @@ def write_report(
     return target
 
 
-def _form_of(breach: Breach) -> str | None:
-    if breach.side == "infinite":
-        return "infinite"
-    return SIGNS.get((breach.monitor, breach.side))
-
-
 def _batch_state(label: PseudoLabel, utterance_ids: Sequence[str]) -> dict[str, Any]:
     """Copy a batch to the CPU: a view would drag its whole storage into the file."""
-    tensors = {
-        "log_probs": label.log_probs.to(torch.float16),
-        "lengths": label.lengths,
-        "tokens": label.tokens,
-        "token_lengths": label.token_lengths,
-        "weight": label.weight,
-    }
-    copies = {name: value.detach().cpu().clone() for name, value in tensors.items()}
-    return {"utterance_ids": [str(name) for name in utterance_ids], **copies}
+    names = ("log_probs", "lengths", "tokens", "token_lengths", "weight")
+    state = {name: getattr(label, name).detach().cpu().clone() for name in names}
+    state["log_probs"] = state["log_probs"].to(torch.float16)
+    return {"utterance_ids": [str(name) for name in utterance_ids], **state}
 
 
 def _report_text(alarm: Alarm, guard: Guard, plotted: bool) -> str:
     """Write the explanation, a table of all monitors and the other files' names."""
-    lines = [explain(alarm), "", f"{'monitor':24}{'now':>10}{'seed':>10}  legal"]
+    head = f"{'monitor':24}{'now':>10}{'base model':>12}  allowed"
+    lines = [explain(alarm), "", head]
     for name in MONITORS:
-        words = zip(("from", "to"), guard.bounds(name))
-        legal = " ".join(
-            f"{w} {level:.3g}" for w, level in words if abs(level) < math.inf
+        allowed = " ".join(
+            f"{word} {level:.3g}"
+            for word, level in zip(("from", "to"), guard.bounds(name))
+            if math.isfinite(level)
         )
-        lines.append(
-            f"{name:24}{guard.level(name):10.3g}{guard.reference(name):10.3g}  {legal}"
-        )
+        levels = f"{guard.level(name):10.3g}{guard.reference(name):12.3g}"
+        lines.append(f"{name:24}{levels}  {allowed}")
     plot = "monitors.png: the monitors of the latest unlabeled batches, with limits"
     if not plotted:
         plot = "No plot: matplotlib is not installed (pip install matplotlib)."
@@ -290,7 +232,7 @@ def _report_text(alarm: Alarm, guard: Guard, plotted: bool) -> str:
 
 
 def _plot(guard: Guard, step: int, path: Path) -> bool:
-    """Draw one panel for each monitor; False where matplotlib is missing."""
+    """Draw one panel for each monitor; return False if matplotlib is missing."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -302,12 +244,12 @@ def _plot(guard: Guard, step: int, path: Path) -> bool:
     for axis, name in zip(figure.subplots(2, 4).flat, MONITORS):
         axis.plot(steps, values[name], ".-", color="C0", linewidth=0.6, markersize=2)
         axis.axhline(guard.reference(name), color="black", linewidth=0.8)
-        for level in guard.bounds(name):
-            if math.isfinite(level):
-                axis.axhline(level, color="C3", linestyle="--", linewidth=0.8)
+        for level in filter(math.isfinite, guard.bounds(name)):
+            axis.axhline(level, color="C3", linestyle="--", linewidth=0.8)
         axis.axvline(step, color="C1", linewidth=1.0)
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
-    figure.supxlabel("step (black: seed, dashed: limits, orange: alarm)", fontsize=9)
+    legend = "step (black: base model, dashed: limits, orange: alarm)"
+    figure.supxlabel(legend, fontsize=9)
     figure.savefig(path, format="png", dpi=100)
     return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import editdistance
+import kaldialign
 import torch
 
 
@@ -23,13 +23,13 @@ def error_rates(
 
     Returns:
         (WER, CER) as fractions of the batch's reference words and characters (spaces
-        count as characters); NaN where there are none.
+        count as characters); NaN if there are none.
     """
     rates = []
     for split in (str.split, list):
         pairs = [(split(r), split(h)) for r, h in zip(references, hypotheses)]
         total = sum(len(r) for r, _ in pairs)
-        errors = sum(editdistance.eval(r, h) for r, h in pairs)
+        errors = sum(kaldialign.edit_distance(r, h)["total"] for r, h in pairs)
         rates.append(errors / total if total else float("nan"))
     return rates[0], rates[1]
 
@@ -64,15 +64,14 @@ class Oracle:
             chosen: Those to score, (B,), bool; None for all.
 
         Returns:
-            (WER, CER) as fractions; NaN where no utterance has a transcript.
+            (WER, CER) as fractions; NaN if no utterance has a transcript.
         """
-        if chosen is None:
-            chosen = torch.ones_like(token_lengths, dtype=torch.bool)
-        rows = zip(
-            utterance_ids, tokens.tolist(), token_lengths.tolist(), chosen.tolist()
-        )
-        known = [
-            (self._texts[u], row[:n]) for u, row, n, c in rows if c and u in self._texts
+        rows = [row[:n] for row, n in zip(tokens.tolist(), token_lengths.tolist())]
+        is_chosen = [True] * len(rows) if chosen is None else chosen.tolist()
+        scored = [
+            (self._texts[key], self._to_text(row))
+            for key, row, wanted in zip(utterance_ids, rows, is_chosen)
+            if wanted and key in self._texts
         ]
-        hypotheses = [self._to_text(row) for _, row in known]
-        return error_rates([reference for reference, _ in known], hypotheses)
+        references, hypotheses = zip(*scored) if scored else ((), ())
+        return error_rates(references, hypotheses)

@@ -19,8 +19,6 @@ from espnet_softpl.ctc import greedy
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 
 SAMPLES_DIR = "pl_samples"  # In the experiment directory; one file per epoch and rank.
-
-
 OTHER_REASON = "other"  # Audio that could not be read, a loss that is not finite.
 
 
@@ -28,7 +26,7 @@ def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
     """Choose utterances by a hash of their ids.
 
     The choice is the same in every run on these data, so that runs can be compared,
-    and hardly another one where utterances were added or left out.
+    and hardly another one if utterances are added or left out.
 
     Args:
         utterance_ids: All ids, in any order.
@@ -37,28 +35,14 @@ def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
     Returns:
         At most `count` ids.
     """
-
-    def rank(key: str) -> bytes:
-        return hashlib.sha256(key.encode("utf-8")).digest()
-
-    return sorted(utterance_ids, key=rank)[:count]
-
-
-def samples_path(output_dir: Path, epoch: int, rank: int) -> Path:
-    """Name the file of what was recorded in one epoch by one process.
-
-    Args:
-        output_dir: The experiment directory.
-        epoch: The finished epoch.
-        rank: The process.
-    """
-    return output_dir / SAMPLES_DIR / f"{epoch}epoch.rank{rank}.jsonl"
+    ids = sorted(utterance_ids, key=lambda key: hashlib.sha256(key.encode()).digest())
+    return ids[:count]
 
 
 class SampleRecorder(Stateful):
     """Records the labels of chosen utterances whenever they are trained on.
 
-    Nothing is computed but the greedy transcript of what the student said anyway, and
+    Nothing is computed except the greedy transcript of the student's posteriors, and
     nothing of it reaches a loss.
 
     Args:
@@ -78,10 +62,10 @@ class SampleRecorder(Stateful):
         self._filter_names = tuple(filter_names)
         self._rows: list[dict[str, Any]] = []
 
-    def note(
+    def record(
         self, step: int, labels: Labels, label: PseudoLabel, log_probs: torch.Tensor
     ) -> None:
-        """Record what a mini-batch says about the chosen utterances.
+        """Record what is known of the chosen utterances of a mini-batch.
 
         Args:
             step: The mini-batch of training.
@@ -93,9 +77,8 @@ class SampleRecorder(Stateful):
         for row, key in enumerate(labels.utterance_ids):
             if key not in self._ids:
                 continue
-            said, length = greedy(
-                log_probs[row : row + 1].detach(), label.lengths[row : row + 1]
-            )
+            one = slice(row, row + 1)
+            tokens, length = greedy(log_probs[one].detach(), label.lengths[one])
             weight = float(label.weight[row])
             self._rows.append(
                 {
@@ -103,7 +86,7 @@ class SampleRecorder(Stateful):
                     "made": labels.step,
                     "utterance": key,
                     "label": self._text(label.tokens[row], label.token_lengths[row]),
-                    "student": self._text(said[0], length[0]),
+                    "student": self._text(tokens[0], length[0]),
                     "weight": weight,
                     "dropped_by": self._reason(weight, int(labels.reason[row])),
                 }
@@ -113,12 +96,11 @@ class SampleRecorder(Stateful):
         return self._to_text(tokens[: int(length)].tolist())
 
     def _reason(self, weight: float, reason: int) -> str:
-        """Name what took an utterance out, "" where nothing did."""
+        """Name what took an utterance out, "" if nothing did."""
         if weight > 0.0:
             return ""
-        if 0 <= reason < len(self._filter_names):
-            return self._filter_names[reason]
-        return OTHER_REASON
+        is_filter = 0 <= reason < len(self._filter_names)
+        return self._filter_names[reason] if is_filter else OTHER_REASON
 
     def write(self, output_dir: Path, epoch: int, rank: int) -> None:
         """Write an epoch's records, a JSON object a line, and begin anew.
@@ -130,7 +112,7 @@ class SampleRecorder(Stateful):
             epoch: The finished epoch.
             rank: This process.
         """
-        path = samples_path(output_dir, epoch, rank)
+        path = output_dir / SAMPLES_DIR / f"{epoch}epoch.rank{rank}.jsonl"
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
         self._rows = []
         if not lines:
@@ -144,9 +126,5 @@ class SampleRecorder(Stateful):
         return {"rows": [dict(row) for row in self._rows]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Args:
-            state: What `state_dict` returned.
-        """
+        """Restore what `state_dict` returned."""
         self._rows = [dict(row) for row in state["rows"]]

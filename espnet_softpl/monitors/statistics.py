@@ -1,16 +1,198 @@
-"""What to watch in a batch of pseudo-labels: blank share, entropies, lengths, errors.
+"""The `pl_*` statistics of a training: names, meanings, limits, and their values.
+
+Whoever shows or judges a statistic reads `STATISTICS`; a name stands nowhere else.
 
 B utterances, T frames after subsampling, V tokens with blank. Entropies are in nats.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from espnet_softpl.ctc import BLANK, frame_mask
-from espnet_softpl.labels.pseudo_label import PseudoLabel
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
+from espnet_softpl.monitors.limits import Limits
+from espnet_softpl.monitors.oracle import Oracle
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """One number that every training mini-batch reports, NaN where it is not known.
+
+    Attributes:
+        name: Its key in ESPnet's reports.
+        title: What it is, for plots; with "(%)" it is shown in percent.
+        warning: What should make one worry.
+        unit: Of the value as reported.
+        limits: The guard's default limits; None if the guard does not look at it.
+        low: The form of collapse (`diagnosis.FORMS`) that a low level is a sign of.
+        high: The same of a high level.
+    """
+
+    name: str
+    title: str
+    warning: str
+    unit: str
+    limits: Limits | None = None
+    low: str = ""
+    high: str = ""
+
+
+WER = Statistic("pl_wer", "WER of the pseudo-labels (%)", "rising", "fraction")
+CER = Statistic("pl_cer", "CER of the pseudo-labels (%)", "rising", "fraction")
+# The guard's default limits were set on runs of the mini corpus, healthy and
+# collapsing: see docs/collapse.md.
+BLANK_SHARE = Statistic(
+    "pl_blank_share",
+    "share of blank frames",
+    "to 0 or 1",
+    "fraction of frames",
+    # The first to move: falls before the errors rise when labels flatten, rises towards
+    # all blank. Hard labels that still improve move it by +25 or -6 %. The ratio means
+    # little if blank is best at most frames, as with long tokens: hence `above`.
+    Limits(lowest=0.9, highest=1.5, above=0.97),
+    low="flattening",
+    high="all_blank",
+)
+FRAME_ENTROPY = Statistic(
+    "pl_frame_entropy",
+    "mean entropy of a frame (nats)",
+    "rising: flattening",
+    "nats",
+    # Flattening doubles it; hard labels that still improve raise it by up to a half.
+    Limits(highest=1.6),
+    high="flattening",
+)
+MEAN_ENTROPY = Statistic(
+    "pl_mean_entropy",
+    "entropy of the mean frame (nats)",
+    "falling",
+    "nats",
+    # It hardly rises when labels flatten: an upper limit would say nothing.
+    Limits(lowest=0.7),
+    low="few_tokens",
+)
+MUTUAL_INFORMATION = Statistic(
+    "pl_mutual_information",
+    "mutual information (nats)",
+    "to 0: collapse into one distribution",
+    "nats",
+    # A healthy run stays within a tenth of the base model.
+    Limits(lowest=0.8),
+    low="constant",
+)
+LENGTH_RATIO = Statistic(
+    "pl_length_ratio",
+    "tokens per second / labeled data's",
+    "far from 1",
+    "ratio",
+    # Batches of fast or slow speech differ by less than this once averaged.
+    Limits(lowest=0.7, highest=1.4),
+    low="all_blank",
+    high="flattening",
+)
+EMPTY_SHARE = Statistic(
+    "pl_empty_share",
+    "share of empty labels",
+    "rising",
+    "fraction of utterances",
+    # Some recordings are silent; the base model's level may be 0, which has no ratio.
+    Limits(rise=0.2),
+    high="all_blank",
+)
+VOCABULARY = Statistic(
+    "pl_vocabulary",
+    "perplexity of the tokens used",
+    "falling",
+    "tokens",
+    Limits(lowest=0.7),
+    low="few_tokens",
+)
+DISAGREEMENT = Statistic(
+    "pl_disagreement",
+    "frames where teacher and student differ",
+    "rising",
+    "fraction of frames",
+    # The student gets augmented audio, and may outgrow a slow teacher.
+    Limits(rise=0.3),
+    high="drift",
+)
+KEPT = Statistic(
+    "pl_kept", "labels that are used (%)", "falling", "fraction of utterances"
+)
+KEPT_AUDIO = Statistic(
+    "pl_kept_audio", "audio that is used (%)", "falling", "fraction of samples"
+)
+KEPT_HOURS = Statistic("pl_kept_hours", "hours of audio learned from", "flat", "hours")
+UNUSABLE = Statistic(
+    "pl_unusable", "unusable audio and losses (%)", "above 0", "fraction of utterances"
+)
+AGE = Statistic(
+    "pl_age",
+    "age of the labels (mini-batches)",
+    "growing without end",
+    "mini-batches of both kinds",
+)
+WEIGHT = Statistic(
+    "pl_weight",
+    "weight of the unlabeled loss",
+    "halved: the guard backed off",
+    "factor",
+)
+DECODER_DISAGREEMENT = Statistic(
+    "pl_decoder_disagreement",
+    "positions where decoder and CTC head differ",
+    "rising",
+    "fraction of positions",
+)
+DROPPED = Statistic(
+    "pl_dropped_<filter>",
+    "labels dropped by <filter> (%)",
+    "rising",
+    "fraction of utterances",
+)
+USES = Statistic(
+    "pl_uses", "uses of a label so far", "growing without end", "training steps"
+)
+TURNOVER = Statistic(
+    "pl_turnover",
+    "times that a slot was labeled",
+    "flat: labels are frozen",
+    "times",
+)
+LABEL_CHANGE = Statistic(
+    "pl_label_change",
+    "edits per token to a new label",
+    "to 0 too early",
+    "edits per token",
+)
+WER_KEPT = Statistic(
+    "pl_wer_kept",
+    "WER of labels that are used (%)",
+    "like that of the dropped ones",
+    "fraction",
+)
+WER_DROPPED = Statistic(
+    "pl_wer_dropped", "WER of dropped labels (%)", "like that of the kept", "fraction"
+)
+
+# In the order in which they are reported: always, and with the parts that have them.
+ALWAYS = (WER, CER, BLANK_SHARE, FRAME_ENTROPY, MEAN_ENTROPY, MUTUAL_INFORMATION)
+ALWAYS += (LENGTH_RATIO, EMPTY_SHARE, VOCABULARY, DISAGREEMENT)
+ALWAYS += (KEPT, KEPT_AUDIO, KEPT_HOURS, UNUSABLE, AGE, WEIGHT)
+OF_CACHE = (USES, TURNOVER, LABEL_CHANGE)
+OF_ORACLE = (WER_KEPT, WER_DROPPED)
+STATISTICS = (*ALWAYS, DECODER_DISAGREEMENT, DROPPED, *OF_CACHE, *OF_ORACLE)
+
+
+def dropped_by(filter_name: str) -> str:
+    """Return the name of the statistic of what one filter drops."""
+    return DROPPED.name.replace("<filter>", filter_name)
 
 
 def frame_statistics(
@@ -26,23 +208,22 @@ def frame_statistics(
         lengths: Frames per utterance, (B,).
 
     Returns:
-        Scalars: `blank_share` (frames whose best token is blank, in [0, 1]),
-        `frame_entropy` (mean over frames of H(p_t)), `mean_entropy` (entropy of the
-        mean distribution over all frames), `mutual_information` (their difference,
-        never negative but for rounding).
+        Scalars by name: the share of frames whose best token is blank, in [0, 1], the
+        mean over frames of H(p_t), the entropy of the mean distribution over all
+        frames, and the mutual information, their difference, never negative except
+        for rounding.
     """
-    mask = frame_mask(lengths, log_probs.size(1))
-    frames = log_probs[mask].float()
+    frames = log_probs[frame_mask(lengths, log_probs.size(1))].float()  # (frames, V)
     probs = frames.exp()
     # xlogy-like guard: a probability of exactly 0 adds no entropy.
     plogp = (probs * frames.masked_fill(probs == 0, 0.0)).sum(-1)
     frame_entropy = -plogp.mean()
     mean_entropy = torch.special.entr(probs.mean(0)).sum()
     return {
-        "blank_share": (frames.argmax(-1) == BLANK).float().mean(),
-        "frame_entropy": frame_entropy,
-        "mean_entropy": mean_entropy,
-        "mutual_information": mean_entropy - frame_entropy,
+        BLANK_SHARE.name: (frames.argmax(-1) == BLANK).float().mean(),
+        FRAME_ENTROPY.name: frame_entropy,
+        MEAN_ENTROPY.name: mean_entropy,
+        MUTUAL_INFORMATION.name: mean_entropy - frame_entropy,
     }
 
 
@@ -58,7 +239,7 @@ def length_ratio(
         speech_lengths: Length of the audio per utterance, (B,), in the unit of
             `labeled_tokens_per_sample`.
         labeled_tokens_per_sample: Tokens per unit of audio in the labeled data; NaN
-            where unknown.
+            if unknown.
 
     Returns:
         A scalar: 1 is the labeled rate, near 0 means that labels vanish.
@@ -75,8 +256,8 @@ def vocabulary_use(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.T
         token_lengths: Tokens per utterance, (B,).
 
     Returns:
-        A scalar, exp(H(token frequencies over the batch)): 1 where there is but one
-        token; NaN where all transcripts are empty.
+        A scalar, exp(H(token frequencies over the batch)): 1 if there is but one
+        token; NaN if all transcripts are empty.
     """
     used = tokens[frame_mask(token_lengths, tokens.size(1))]
     if used.numel() == 0:
@@ -107,7 +288,7 @@ def label_statistics(
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> dict[str, torch.Tensor]:
-    """Collect the `pl_*` statistics that the teacher's output alone gives.
+    """Collect the statistics that the teacher's output alone gives.
 
     Args:
         label: The labels of B utterances, as the teacher made them.
@@ -117,12 +298,68 @@ def label_statistics(
     Returns:
         Scalars by statistic name, without gradient.
     """
-    frames = frame_statistics(label.log_probs, label.lengths)
     return {
-        **{f"pl_{name}": value for name, value in frames.items()},
-        "pl_length_ratio": length_ratio(
+        **frame_statistics(label.log_probs, label.lengths),
+        LENGTH_RATIO.name: length_ratio(
             label.token_lengths, speech_lengths, labeled_tokens_per_sample
         ),
-        "pl_empty_share": (label.token_lengths == 0).float().mean(),
-        "pl_vocabulary": vocabulary_use(label.tokens, label.token_lengths),
+        EMPTY_SHARE.name: (label.token_lengths == 0).float().mean(),
+        VOCABULARY.name: vocabulary_use(label.tokens, label.token_lengths),
+    }
+
+
+def step_statistics(
+    labels: Labels,
+    label: PseudoLabel,
+    log_probs: torch.Tensor,
+    usable: torch.Tensor,
+    speech_lengths: torch.Tensor,
+    step: int,
+) -> dict[str, Any]:
+    """Collect the statistics of labels that are trained on.
+
+    Args:
+        labels: The labels of B utterances as they were made.
+        label: The label that is trained on, with its final weight (B,).
+        log_probs: The student's frame log-posteriors, (B, T, V).
+        usable: False if an utterance's audio or loss cannot be used, (B,).
+        speech_lengths: Length of the audio per utterance, (B,).
+        step: The mini-batch of training.
+
+    Returns:
+        Scalars by statistic name, those of `label_statistics` included.
+    """
+    kept, samples = label.weight > 0, speech_lengths.float()
+    return {
+        **labels.statistics,
+        DISAGREEMENT.name: disagreement(log_probs, labels.path, label.lengths),
+        KEPT.name: kept.float().mean(),
+        KEPT_AUDIO.name: (samples * kept).sum() / samples.sum(),
+        UNUSABLE.name: 1.0 - usable.float().mean(),
+        AGE.name: float(step - labels.step),
+        USES.name: float(labels.uses),
+    }
+
+
+def oracle_statistics(
+    oracle: Oracle, utterance_ids: Sequence[str], label: PseudoLabel
+) -> dict[str, float]:
+    """Score labels against true transcripts: all, those that are used, the others.
+
+    Args:
+        oracle: The transcripts.
+        utterance_ids: B ids.
+        label: The label that is trained on, with its final weight (B,).
+
+    Returns:
+        Error rates by statistic name, as fractions.
+    """
+    kept = label.weight > 0
+    scored = (utterance_ids, label.tokens, label.token_lengths)
+    wer, cer = oracle.score(*scored)
+    return {
+        WER.name: wer,
+        CER.name: cer,
+        WER_KEPT.name: oracle.score(*scored, kept)[0],
+        WER_DROPPED.name: oracle.score(*scored, ~kept)[0],
     }

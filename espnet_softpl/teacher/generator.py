@@ -21,9 +21,9 @@ class CTCOutputs(NamedTuple):
     Attributes:
         log_probs: Frame log-posteriors of the last layer, (B, T, V), in float32.
         lengths: Frames per utterance, (B,).
-        encoder_out: What a decoder listens to, (B, T, D).
+        encoder_out: What a decoder attends to, (B, T, D).
         layers: Frame log-posteriors of intermediate layers, (B, T, V) each, in order;
-            empty where they were not asked for.
+            empty if they were not asked for.
     """
 
     log_probs: torch.Tensor
@@ -32,14 +32,7 @@ class CTCOutputs(NamedTuple):
     layers: tuple[torch.Tensor, ...] = ()
 
     def views(self, count: int) -> list[CTCOutputs]:
-        """Part the outputs of several views that were run as one batch.
-
-        Args:
-            count: Of views, of the same number of utterances each.
-
-        Returns:
-            The outputs of each view.
-        """
+        """Split the outputs of `count` views that were run as one batch."""
         layers = [layer.chunk(count) for layer in self.layers]
         parts = zip(*(part.chunk(count) for part in self[:3]))
         return [
@@ -48,15 +41,15 @@ class CTCOutputs(NamedTuple):
         ]
 
 
-class Heard(NamedTuple):
-    """What a teacher has heard of a batch.
+class TeacherOutputs(NamedTuple):
+    """What a teacher makes of a batch.
 
     Attributes:
         label: The label that its CTC head makes, with full trust.
-        encoder_out: What its decoder listens to, (B, T, D).
+        encoder_out: What its decoder attends to, (B, T, D).
         layers: The labels that intermediate layers make, in order. Trust is 0 where
             a layer's own transcript is empty and the last layer's is not: it would
-            learn to say nothing of what can be heard.
+            learn to output nothing for speech.
     """
 
     label: PseudoLabel
@@ -92,13 +85,13 @@ class PseudoLabelGenerator:
         self.layers = layers
 
     @torch.no_grad()
-    def listen(
+    def run(
         self,
         student: torch.nn.Module,
         speech: torch.Tensor,
         speech_lengths: torch.Tensor,
         dropout: bool = False,
-    ) -> Heard:
+    ) -> TeacherOutputs:
         """Run the teacher on a mini-batch.
 
         Args:
@@ -110,7 +103,7 @@ class PseudoLabelGenerator:
             dropout: Label with the teacher's dropout on, and all else in eval mode.
 
         Returns:
-            What it has heard, without gradient.
+            The outputs, without gradient.
         """
         with evaluating(self.teacher.module(student)) as module:
             if dropout:
@@ -121,9 +114,9 @@ class PseudoLabelGenerator:
         layers = []
         for log_probs in outputs.layers:
             layer = as_label(log_probs, outputs.lengths)
-            says_something = (layer.token_lengths > 0) | (label.token_lengths == 0)
-            layers.append(layer._replace(weight=says_something.to(layer.weight)))
-        return Heard(label, outputs.encoder_out, tuple(layers))
+            is_trusted = (layer.token_lengths > 0) | (label.token_lengths == 0)
+            layers.append(layer._replace(weight=is_trusted.to(layer.weight)))
+        return TeacherOutputs(label, outputs.encoder_out, tuple(layers))
 
     def __call__(
         self,
@@ -132,16 +125,12 @@ class PseudoLabelGenerator:
         speech_lengths: torch.Tensor,
         dropout: bool = False,
     ) -> PseudoLabel:
-        """Label a mini-batch; see `listen`.
-
-        Returns:
-            The labels of the CTC head, without gradient, with full trust.
-        """
-        return self.listen(student, speech, speech_lengths, dropout).label
+        """Return the CTC head's labels of a mini-batch, (B, N); see `run`."""
+        return self.run(student, speech, speech_lengths, dropout).label
 
     @torch.no_grad()
     def force(
-        self, student: torch.nn.Module, heard: Heard, label: PseudoLabel
+        self, student: torch.nn.Module, outputs: TeacherOutputs, label: PseudoLabel
     ) -> tuple[DecoderLabel, torch.Tensor]:
         """Feed the teacher's decoder with transcripts, all positions at once.
 
@@ -153,7 +142,7 @@ class PseudoLabelGenerator:
                 `decoder_scores(encoder_out, lengths, tokens, token_lengths)` that
                 returns scores (B, P, V) and the transcripts with their ends, (B, P),
                 padded with -1.
-            heard: What `listen` returned.
+            outputs: What `run` returned.
             label: The labels whose transcripts are fed, shaped or not.
 
         Returns:
@@ -162,7 +151,7 @@ class PseudoLabelGenerator:
         """
         with evaluating(self.teacher.module(student)) as module:
             scores, targets = module.decoder_scores(
-                heard.encoder_out, label.lengths, label.tokens, label.token_lengths
+                outputs.encoder_out, label.lengths, label.tokens, label.token_lengths
             )
         log_probs = scores.float().log_softmax(-1)
         lengths = (targets != PADDING).sum(1)

@@ -62,44 +62,43 @@ class DecoderModel(ESPnetASRModel):
             lengths: Frames per utterance, (B,).
             label: The labels; a weight of 0 leaves an utterance out, whatever is in
                 it, and a transducer is not trained on empty transcripts.
-            answer: What the teacher's decoder said; for the last two targets.
+            answer: What the teacher's decoder answered; for the last two targets.
 
         Returns:
-            sum(weights * losses) / B, a scalar; 0 where nothing is left.
+            sum(weights * losses) / B, a scalar; 0 if no utterance is used.
         """
-        used = label.weight > 0
+        is_used = label.weight > 0
         if self.use_transducer_decoder:
-            used = used & (label.token_lengths > 0)
-        kept = used.nonzero().squeeze(1)
-        if kept.numel() == 0:
+            is_used = is_used & (label.token_lengths > 0)
+        rows = is_used.nonzero().squeeze(1)  # The utterances that are used.
+        if rows.numel() == 0:
             return encoder_out.new_zeros(())
-        encoder_out, lengths = encoder_out[kept], lengths[kept]
+        encoder_out, lengths = encoder_out[rows], lengths[rows]
         if self.use_transducer_decoder or isinstance(self.decoder, RNNDecoder):
             # They take the longest utterance to fill all frames.
             encoder_out = encoder_out[:, : int(lengths.max())]
-        token_lengths = label.token_lengths[kept]
-        tokens = label.tokens[kept, : int(token_lengths.max())]
-        weight = label.weight[kept]
-        share = kept.numel() / label.weight.numel()
+        token_lengths, weight = label.token_lengths[rows], label.weight[rows]
+        tokens = label.tokens[rows, : int(token_lengths.max())]
+        share = rows.numel() / label.weight.numel()
         inputs = (encoder_out, lengths, tokens, token_lengths)
         if self.use_transducer_decoder:
             return self._transducer_loss(*inputs, weight) * share
         if target == "transcript" and bool((weight == 1.0).all()):
             return self._calc_att_loss(*inputs)[0] * share
-        scores, targets = self.decoder_scores(*inputs)
+        scores, targets = self.decoder_scores(*inputs)  # (B', P, V), (B', P)
         if target == "forced_soft":
             answer = DecoderLabel(
-                answer.tokens[kept, : scores.size(1)],
-                answer.lengths[kept],
-                answer.log_probs[kept, : scores.size(1)],
+                answer.tokens[rows, : scores.size(1)],
+                answer.lengths[rows],
+                answer.log_probs[rows, : scores.size(1)],
             )
             losses = soft_losses(scores, answer)
         else:
             if target == "forced":
-                targets = answer.tokens[kept, : scores.size(1)]
+                targets = answer.tokens[rows, : scores.size(1)]
             losses = hard_losses(scores, targets, self.criterion_att.smoothing)
         if self.criterion_att.normalize_length:
-            losses = losses * (kept.numel() / (targets != PADDING).sum())
+            losses = losses * (rows.numel() / (targets != PADDING).sum())
         return weighted_mean(losses, weight) * share
 
     def _transducer_loss(

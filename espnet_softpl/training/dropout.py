@@ -32,17 +32,14 @@ class DropoutSwitch:
     ) -> None:
         self._rates: list[tuple[torch.nn.Module, str, float, float]] = []
         self._on = False
-        for what, new, found in (
+        for what, new, places in (
             ("dropout", dropout, _dropouts(module)),
             ("layer_drop", layer_drop, _layer_drops(module)),
         ):
+            rates = [(part, name, getattr(part, name)) for part, name in places]
+            rates = [(*rate, new) for rate in rates if rate[2] > 0]
             if new is None:
                 continue
-            rates = [
-                (part, name, getattr(part, name), new)
-                for part, name in found
-                if getattr(part, name) > 0
-            ]
             if not rates:
                 raise ValueError(
                     f"pl_schedule_conf: {what} is {new}, but the model was built with "
@@ -51,13 +48,8 @@ class DropoutSwitch:
             self._rates += rates
 
     def set(self, on: bool) -> None:
-        """Set the rates.
-
-        Args:
-            on: True for those of pseudo-labeling, False for those of before.
-        """
-        if on == self._on:
-            return
-        for part, name, before, after in self._rates:
-            setattr(part, name, after if on else before)
-        self._on = on
+        """Set the rates of pseudo-labeling (True), or those of before (False)."""
+        if on != self._on:
+            for part, name, before, after in self._rates:
+                setattr(part, name, after if on else before)
+            self._on = on

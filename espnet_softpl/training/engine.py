@@ -1,6 +1,6 @@
-"""The pseudo-labeling engine: label, shape, filter, cache, criterion, guard.
+"""The pseudo-labeling engine: what a model needs to learn from unlabeled batches.
 
-B utterances, N samples, T frames after subsampling, V tokens with blank.
+B utterances, T frames after subsampling, V tokens with blank, U labels.
 """
 
 from __future__ import annotations
@@ -11,99 +11,64 @@ from typing import Any
 
 import torch
 
-from espnet_softpl import filters
-from espnet_softpl.cache import LabelCache, label_change
 from espnet_softpl.criteria import PLCriterion
-from espnet_softpl.criteria.decoder_ce import decoder_disagreement
-from espnet_softpl.filters import Candidate, Filter
-from espnet_softpl.labels.forms import LabelForms
+from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.labels.prior import RunningMean
-from espnet_softpl.labels.pseudo_label import (
-    DecoderLabel,
-    Labels,
-    PseudoLabel,
-    best_path,
-    without_nan,
-)
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder
-from espnet_softpl.monitors.statistics import label_statistics
-from espnet_softpl.shaping import Shaping
-from espnet_softpl.teacher.generator import Heard, PseudoLabelGenerator
+from espnet_softpl.monitors.statistics import (
+    DECODER_DISAGREEMENT,
+    KEPT_HOURS,
+    LABEL_CHANGE,
+    OF_CACHE,
+    OF_ORACLE,
+    TURNOVER,
+    WEIGHT,
+    dropped_by,
+    oracle_statistics,
+    step_statistics,
+)
+from espnet_softpl.teacher import Teacher
+from espnet_softpl.teacher.generator import CTCOutputs
 from espnet_softpl.training import unlabeled_head
+from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.dropout import DropoutSwitch
+from espnet_softpl.training.labeling import Labeling
 from espnet_softpl.training.schedule import Scheduled
 
 
-@dataclasses.dataclass(frozen=True)
-class UnlabeledBatch:
-    """A mini-batch without transcripts.
-
-    Attributes:
-        utt_id: B utterance ids.
-        speech: Waveforms, (B, N).
-        speech_lengths: Samples per utterance, (B,).
-        usable: False where the audio could not be read and is silence instead, (B,);
-            None where all of it could.
-        slot: The slot of the cache that the mini-batch belongs to, if there is one.
-        draw: Unlabeled turns of the schedule before this one.
-    """
-
-    utt_id: list[str]
-    speech: torch.Tensor
-    speech_lengths: torch.Tensor
-    usable: torch.Tensor | None = None
-    slot: int | None = None
-    draw: int = 0
-
-
-@dataclasses.dataclass
-class PseudoLabeling:
-    """What a model needs to learn from unlabeled batches.
+@dataclasses.dataclass(kw_only=True)
+class PseudoLabeling(Labeling):
+    """Labels unlabeled mini-batches, and computes what the student learns from them.
 
     It hangs on the model as a plain attribute, so that nothing in it shows in
     `parameters()` or `state_dict()`.
 
     Attributes:
         criterion: The loss against a pseudo-label, by step.
-        generator: Makes the pseudo-labels.
-        forms: Who learns from them beside the last layer's CTC.
         regularizers: Terms added to the criterion, by step.
-        shaping: Changes to the teacher's label before the criterion, in order, by step.
-        filters: Which labels to trust, by name, in order.
-        cache: Keeps the labels; None makes them anew for every mini-batch.
         dropout: The model's dropout rates, before pseudo-labeling and in it; or None.
         start_step: The first mini-batch at which there may be unlabeled ones.
-        oracle: Scores them where true transcripts exist, else None.
+        oracle: Scores the labels if true transcripts exist, else None.
         guard: Watches for collapse, or None.
         samples: Records the labels of a few utterances for people to read, or None.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-        sample_rate: In Hz, to count hours; NaN where that is not known.
+        sample_rate: In Hz, to count hours; NaN if it is not known.
         kept_hours: Hours of audio that this process has learned from with a label.
-        prior: The mean frame posterior on labeled batches; None where nobody asks.
-        begun: Whether the first unlabeled batch has been seen.
         healthy_epoch: The epoch whose end the guard's back-off returns to, or None.
         last_batch: Utterance ids and label of the latest unlabeled batch, for reports.
     """
 
     criterion: Scheduled[PLCriterion]
-    generator: PseudoLabelGenerator
-    forms: LabelForms = LabelForms()
     regularizers: Sequence[Scheduled[PLCriterion]] = ()
-    shaping: Sequence[Scheduled[Shaping]] = ()
-    filters: Sequence[tuple[str, Filter]] = ()
-    cache: LabelCache | None = None
     dropout: DropoutSwitch | None = None
     start_step: int = 0
     oracle: Oracle | None = None
     guard: Guard | None = None
     samples: SampleRecorder | None = None
-    labeled_tokens_per_sample: float = float("nan")
     sample_rate: float = 16000
     kept_hours: float = dataclasses.field(init=False, default=0.0)
-    prior: RunningMean | None = dataclasses.field(init=False)
-    begun: bool = dataclasses.field(init=False, default=False)
     healthy_epoch: int | None = dataclasses.field(init=False, default=None)
     last_batch: tuple[list[str], PseudoLabel] | None = dataclasses.field(
         init=False, default=None
@@ -111,158 +76,126 @@ class PseudoLabeling:
 
     def __post_init__(self) -> None:
         parts = (self.criterion, *self.regularizers, *self.shaping)
-        asked = any(part.at(0).needs_prior for part in parts)
-        self.prior = RunningMean() if asked else None
+        if any(part.at(0).needs_prior for part in parts):
+            self.prior = RunningMean()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Stay out of copies of the model: a teacher needs none of this."""
         return None
 
-    def begin(self, student: torch.nn.Module, head: torch.nn.Module) -> None:
-        """At the first unlabeled batch, let the unlabeled head start from the other.
+    @property
+    def teacher(self) -> Teacher:
+        """Who labels."""
+        return self.generator.teacher
 
-        Args:
-            student: The model in training.
-            head: Its CTC head for labeled batches, by now that of the seed.
-        """
-        own = unlabeled_head.of(student)
-        if own is not None and not self.begun:
-            own.load_state_dict(head.state_dict())
-        self.begun = True
+    def set_dropout(self, step: int) -> None:
+        """Give the model the dropout rates of a step."""
+        if self.dropout is not None:
+            self.dropout.set(step >= self.start_step)
 
-    def make(
-        self, student: torch.nn.Module, batch: UnlabeledBatch, step: int
-    ) -> Labels:
-        """Label a mini-batch with the teacher, shape the labels and filter them.
-
-        Args:
-            student: The model in training.
-            batch: The mini-batch.
-            step: The mini-batch of training.
-
-        Returns:
-            The labels, without gradient.
-        """
-        speech = (batch.speech, batch.speech_lengths)
-        heard = self.generator.listen(student, *speech)
-        label = made = heard.label
-        if batch.usable is not None:
-            label = label._replace(weight=label.weight * batch.usable)
-        if self.prior is not None:
-            label = label._replace(prior=self.prior.value)
-        for shaping in self.shaping:
-            label = shaping.at(step)(label)
-        candidate = Candidate(
-            label=label,
-            speech_lengths=batch.speech_lengths,
-            labeled_tokens_per_sample=self.labeled_tokens_per_sample,
-            relabel=lambda: self.generator(student, *speech, dropout=True),
-        )
-        weight, reason = filters.apply(self.filters, candidate)
-        statistics = label_statistics(
-            made, batch.speech_lengths, self.labeled_tokens_per_sample
-        )
-        labels = Labels(
-            utterance_ids=list(batch.utt_id),
-            label=label._replace(weight=weight),
-            path=best_path(made.log_probs, made.lengths),
-            reason=reason,
-            statistics=statistics,
-            step=step,
-            layers=heard.layers,
-        )
-        return self._force(student, heard, labels) if self.forms.forced else labels
-
-    def _force(self, student: torch.nn.Module, heard: Heard, labels: Labels) -> Labels:
-        """Add what the teacher's decoder answers to the labels' transcripts."""
-        label = labels.label
-        answer, targets = self.generator.force(student, heard, label)
-        log_probs, sound = without_nan(answer.log_probs, answer.lengths)
-        decoder = DecoderLabel(
-            answer.tokens, answer.lengths, log_probs if self.forms.soft else None
-        )
-        lost = (label.weight > 0) & ~sound
-        return dataclasses.replace(
-            labels,
-            label=label._replace(weight=label.weight * sound),
-            reason=labels.reason.masked_fill(lost, len(self.filters)),
-            statistics={
-                **labels.statistics,
-                "pl_decoder_disagreement": decoder_disagreement(answer, targets),
-            },
-            decoder=decoder,
-        )
-
-    def labels_of(
+    def step(
         self,
         student: torch.nn.Module,
         batch: UnlabeledBatch,
         insertions: Sequence[UnlabeledBatch],
         step: int,
-    ) -> tuple[Labels, float]:
-        """Return the labels to train on: new ones, or those in the cache.
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Label a mini-batch, and compute the student's losses on it.
 
         Args:
-            student: The model in training.
+            student: The `SoftPLModel` in training.
             batch: The mini-batch that is trained on.
-            insertions: Mini-batches whose labels the cache is to get at this step; the
-                labels that they replace are trained on once more.
+            insertions: Mini-batches to label for the cache at this step.
             step: The mini-batch of training.
 
         Returns:
-            The labels, and how far they have changed since they were made where that
-            is known, else NaN.
+            Losses by name, scalars with gradient: `loss` is what is differentiated,
+            `loss_pl` the same without its weight, `loss_pl_*` the parts of that. And
+            the statistics by name; see `monitors.statistics`.
+
+        Raises:
+            RuntimeError: Teacher and student disagree on the number of frames.
         """
-        if self.cache is None:
-            return self.make(student, batch, step), float("nan")
-        found = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
-        labels = found
-        if labels is None:
-            labels = self.make(student, batch, step)
-            self.cache.insert(batch.slot, labels, batch.draw)
-        inserted = self.insert(student, insertions, step)
-        change = float("nan")
-        if found is not None:
-            change = self._change(student, batch, found, inserted, step)
-        if self.cache.decides:
-            self.cache.decide(batch.draw, change)
-        return labels, change
+        labels, change = self.labels_of(student, batch, insertions, step)
+        parts, label, log_probs, usable = self._learn(student, batch, labels, step)
+        loss = student.combine_losses(parts)
+        weight = torch.full((), batch.weight, device=loss.device)
+        if self.guard is not None:
+            weight = self.guard.weight_factor * weight
+            self.last_batch = (list(batch.utt_id), labels.label)
+        if self.samples is not None:
+            self.samples.record(step, labels, label, log_probs)
+        samples = batch.speech_lengths[label.weight > 0].sum()
+        self.kept_hours += float(samples) / self.sample_rate / 3600.0
+        statistics = step_statistics(
+            labels, label, log_probs, usable, batch.speech_lengths, step
+        )
+        statistics |= {KEPT_HOURS.name: self.kept_hours, WEIGHT.name: weight}
+        for index, (name, _) in enumerate(self.filters):
+            statistics[dropped_by(name)] = (labels.reason == index).float().mean()
+        if self.cache is not None:
+            turnover = self.cache.turnover
+            statistics |= {TURNOVER.name: turnover, LABEL_CHANGE.name: change}
+        if self.oracle is not None:
+            statistics |= oracle_statistics(self.oracle, batch.utt_id, label)
+        return {"loss": weight * loss, "loss_pl": loss, **parts}, statistics
 
-    def insert(
-        self,
-        student: torch.nn.Module,
-        insertions: Sequence[UnlabeledBatch],
-        step: int,
-    ) -> dict[int, Labels]:
-        """Label mini-batches and store the labels; return them by slot."""
-        made = {batch.slot: self.make(student, batch, step) for batch in insertions}
-        for batch in insertions:
-            self.cache.insert(batch.slot, made[batch.slot], batch.draw)
-        return made
+    def _learn(
+        self, student: torch.nn.Module, batch: UnlabeledBatch, labels: Labels, step: int
+    ) -> tuple[dict[str, torch.Tensor], PseudoLabel, torch.Tensor, torch.Tensor]:
+        """Compute the branches' losses; tell what was learned from.
 
-    def _change(
+        Returns:
+            The losses by name, the label with its final weight, the student's
+            log-posteriors (B, T, V), and which utterances could be used, (B,).
+        """
+        label = labels.label
+        usable = batch.usable
+        if usable is None:
+            usable = torch.ones_like(label.weight, dtype=torch.bool)
+        label = label._replace(weight=label.weight * usable)
+        views, label = self._student_views(student, batch, label, step)
+        log_probs, lengths, encoder_out, _ = views[0]
+        losses = self._losses(log_probs, lengths, label, step)
+        # An utterance without a finite loss teaches nothing, and is counted.
+        usable = torch.isfinite(losses.detach()) & usable
+        label = label._replace(weight=label.weight * usable)
+        parts = {"loss_pl_ctc": weighted_mean(losses, label.weight)}
+        if self.forms.layers != "none":
+            parts["loss_pl_interctc"] = self._layers_loss(views, labels, label, step)
+        target = self.decoder_target(student, step)
+        if target != "none":
+            parts["loss_pl_decoder"] = student.pseudo_decoder_loss(
+                target, encoder_out, lengths, label, labels.decoder
+            )
+        return parts, label, log_probs, usable
+
+    def _student_views(
         self,
         student: torch.nn.Module,
         batch: UnlabeledBatch,
-        old: Labels,
-        inserted: dict[int, Labels],
+        label: PseudoLabel,
         step: int,
-    ) -> float:
-        """Measure how far labels have changed, where the cache wants to know."""
-        new = inserted.get(batch.slot)
-        if self.cache.decides:
-            new = self.make(student, batch, step)
-            if self.cache.refreshes and batch.slot not in inserted:
-                self.cache.insert(batch.slot, new, batch.draw)
-        elif new is None:
-            return float("nan")
-        elif new.utterance_ids != old.utterance_ids:
-            if not self.cache.measures_change:
-                return float("nan")
-            new = self.make(student, batch, step)
-        return label_change(old, new)
+    ) -> tuple[list[CTCOutputs], PseudoLabel]:
+        """Run the student on the views that the criterion wants; label the second."""
+        count = self.criterion.at(step).views
+        outputs = student.ctc_outputs(
+            torch.cat([batch.speech] * count),
+            torch.cat([batch.speech_lengths] * count),
+            layers=self.forms.layers != "none",
+            head=unlabeled_head.of(student),
+        )
+        views = outputs.views(count)
+        if count == 2:
+            label = label._replace(second_view=views[1].log_probs)
+        if not torch.equal(views[0].lengths, label.lengths):
+            raise RuntimeError(
+                f"teacher and student disagree on the number of frames: "
+                f"{label.lengths.tolist()} and {views[0].lengths.tolist()}"
+            )
+        return views, label
 
-    def losses(
+    def _losses(
         self,
         log_probs: torch.Tensor,
         lengths: torch.Tensor,
@@ -270,18 +203,7 @@ class PseudoLabeling:
         step: int,
         regularized: bool = True,
     ) -> torch.Tensor:
-        """Compute the loss of each utterance at one layer.
-
-        Args:
-            log_probs: The student's normalized frame log-posteriors, (B, T, V).
-            lengths: Frames per utterance, (B,).
-            label: The label of `labels_of`; with `second_view` for two views.
-            step: The mini-batch of training.
-            regularized: Whether the regularizers are added to the criterion.
-
-        Returns:
-            (B,), in nats per utterance.
-        """
+        """Compute the loss of each utterance at one layer, (B,), in nats."""
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
         more = self.regularizers if regularized else ()
@@ -289,32 +211,90 @@ class PseudoLabeling:
         device = log_probs.device  # A user's criterion may hold buffers.
         return sum(part.to(device)(log_probs, lengths, label) for part in parts)
 
-    @property
-    def weight_factor(self) -> float:
-        """What is left of the unlabeled loss after the guard's back-offs, in (0, 1]."""
-        return 1.0 if self.guard is None else self.guard.weight_factor
+    def _layers_loss(
+        self,
+        views: Sequence[CTCOutputs],
+        labels: Labels,
+        label: PseudoLabel,
+        step: int,
+    ) -> torch.Tensor:
+        """Compute the criterion's loss at the intermediate layers, their mean."""
+        means = []
+        for index, log_probs in enumerate(views[0].layers):
+            target = label
+            if self.forms.layers == "own":
+                own = labels.layers[index]
+                target = own._replace(weight=own.weight * label.weight)
+            if len(views) == 2:
+                target = target._replace(second_view=views[1].layers[index])
+            lengths = views[0].lengths
+            losses = self._losses(log_probs, lengths, target, step, regularized=False)
+            weight = target.weight * torch.isfinite(losses.detach())
+            means.append(weighted_mean(losses, weight))
+        return sum(means) / len(means)
 
-    def count_kept(self, batch: UnlabeledBatch, label: PseudoLabel) -> None:
-        """Add a mini-batch to the hours of audio that were learned from."""
-        samples = batch.speech_lengths[label.weight > 0].sum()
-        self.kept_hours += float(samples) / self.sample_rate / 3600.0
+    def decoder_target(self, student: torch.nn.Module, step: int = 0) -> str:
+        """Tell what the decoder learns from unlabeled batches; see `LabelForms`."""
+        transducer = student.use_transducer_decoder
+        if student.ctc_weight == 1.0 and not transducer:
+            return "none"
+        on_transcripts = self.criterion.at(step).trains_decoder
+        return self.forms.decoder_target(on_transcripts, transducer)
 
-    def observe_labeled(self, *batch: torch.Tensor) -> None:
-        """Let the filters that calibrate themselves see a labeled mini-batch.
+    def labeled_views(self, step: int) -> int:
+        """Return how many views of a labeled batch `on_labeled` wants, 0 for none."""
+        if self.criterion.at(step).labeled_weight > 0.0:
+            return 2
+        observed = any(part.needs_labeled for _, part in self.filters)
+        return int(observed or self.prior is not None)
+
+    def on_labeled(
+        self,
+        log_probs: torch.Tensor,
+        lengths: torch.Tensor,
+        tokens: torch.Tensor,
+        token_lengths: torch.Tensor,
+        step: int,
+    ) -> torch.Tensor | float:
+        """Let the prior, the filters and the criterion see a labeled mini-batch.
 
         Args:
-            *batch: log_probs (B, T, V), lengths (B,), tokens (B, U), token_lengths
-                (B,).
+            log_probs: The student's frame log-posteriors, (B, T, V), of all views one
+                after the other; the same for the next three.
+            lengths: Frames per utterance, (B,).
+            tokens: True transcripts, (B, U), padded with -1.
+            token_lengths: Tokens per utterance, (B,).
+            step: The mini-batch of training.
+
+        Returns:
+            The criterion's loss between two views, a mean over utterances; 0 for one.
         """
+        if self.prior is not None:
+            self.prior.update(log_probs, lengths)
         for _, part in self.filters:
             if part.needs_labeled:
-                part.observe(*batch)
+                part.observe(log_probs.detach(), lengths, tokens, token_lengths)
+        criterion = self.criterion.at(step)
+        if criterion.labeled_weight == 0.0:
+            return 0.0
+        first, second = log_probs.chunk(2)
+        return criterion.on_labeled(first, lengths.chunk(2)[0], second).mean()
 
-    @property
-    def observes_labeled(self) -> bool:
-        """Whether anything looks at the posteriors of labeled batches."""
-        wanted = any(part.needs_labeled for _, part in self.filters)
-        return wanted or self.prior is not None
+    def statistics_keys(self, student: torch.nn.Module) -> list[str]:
+        """Return the keys that this engine's parts add to every batch's, in order."""
+        layers = self.forms.layers != "none"
+        decoder = self.decoder_target(student) != "none"
+        parts = {
+            "loss_pl_ctc": layers or decoder,
+            "loss_pl_interctc": layers,
+            "loss_pl_decoder": decoder,
+            DECODER_DISAGREEMENT.name: self.forms.forced,
+        }
+        keys = [name for name, is_reported in parts.items() if is_reported]
+        keys += [dropped_by(name) for name, _ in self.filters]
+        keys += [one.name for one in OF_CACHE] if self.cache is not None else []
+        keys += [one.name for one in OF_ORACLE] if self.oracle is not None else []
+        return keys
 
     def state_dict(
         self, student: torch.nn.Module, cache: bool = True
@@ -326,19 +306,22 @@ class PseudoLabeling:
             cache: False leaves out the labels in the cache, for a back-off.
         """
         head = unlabeled_head.of(student)
-        kept = self.cache if cache else None
+
+        def state_of(part: Any) -> Any:
+            return None if part is None else part.state_dict()
+
         return {
             "begun": self.begun,
             "healthy_epoch": self.healthy_epoch,
-            "head": None if head is None else head.state_dict(),
-            "teacher": self.generator.teacher.state_dict(),
+            "head": state_of(head),
+            "teacher": self.teacher.state_dict(),
             "shaping": [part.state_dict() for part in self.shaping],
             "filters": [part.state_dict() for _, part in self.filters],
-            "cache": None if kept is None else kept.state_dict(),
+            "cache": state_of(self.cache if cache else None),
             "kept_hours": self.kept_hours,
-            "prior": None if self.prior is None else self.prior.state_dict(),
-            "guard": None if self.guard is None else self.guard.state_dict(),
-            "samples": None if self.samples is None else self.samples.state_dict(),
+            "prior": state_of(self.prior),
+            "guard": state_of(self.guard),
+            "samples": state_of(self.samples),
         }
 
     def load_state_dict(
@@ -360,7 +343,7 @@ class PseudoLabeling:
         head = unlabeled_head.of(student)
         if head is not None:
             head.load_state_dict(state["head"])
-        self.generator.teacher.load_state_dict(state["teacher"], student)
+        self.teacher.load_state_dict(state["teacher"], student)
         for part, saved in zip(self.shaping, state["shaping"], strict=True):
             part.load_state_dict(saved)
         for (_, part), saved in zip(self.filters, state["filters"], strict=True):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.samplers.abs_sampler import AbsSampler
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from espnet_softpl.cache.plan import CachePlan, Load
 from espnet_softpl.data.usable_audio import UsableShare
+from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.schedule import Schedule
 
 Batch = tuple[list[str], dict[str, Any]]
@@ -67,93 +68,82 @@ class StreamSampler(AbsSampler):
         return self
 
 
+@dataclasses.dataclass
 class MixedIterator:
     """The labeled and unlabeled mini-batches of one epoch, in the schedule's order.
 
-    Every batch carries `pl_step`, (B,), its number in the whole training. An unlabeled
-    one carries `unlabeled_weight`, (B,), the schedule's factor, and `unlabeled`, with
-    the slot of the cache that it belongs to. Any batch may carry `insertions`,
-    unlabeled mini-batches that are to be labeled for the cache.
+    Every batch has `pl_step`, its number in the whole training. A labeled one has the
+    loader's tensors, an unlabeled one has `unlabeled`, an `UnlabeledBatch`. Any batch
+    may have `insertions`, a list of `UnlabeledBatch` to label for the cache.
 
-    Args:
-        labeled: Labeled mini-batches.
-        unlabeled: Unlabeled mini-batches, one for each load.
+    Attributes:
+        loaders: The labeled mini-batches, and the unlabeled ones, one for each load.
         loads: What each unlabeled turn reads, from the epoch's first one on.
         first_step: Number of the epoch's first mini-batch, counted from 0.
         first_draw: Number of its first unlabeled turn, counted from 0.
-        kinds: True where a turn is unlabeled.
+        kinds: True if a turn is unlabeled.
         weights: Factor on the unlabeled loss at each step.
         usable_share: Counts unlabeled audio that cannot be used.
-
-    Attributes:
-        loaders: The labeled and the unlabeled mini-batches.
     """
 
-    def __init__(
-        self,
-        labeled: DataLoader,
-        unlabeled: DataLoader,
-        loads: Iterator[list[Load]],
-        first_step: int,
-        first_draw: int,
-        kinds: Sequence[bool],
-        weights: Sequence[float],
-        usable_share: UsableShare | None = None,
-    ) -> None:
-        self.loaders = (labeled, unlabeled)
-        self._loads = loads
-        self._first_step = first_step
-        self._first_draw = first_draw
-        self._kinds = kinds
-        self._weights = weights
-        self._usable_share = usable_share
+    loaders: tuple[DataLoader, DataLoader]
+    loads: Iterator[list[Load]]
+    first_step: int
+    first_draw: int
+    kinds: Sequence[bool]
+    weights: Sequence[float]
+    usable_share: UsableShare | None = None
 
     def __len__(self) -> int:
         """Return the number of mini-batches that are trained on in the epoch."""
-        return len(self._weights)
+        return len(self.weights)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield (utterance ids, tensors by name)."""
+        """Yield utterance ids and the model's keyword arguments."""
         labeled, unlabeled = map(iter, self.loaders)
-        insertions: list[dict[str, Any]] = []
-        done, draw = 0, self._first_draw
-        for is_unlabeled in self._kinds:
-            if not is_unlabeled:
-                ids, batch = next(labeled)
-            else:
-                ids, batch = self._read(unlabeled, draw, insertions)
+        insertions: list[UnlabeledBatch] = []
+        done, draw = 0, self.first_draw
+        for is_unlabeled in self.kinds:
+            if is_unlabeled:
+                trained = None
+                for batch, insert in self._read(unlabeled, draw):
+                    if insert:
+                        insertions.append(batch)
+                    else:
+                        trained = batch._replace(weight=self.weights[done])
                 draw += 1
-                if not ids:  # The turn only fills the cache.
+                if trained is None:  # The turn only fills the cache.
                     continue
-                weight = self._weights[done]
-                batch["unlabeled_weight"] = torch.full((len(ids),), weight)
-            batch["pl_step"] = torch.full((len(ids),), self._first_step + done)
+                ids, fields = trained.utt_id, {"unlabeled": trained}
+            else:
+                ids, fields = next(labeled)
+            fields["pl_step"] = self.first_step + done
             if insertions:
-                batch["insertions"], insertions = insertions, []
-            yield ids, batch
+                fields["insertions"], insertions = insertions, []
+            yield ids, fields
             done += 1
 
     def _read(
-        self, unlabeled: Iterator[Batch], draw: int, insertions: list[dict[str, Any]]
-    ) -> Batch:
-        """Read an unlabeled turn; return what is trained on, if anything is."""
-        found: Batch = ([], {})
+        self, unlabeled: Iterator[Batch], draw: int
+    ) -> Iterator[tuple[UnlabeledBatch, bool]]:
+        """Yield the mini-batches of an unlabeled turn, and whether each is inserted."""
         # The loader's sampler has named these loads already, in the same order.
-        for load in next(self._loads):
-            ids, batch = next(unlabeled)
-            usable = batch.pop("usable", None)
-            batch.pop("usable_lengths", None)
+        for load in next(self.loads):
+            ids, fields = next(unlabeled)
+            usable = fields.get("usable")
             if usable is not None:
                 usable = usable.reshape(-1) > 0
-                if self._usable_share is not None:
-                    self._usable_share.count(ids, usable)
-            where = dict(usable=usable, slot=load.slot, draw=draw)
-            if load.insert:
-                speech = {key: batch[key] for key in ("speech", "speech_lengths")}
-                insertions.append(dict(utt_id=ids, **speech, **where))
-            else:
-                found = (ids, {**batch, "unlabeled": where})
-        return found
+                if self.usable_share is not None:
+                    self.usable_share.count(ids, usable)
+            batch = UnlabeledBatch(
+                ids,
+                fields["speech"],
+                fields["speech_lengths"],
+                usable=usable,
+                slot=load.slot,
+                draw=draw,
+            )
+            yield batch, load.insert
 
 
 class MixedIterFactory(AbsIterFactory):
@@ -165,7 +155,7 @@ class MixedIterFactory(AbsIterFactory):
         schedule: Which turn is of which kind.
         seed: Of the schedule and of the shuffling.
         num_iters_per_epoch: Mini-batches of both kinds per epoch; None for as many as
-            one pass over the labeled data takes (over the unlabeled data, where the
+            one pass over the labeled data takes (over the unlabeled data, if the
             schedule has no labeled steps).
         make_plan: Makes the label cache's plan from the number of unlabeled
             mini-batches; None without a cache.
@@ -174,7 +164,7 @@ class MixedIterFactory(AbsIterFactory):
     Attributes:
         plan: The cache's plan, or None.
         left: Tells whether the visit at a draw was decided to leave its slot; set by
-            the trainer where the plan asks for it.
+            the trainer if the plan asks for it.
     """
 
     def __init__(
@@ -188,23 +178,20 @@ class MixedIterFactory(AbsIterFactory):
         usable_share: UsableShare | None = None,
     ) -> None:
         self._factories = (labeled, unlabeled)
-        batches = tuple(f.sampler.generate(seed) for f in self._factories)
+        batches = [f.sampler.generate(seed) for f in self._factories]
         # The two kinds draw from different random streams, in their order and in the
         # augmentation of their loader processes.
         self._seeds = (seed, seed + 1_000_003)
         self._batches = tuple(map(EndlessBatches, batches, self._seeds))
         self._schedule = schedule
-        self._seed = seed
         self._usable_share = usable_share
         self.plan = None if make_plan is None else make_plan(len(batches[1]))
         self.left: Callable[[int], bool] | None = None
         if num_iters_per_epoch is None:
-            of_one, per_block = (
-                (len(batches[0]), schedule.labeled_steps)
-                if schedule.labeled_steps
-                else (len(batches[1]), schedule.unlabeled_steps)
-            )
-            num_iters_per_epoch = -(-of_one * schedule.block_steps // per_block)
+            num_batches, per_block = len(batches[0]), schedule.labeled_steps
+            if per_block == 0:
+                num_batches, per_block = len(batches[1]), schedule.unlabeled_steps
+            num_iters_per_epoch = -(-num_batches * schedule.block_steps // per_block)
         self.num_iters_per_epoch = num_iters_per_epoch
 
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> MixedIterator:
@@ -218,7 +205,7 @@ class MixedIterFactory(AbsIterFactory):
             The epoch's mini-batches, a function of the seed and the epoch (and of the
             decisions of a cache that decides).
         """
-        schedule, seed = self._schedule, self._seed
+        schedule, seed = self._schedule, self._seeds[0]
         filling = 0 if self.plan is None else self.plan.size
         first = (epoch - 1) * self.num_iters_per_epoch
         steps = range(first, first + self.num_iters_per_epoch)
@@ -228,18 +215,20 @@ class MixedIterFactory(AbsIterFactory):
         draw = schedule.unlabeled_before(seed, turn)
         # One stream of loads, read twice: by the loader's sampler, ahead, and by the
         # iterator.
-        named, told = itertools.tee(itertools.islice(self._loads(draw), sum(kinds)))
-        unlabeled = (load.number for loads in named for load in loads)
+        ahead, loads = itertools.tee(itertools.islice(self._loads(draw), sum(kinds)))
         labeled = range(turn - draw, turn - draw + turns - sum(kinds))
+        unlabeled = (load.number for turn_loads in ahead for load in turn_loads)
         return MixedIterator(
-            self._loader(0, labeled, epoch),
-            self._loader(1, unlabeled, epoch),
-            told,
-            first,
-            draw,
-            kinds,
-            [schedule.unlabeled_weight(step) for step in steps],
-            self._usable_share,
+            loaders=(
+                self._loader(0, labeled, epoch),
+                self._loader(1, unlabeled, epoch),
+            ),
+            loads=loads,
+            first_step=first,
+            first_draw=draw,
+            kinds=kinds,
+            weights=[schedule.unlabeled_weight(step) for step in steps],
+            usable_share=self._usable_share,
         )
 
     def _loads(self, first_draw: int) -> Iterator[list[Load]]:
@@ -248,10 +237,9 @@ class MixedIterFactory(AbsIterFactory):
             return self.plan.draws(first_draw, self.left)
         return ([Load(draw, None, False)] for draw in itertools.count(first_draw))
 
-    def _loader(self, which: int, numbers: Any, epoch: int) -> DataLoader:
+    def _loader(self, which: int, numbers: Iterable[int], epoch: int) -> DataLoader:
         """Build ESPnet's loader for some mini-batches of one kind."""
-        factory = self._factories[which]
-        batches = self._batches[which]
+        factory, batches = self._factories[which], self._batches[which]
         return SequenceIterFactory(
             dataset=factory.dataset,
             batches=StreamSampler(batches[number] for number in numbers),

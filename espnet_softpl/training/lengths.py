@@ -13,6 +13,7 @@ from espnet_softpl.core.modules import evaluating
 from espnet_softpl.data import scan
 from espnet_softpl.data.tables import read_lengths, write_lines
 from espnet_softpl.data.usable_audio import smallest_input
+from espnet_softpl.monitors.statistics import LENGTH_RATIO
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.options import UNLABELED_DATA
 
@@ -23,9 +24,6 @@ def labeled_lengths(
     args: argparse.Namespace,
 ) -> tuple[dict[str, int], dict[str, int]] | None:
     """Read the lengths of the labeled utterances from the shape files.
-
-    Args:
-        args: The parsed options.
 
     Returns:
         Tokens and samples by utterance id, or None if `train_shape_file` does not
@@ -39,8 +37,9 @@ def labeled_lengths(
     }
     if not lengths.get("text") or not lengths.get("speech"):
         logger.warning(
-            "pl_length_ratio is not known: it needs train_shape_file to name "
-            "speech_shape and text_shape, as --collect_stats writes them"
+            "%s is not known: it needs train_shape_file to name speech_shape and "
+            "text_shape, as --collect_stats writes them",
+            LENGTH_RATIO.name,
         )
         return None
     return lengths["text"], lengths["speech"]
@@ -54,10 +53,7 @@ def sample_rate(args: argparse.Namespace) -> int:
 
 
 def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
-    """Return the lengths of the unlabeled utterances, from their headers if not given.
-
-    Args:
-        args: The parsed options, checked.
+    """Return the lengths of the unlabeled utterances: given, or read from headers.
 
     Returns:
         Samples (frames of features) by utterance id.
@@ -96,10 +92,6 @@ def _leave_out(bad: dict[str, str], total: int, most: float, what: str) -> None:
 
 def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     """Write the lengths of the unlabeled utterances that the model can take.
-
-    Args:
-        args: The parsed options, checked.
-        model: The model, on the CPU.
 
     Raises:
         UserError: More than `pl_max_bad_share` of them are too short for a frame.

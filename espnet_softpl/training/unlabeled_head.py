@@ -14,22 +14,26 @@ import torch
 NAME = "unlabeled_head"
 
 
-def add(module: torch.nn.Module, head: torch.nn.Module) -> None:
-    """Add a copy of a head to a module, trained with it but left out of its state.
+def add(model: torch.nn.Module) -> None:
+    """Add a copy of an ESPnet model's CTC head, trained but left out of its state.
 
     Args:
-        module: The model; gets the submodule `unlabeled_head`.
-        head: The head to copy; it is copied again when
-            the first unlabeled batch finds it trained.
+        model: The model; gets the submodule `unlabeled_head`.
     """
-    module.add_module(NAME, copy.deepcopy(head))
-    module.register_state_dict_post_hook(_leave_out)
-    module.register_load_state_dict_pre_hook(_leave_as_it_is)
+    model.add_module(NAME, copy.deepcopy(model.ctc.ctc_lo))
+    model.register_state_dict_post_hook(_leave_out)
+    model.register_load_state_dict_pre_hook(_leave_as_it_is)
 
 
-def of(module: torch.nn.Module) -> torch.nn.Module | None:
-    """Return a module's unlabeled head, or None."""
-    return module._modules.get(NAME)
+def of(model: torch.nn.Module) -> torch.nn.Linear | None:
+    """Return a model's unlabeled head, or None."""
+    return model._modules.get(NAME)
+
+
+def start(model: torch.nn.Module) -> None:
+    """Copy the weights of the stock head, which by now is the base model's."""
+    if of(model) is not None:
+        of(model).load_state_dict(model.ctc.ctc_lo.state_dict())
 
 
 def _leave_out(

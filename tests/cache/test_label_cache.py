@@ -9,7 +9,8 @@ import torch
 
 from espnet_softpl import cache
 from espnet_softpl.cache.plan import CachePlan
-from tests.training.test_model import labeled_batch, make_model, unlabeled_batch
+from espnet_softpl.training.batch import UnlabeledBatch
+from tests.training.test_model import batch, labeled_batch, make_model
 
 SLIMIPL = dict(pl_cache="slimipl", pl_cache_conf={"size": 2, "probability": 0.5})
 
@@ -22,15 +23,11 @@ def cached_model(criterion: str = "hard_ctc", **changes):
     return model
 
 
-def audio(name: str, seed: int) -> dict:
+def insertion(name: str, seed: int, slot: int | None, draw: int) -> UnlabeledBatch:
     speech = 0.1 * torch.randn(3, 12000, generator=torch.Generator().manual_seed(seed))
     ids = [f"{name}{i}" for i in range(3)]
     lengths = torch.tensor([12000, 9000, 7000])
-    return dict(utt_id=ids, speech=speech, speech_lengths=lengths)
-
-
-def insertion(name: str, seed: int, slot: int, draw: int) -> dict:
-    return dict(audio(name, seed), usable=None, slot=slot, draw=draw)
+    return UnlabeledBatch(ids, speech, lengths, slot=slot, draw=draw)
 
 
 def step_on(
@@ -38,10 +35,8 @@ def step_on(
 ):
     """Train on the mini-batch in a slot; return the statistics."""
     return model(
-        **audio(name, seed),
-        unlabeled_weight=torch.ones(3),
-        pl_step=torch.full((3,), step),
-        unlabeled=dict(usable=None, slot=slot, draw=draw),
+        unlabeled=insertion(name, seed, slot, draw),
+        pl_step=step,
         insertions=list(insertions),
     )[1]
 
@@ -49,12 +44,12 @@ def step_on(
 def count_labelings(model) -> list[int]:
     """Record how many mini-batches are labeled from now on."""
     calls = []
-    listen = model.pl.generator.listen
+    run = model.pl.generator.run
 
     class Counting(type(model.pl.generator)):
-        def listen(self, *args, **kwargs):
+        def run(self, *args, **kwargs):
             calls.append(1)
-            return listen(*args, **kwargs)
+            return run(*args, **kwargs)
 
     model.pl.generator.__class__ = Counting
     return calls
@@ -86,20 +81,13 @@ def test_a_cached_label_teaches_as_a_new_one(criterion) -> None:
     fresh = make_model(criterion, "student")
     fresh.load_state_dict(model.state_dict())
     fresh.eval()
-    model.pl.begin(model, model.ctc.ctc_lo)
     model(**dict(labeled_batch()))
-    model.pl.insert(model, [as_batch(insertion("a", 1, 0, 0))], 0)
+    model.pl.insert(model, [insertion("a", 1, 0, 0)], 0)
     stats = step_on(model, "a", 1, slot=0, draw=2)
-    plain = fresh(**audio("a", 1), unlabeled_weight=torch.ones(3))[1]
+    plain = fresh(unlabeled=insertion("a", 1, None, 0))[1]
     for key in ("loss_pl", "pl_blank_share", "pl_length_ratio", "pl_disagreement"):
         expected = pytest.approx(float(plain[key]), rel=1e-4, abs=1e-5, nan_ok=True)
         assert float(stats[key]) == expected, key
-
-
-def as_batch(fields: dict):
-    from espnet_softpl.training.engine import UnlabeledBatch
-
-    return UnlabeledBatch(**fields)
 
 
 def test_hard_labels_keep_no_posteriors() -> None:
@@ -141,10 +129,8 @@ def test_a_cleared_slot_is_labeled_when_it_is_visited() -> None:
 
 def test_unusable_audio_teaches_nothing() -> None:
     model = make_model("hard_ctc", "student")
-    batch = unlabeled_batch()
     usable = torch.tensor([True, False, True])
-    batch["unlabeled"] = dict(usable=usable, slot=None, draw=0)
-    _, stats, _ = model(**batch)
+    _, stats, _ = model(unlabeled=batch()._replace(usable=usable))
     assert float(stats["pl_unusable"]) == pytest.approx(1 / 3)
     assert float(stats["pl_kept"]) == pytest.approx(2 / 3)
     assert float(stats["pl_kept_audio"]) == pytest.approx(19 / 28)

@@ -9,7 +9,7 @@ import torch
 
 from espnet_softpl.cache import packing
 from espnet_softpl.ctc import frame_mask
-from tests.cache.test_label_cache import as_batch, cached_model, insertion, step_on
+from tests.cache.test_label_cache import cached_model, insertion, step_on
 from tests.support.models import (
     FORM_IDS,
     FORMS,
@@ -29,8 +29,7 @@ def test_a_cached_label_teaches_as_a_new_one(forms, criterion) -> None:
     model = give_a_voice(cached_model(criterion, pl_cache_conf=exact, **forms))
     fresh = make_model(criterion, "student", **forms)
     fresh.load_state_dict(model.state_dict())
-    model.pl.begin(model, model.ctc.ctc_lo)
-    waiting = as_batch(insertion("a", 1, 0, 0))
+    waiting = insertion("a", 1, 0, 0)
     model.pl.insert(model, [waiting], 0)
     record = model.pl.cache._store.get(0)
     assert ("posteriors" in record) == (criterion != "hard_ctc")
@@ -49,12 +48,7 @@ def test_a_cached_label_teaches_as_a_new_one(forms, criterion) -> None:
         assert torch.equal(one.tokens, two.tokens)
         assert torch.equal(one.weight, two.weight)
     stats = step_on(model, "a", 1, slot=0, draw=2)
-    plain = fresh.eval()(
-        speech=waiting.speech,
-        speech_lengths=waiting.speech_lengths,
-        utt_id=waiting.utt_id,
-        unlabeled_weight=torch.ones(3),
-    )[1]
+    plain = fresh.eval()(unlabeled=waiting._replace(slot=None))[1]
     for key in (k for k in stats if k.startswith(("loss_pl", "pl_decoder"))):
         expected = pytest.approx(float(plain[key]), rel=1e-3, abs=1e-4)
         assert float(stats[key]) == expected, key

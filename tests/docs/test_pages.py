@@ -13,11 +13,7 @@ import pytest
 
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.monitors.guard import DEFAULT_LIMITS, MONITORS
-from espnet_softpl.training.model import (
-    CACHE_STATISTICS,
-    ORACLE_STATISTICS,
-    PL_STATISTICS,
-)
+from espnet_softpl.monitors.statistics import STATISTICS
 from espnet_softpl.training.resume.faults import explain
 from tests.support.doc_pages import DOCS, ROOT, read
 
@@ -26,12 +22,11 @@ MONITORS_PAGE = ROOT / "docs" / "monitors.md"
 PAPER = ROOT / "docs" / "paper_to_code.md"
 TROUBLE = ROOT / "docs" / "troubleshooting.md"
 WRITE = ROOT / "docs" / "write_a_criterion.md"
-KEYS = {*PL_STATISTICS, *CACHE_STATISTICS, *ORACLE_STATISTICS}
-OTHERS = {"loss", "loss_labeled", "loss_pl", "pl_dropped_<filter>"} | {
+KEYS = {statistic.name for statistic in STATISTICS}
+OTHERS = {"loss", "loss_labeled", "loss_pl"} | {
     "loss_pl_ctc",
     "loss_pl_interctc",
     "loss_pl_decoder",
-    "pl_decoder_disagreement",
 }
 
 
@@ -78,6 +73,9 @@ def test_every_statistic_has_its_rows() -> None:
         assert set(named) == KEYS | OTHERS
     assert [row[0] for row in what] == [row[0] for row in should]
     assert all(all(cell for cell in row) for row in what)
+    units = {code(row[0])[0]: row[1] for row in what}
+    for statistic in STATISTICS:
+        assert units[statistic.name] == statistic.unit
 
 
 def test_every_monitor_of_the_guard_has_a_limit_there() -> None:

@@ -1,4 +1,4 @@
-"""Attention decoders on pseudo-labels, against plain loops; what is refused."""
+"""Who learns from a label beside the last layer's CTC, in a model."""
 
 from __future__ import annotations
 
@@ -6,16 +6,8 @@ import math
 
 import pytest
 import torch
-from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
-from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import (
-    LabelSmoothingLoss,
-)
 
-from espnet_softpl.criteria import decoder_ce
-from espnet_softpl.ctc import PADDING, frame_mask
-from espnet_softpl.labels.pseudo_label import DecoderLabel
-from tests.conftest import make_log_probs
-from tests.support.espnet_runs import HYBRID, TOKENS
+from tests.support.espnet_runs import HYBRID
 from tests.support.models import (
     FORM_IDS,
     FORMS,
@@ -26,158 +18,6 @@ from tests.support.models import (
     talking,
 )
 from tests.training.test_model import labeled_batch, unlabeled_batch
-
-
-def some_transcripts() -> tuple[torch.Tensor, torch.Tensor]:
-    tokens = torch.tensor([[3, 4, 5, 5], [2, 3, -1, -1], [-1, -1, -1, -1]])
-    return tokens, torch.tensor([4, 2, 0])
-
-
-# The parts, in pure torch.
-
-
-def test_ends_are_where_espnet_puts_them() -> None:
-    tokens, token_lengths = some_transcripts()
-    theirs = add_sos_eos(tokens, 6, 7, -1)
-    ours = decoder_ce.with_ends(tokens, token_lengths, 6, 7)
-    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
-    garbled = tokens.masked_fill(tokens == PADDING, 99)
-    again = decoder_ce.with_ends(garbled, token_lengths, 6, 7)
-    assert torch.equal(again[0], ours[0]) and torch.equal(again[1], ours[1])
-    nothing = tokens[:, :0], torch.zeros(3, dtype=torch.long)
-    inputs, targets = decoder_ce.with_ends(*nothing, 6, 7)
-    assert inputs.tolist() == [[6]] * 3 and targets.tolist() == [[7]] * 3
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_hard_losses_are_those_of_espnet(smoothing) -> None:
-    _, targets = decoder_ce.with_ends(*some_transcripts(), 6, 6)
-    logits = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
-    losses = decoder_ce.hard_losses(logits, targets, smoothing)
-    for i in range(3):
-        stock = LabelSmoothingLoss(8, -1, smoothing)
-        expected = stock(logits[i : i + 1], targets[i : i + 1])
-        torch.testing.assert_close(losses[i], expected)
-    assert torch.autograd.gradcheck(
-        lambda x: decoder_ce.hard_losses(x, targets, smoothing), (logits,)
-    )
-
-
-def test_soft_losses_have_the_gradient_of_a_cross_entropy() -> None:
-    lengths = torch.tensor([5, 3, 1])
-    theirs = make_log_probs(3, 5, 8, torch.float64)
-    label = DecoderLabel(theirs.argmax(-1), lengths, theirs)
-    logits = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
-    losses = decoder_ce.soft_losses(logits, label)
-    log_probs = logits.detach().log_softmax(-1)
-    for i, length in enumerate(lengths):
-        expected = -(theirs[i].exp() * log_probs[i])[:length].sum()
-        torch.testing.assert_close(losses[i].detach(), expected)
-    (gradient,) = torch.autograd.grad(losses.sum(), logits)
-    mask = frame_mask(lengths, 5).unsqueeze(-1)
-    torch.testing.assert_close(gradient, (log_probs.exp() - theirs.exp()) * mask)
-    assert torch.autograd.gradcheck(
-        lambda x: decoder_ce.soft_losses(x, label), (logits,)
-    )
-    # What stands in the padding does not matter.
-    garbled = label._replace(log_probs=theirs.masked_fill(~mask, -3.0))
-    assert torch.equal(decoder_ce.soft_losses(logits, garbled), losses)
-
-
-def test_a_one_hot_distribution_is_a_hard_target() -> None:
-    _, targets = decoder_ce.with_ends(*some_transcripts(), 6, 6)
-    lengths = (targets != PADDING).sum(1)
-    one_hot = torch.nn.functional.one_hot(targets.clamp(min=0), 8).float().log()
-    logits = torch.randn(3, 5, 8)
-    torch.testing.assert_close(
-        decoder_ce.soft_losses(logits, DecoderLabel(targets, lengths, one_hot)),
-        decoder_ce.hard_losses(logits, targets),
-    )
-
-
-def test_disagreement_counts_the_ends() -> None:
-    _, targets = decoder_ce.with_ends(*some_transcripts(), 6, 6)
-    answer = targets.clone()
-    answer[0, 4], answer[1, 0] = 3, 4  # An end and a token, of 5 + 3 + 1 positions.
-    label = DecoderLabel(answer, (targets != PADDING).sum(1))
-    share = decoder_ce.decoder_disagreement(label, targets)
-    assert float(share) == pytest.approx(2 / 9)
-
-
-# The attention decoder.
-
-
-def answer_step_by_step(model, encoder_out, lengths, tokens) -> torch.Tensor:
-    """Ask for one position after the other, of one utterance, without a look ahead."""
-    rows = []
-    for count in range(len(tokens) + 1):
-        prefix = torch.tensor([[model.sos, *tokens[:count]]])
-        size = torch.tensor([count + 1])
-        scores, _ = model.decoder(encoder_out, lengths, prefix, size)
-        rows.append(scores[0, -1].log_softmax(-1))
-    return torch.stack(rows)
-
-
-@HYBRIDS
-def test_forced_answers_are_those_of_a_step_by_step_loop(kind) -> None:
-    model = talking(pl_decoder="forced_soft", **kind)
-    made = model.pl.make(model, batch(), step=0)
-    heard = model.pl.generator.listen(model, batch().speech, batch().speech_lengths)
-    label, answer = made.label, made.decoder
-    assert int(label.token_lengths.min()) > 2
-    assert torch.equal(answer.lengths, label.token_lengths + 1)
-    for i, (frames, count) in enumerate(zip(label.lengths, label.token_lengths)):
-        tokens = label.tokens[i, :count].tolist()
-        expected = answer_step_by_step(
-            model, heard.encoder_out[i : i + 1, :frames], frames[None], tokens
-        )
-        found = answer.log_probs[i, : count + 1]
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-        best = expected.argmax(-1)
-        assert torch.equal(answer.tokens[i, : count + 1], best)
-        assert (answer.tokens[i, count + 1 :] == PADDING).all()
-    hard = talking(pl_decoder="forced", **kind).pl
-    assert torch.equal(hard.make(model, batch(), 0).decoder.tokens, answer.tokens)
-    assert hard.make(model, batch(), 0).decoder.log_probs is None
-
-
-@HYBRIDS
-@pytest.mark.parametrize("target", ["transcript", "forced", "forced_soft"])
-@pytest.mark.parametrize("normalized", [False, True], ids=["sum", "mean"])
-def test_the_loss_of_the_decoder_is_that_of_a_loop(kind, target, normalized) -> None:
-    conf = dict(lsm_weight=0.1, length_normalized_loss=normalized, ctc_weight=0.3)
-    model = talking(pl_decoder=target, **dict(kind, model_conf=conf))
-    made = model.pl.make(model, batch(), step=0)
-    label, answer = made.label, made.decoder
-    inputs = batch().speech, batch().speech_lengths
-    heard = model.pl.generator.listen(model, *inputs).encoder_out
-    total = 0.0
-    for weight in (torch.ones(3), torch.tensor([1.0, 0.5, 0.0])):
-        losses, positions = [], 0
-        for i, (frames, count) in enumerate(zip(label.lengths, label.token_lengths)):
-            tokens = label.tokens[i, :count].tolist()
-            log_probs = answer_step_by_step(
-                model, heard[i : i + 1, :frames], frames[None], tokens
-            )
-            goal = torch.tensor([*tokens, model.eos])
-            if target == "forced":
-                goal = answer.tokens[i, : count + 1]
-            q = torch.full_like(log_probs, 0.1 / (len(TOKENS) - 1))
-            q[range(count + 1), goal] = 0.9
-            entropy = torch.special.entr(q).sum()
-            if target == "forced_soft":
-                q, entropy = answer.log_probs[i, : count + 1].exp(), 0.0
-            losses.append(-(q * log_probs).sum() - entropy)
-            positions += int(count + 1) * int(weight[i] > 0)
-        expected = (weight * torch.stack(losses)).sum() / 3
-        if normalized:
-            expected *= int((weight > 0).sum()) / positions
-        found = model.pseudo_decoder_loss(
-            target, heard, label.lengths, label._replace(weight=weight), answer
-        )
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-        total += float(found.detach())
-    assert total > 0.1
 
 
 @HYBRIDS
@@ -224,16 +64,15 @@ def test_a_weight_of_zero_removes_exactly(forms, criterion) -> None:
     model = talking(criterion, **forms)
     for row in (0, 2):
         usable = torch.arange(3) != row
-        unlabeled = dict(usable=usable, slot=None, draw=0)
-        noisy = unlabeled_batch()["speech"]
+        noisy = batch().speech.clone()
         noisy[row] = 0.1 * torch.randn(12000)
-        loss, _, grads = run(model, unlabeled=unlabeled)
-        again, _, others = run(model, unlabeled=unlabeled, speech=noisy)
+        loss, _, grads = run(model, usable=usable)
+        again, _, others = run(model, usable=usable, speech=noisy)
         torch.testing.assert_close(loss, again)
         for name, grad in grads.items():
             torch.testing.assert_close(grad, others[name], atol=1e-5, rtol=1e-3)
-    nothing = dict(usable=torch.zeros(3, dtype=torch.bool), slot=None, draw=0)
-    loss, stats, grads = run(model, unlabeled=nothing)
+    nothing = torch.zeros(3, dtype=torch.bool)
+    loss, stats, grads = run(model, usable=nothing)
     assert float(loss) == float(stats["loss_pl"]) == 0.0
     assert not any(grad.any() for grad in grads.values() if grad is not None)
 
@@ -254,98 +93,3 @@ def test_every_batch_reports_the_keys_of_the_forms(forms) -> None:
     for key in added:
         assert math.isnan(float(of_labeled[key]))
         assert math.isfinite(float(of_unlabeled[key])), key
-
-
-@HYBRIDS
-@pytest.mark.parametrize("target", ["transcript", "forced", "forced_soft"])
-def test_empty_transcripts_train_the_end(kind, target) -> None:
-    model = talking(pl_decoder=target, **kind)
-    with torch.no_grad():
-        model.ctc.ctc_lo.weight.zero_()
-        model.ctc.ctc_lo.bias[0] = 9.0
-    made = model.pl.make(model, batch(), step=0)
-    assert made.label.token_lengths.tolist() == [0, 0, 0]
-    if made.decoder is not None:
-        assert made.decoder.tokens.shape == (3, 1)
-    loss, stats, grads = run(model)
-    assert math.isfinite(float(loss)) and float(stats["loss_pl_decoder"]) > 0.0
-    assert all(g.isfinite().all() for g in grads.values() if g is not None)
-
-
-@pytest.mark.parametrize(
-    "who, conf",
-    [
-        ("ema", {"decay": 0.5}),
-        ("student", {}),
-        ("delayed", {"steps": 2}),
-        ("topn", {"n": 1}),
-        ("frozen", {}),
-    ],
-)
-def test_the_teacher_of_every_kind_answers(who, conf) -> None:
-    kind = dict(INTER_HYBRID, pl_interctc="own", pl_decoder="forced_soft")
-    model = talking("soft_ce", who, pl_teacher_conf=conf, **kind)
-    run(model)
-    teacher = model.pl.generator.teacher.module(model)
-    with torch.no_grad():
-        for part in (model.decoder, model.encoder.encoders):
-            for parameter in part.parameters():
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    made = model.pl.make(model, batch(), step=0)
-    teacher.eval()
-    label = made.label
-    outputs = teacher.ctc_outputs(batch().speech, batch().speech_lengths, layers=True)
-    scores, _ = teacher.decoder_scores(
-        outputs.encoder_out, label.lengths, label.tokens, label.token_lengths
-    )
-    torch.testing.assert_close(made.decoder.log_probs, scores.log_softmax(-1))
-    for layer, expected in zip(made.layers, outputs.layers, strict=True):
-        torch.testing.assert_close(layer.log_probs, expected)
-    assert not made.decoder.log_probs.requires_grad
-    assert not any(layer.log_probs.requires_grad for layer in made.layers)
-    _, stats, grads = run(model)
-    if who != "student":
-        assert all(p.grad is None for p in teacher.parameters())
-        mine, theirs = model.state_dict(), teacher.state_dict()
-        assert list(mine) == list(theirs)
-        moved = "decoder.output_layer.weight"
-        assert not torch.equal(mine[moved], theirs[moved])
-        assert float(grads[moved].abs().max()) > 1e-3
-
-
-def test_a_language_token_stands_before_the_transcript() -> None:
-    conf = dict(ctc_weight=0.3, lang_token_id=2)
-    stock = talking(**dict(HYBRID, model_conf=conf))
-    made = stock.pl.make(stock, batch(), step=0)
-    inputs = stock.pl.generator.listen(
-        stock, batch().speech, batch().speech_lengths
-    ).encoder_out
-    one = stock.pseudo_decoder_loss(
-        "transcript", inputs, made.label.lengths, made.label
-    )
-    half = made.label._replace(weight=torch.full((3,), 0.5))
-    two = stock.pseudo_decoder_loss("transcript", inputs, made.label.lengths, half)
-    torch.testing.assert_close(two, 0.5 * one)  # Ours, and ESPnet's own path.
-    model = talking(pl_decoder="forced_soft", **dict(HYBRID, model_conf=conf))
-    made = model.pl.make(model, batch(), step=0)
-    assert torch.equal(made.decoder.lengths, made.label.token_lengths + 2)
-    assert math.isfinite(float(run(model)[0]))
-
-
-def test_a_decoder_that_says_nan_says_nothing() -> None:
-    for target in ("forced", "forced_soft"):
-        model = talking(pl_decoder=target, **HYBRID)
-        scores = type(model).decoder_scores
-
-        def spoilt(*args, **kwargs):
-            found, targets = scores(model, *args, **kwargs)
-            if not found.requires_grad:
-                found[1] = math.nan
-            return found, targets
-
-        model.decoder_scores = spoilt
-        made = model.pl.make(model, batch(), step=0)
-        assert made.label.weight.tolist() == [1.0, 0.0, 1.0]
-        assert made.reason.tolist() == [-1, 1, -1]  # Behind the filter `tokens`.
-        loss, stats, _ = run(model)
-        assert math.isfinite(float(loss)) and float(stats["pl_kept"]) < 0.7

@@ -1,22 +1,17 @@
 """The guard: fires on collapse, not on noise or progress; resumes exactly; explains."""
 
 import dataclasses
-import itertools
 import math
 import random
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from espnet_softpl.monitors import diagnosis
 from espnet_softpl.monitors.diagnosis import (
-    FORMS,
     SIGNS,
     diagnose,
     explain,
-    write_report,
 )
 from espnet_softpl.monitors.guard import (
     ACTIONS,
@@ -24,14 +19,12 @@ from espnet_softpl.monitors.guard import (
     HISTORY,
     MONITORS,
     Alarm,
-    Breach,
     Guard,
     Limits,
     build,
 )
-from tests.conftest import make_label, make_log_probs
 
-SEED_LEVELS = {
+BASE_LEVELS = {
     "pl_frame_entropy": 0.33,
     "pl_mean_entropy": 2.70,
     "pl_mutual_information": 2.37,
@@ -57,11 +50,11 @@ def noisy(levels: dict, rng: random.Random) -> dict[str, float]:
 
 
 def moving(end: dict[str, float], start: int, steps: int, step: int) -> dict:
-    """Move from the seed's levels to others, linearly over some steps."""
+    """Move from the base model's levels to others, linearly over some steps."""
     done = min(1.0, max(0.0, (step - start) / steps))
     return {
         name: level + done * (end.get(name, level) - level)
-        for name, level in SEED_LEVELS.items()
+        for name, level in BASE_LEVELS.items()
     }
 
 
@@ -83,7 +76,7 @@ def through_a_file(state: dict, path: Path) -> dict:
 @pytest.mark.parametrize("seed", range(8))
 def test_healthy_noise_raises_nothing(seed) -> None:
     guard = Guard()
-    assert run(guard, lambda step: SEED_LEVELS, 2000, seed) == []
+    assert run(guard, lambda step: BASE_LEVELS, 2000, seed) == []
     assert guard.alarms == 0
 
 
@@ -92,7 +85,7 @@ def test_healthy_noise_raises_nothing(seed) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_slow_healthy_drift_raises_nothing(factor, seed) -> None:
     end = {
-        name: factor * SEED_LEVELS[name]
+        name: factor * BASE_LEVELS[name]
         for name in ("pl_frame_entropy", "pl_disagreement")
     }
     end["pl_blank_share"] = 0.26
@@ -107,8 +100,8 @@ def test_flattening_fires(start, seed) -> None:
     end = {"pl_frame_entropy": 0.80, "pl_blank_share": 0.17, "pl_mean_entropy": 2.80}
     guard = Guard()
     alarms = run(guard, lambda s: moving(end, start, 200, s), start + 250, seed)
-    # The entropy itself passes its limit, 1.6 times the seed's, at start + 84, and the
-    # share of blank its own at start + 132.
+    # The entropy itself passes its limit, 1.6 times the base model's, at start + 84,
+    # and the share of blank its own at start + 132.
     assert start + 60 < alarms[0].step < start + 170
     assert diagnose(alarms[0])[0] == "flattening"
     assert not guard.healthy
@@ -142,8 +135,8 @@ def test_each_form_fires_and_is_named(end, form) -> None:
 
 def test_each_default_limit_fires_on_its_own() -> None:
     for monitor, limits in DEFAULT_LIMITS.items():
-        level = SEED_LEVELS[monitor]
-        low, high = limits.lower(level)[0], limits.upper(level)[0]
+        level = BASE_LEVELS[monitor]
+        (low, _), (high, _) = limits.bounds(level)
         for value in (low - 1e-3, high + 1e-3):
             if math.isfinite(value):
                 guard = Guard(reference_steps=3, window=1, patience=2)
@@ -177,7 +170,7 @@ def test_reference_average_and_patience_by_hand() -> None:
     breach = alarms[6].breaches[0]
     assert alarms[6][:2] == (60, 1)
     assert breach[:3] == ("pl_frame_entropy", average, 1.5)
-    assert breach.limit == "2.7 (highest: 1.8 times the seed's)"
+    assert breach.limit == "2.7 (highest: 1.8 times the base model's)"
 
 
 def test_what_batches_differ_by_anyway_is_no_drift() -> None:
@@ -346,23 +339,13 @@ def test_limits_from_settings() -> None:
     assert guard.limits["pl_blank_share"] == dataclasses.replace(default, highest=None)
 
 
-def test_the_strictest_limit_counts() -> None:
-    limits = Limits(lowest=0.5, highest=2.0, below=0.3, above=3.0, rise=0.5)
-    assert limits.lower(1.0) == (0.5, "lowest: 0.5 times the seed's")
-    assert limits.lower(0.4) == (0.3, "below: 0.3")
-    assert limits.upper(1.0) == (1.5, "rise: 0.5 over the seed")
-    assert limits.upper(0.2) == (0.4, "highest: 2 times the seed's")
-    assert limits.upper(9.0) == (3.0, "above: 3")
-    assert Limits().lower(1.0)[0] == -math.inf and Limits().upper(1.0)[0] == math.inf
-
-
 def test_names() -> None:
     assert build("none") is None and build(None) is None
     for action in ACTIONS:
         assert build(action, window=5).action == action
     with pytest.raises(ValueError, match="pl_guard: .*'backoff'.*mean 'back_off'"):
         build("backoff")
-    with pytest.raises(ValueError, match="unknown action 'halt'"):
+    with pytest.raises(ValueError, match="action must be one of warn, .*'halt'"):
         Guard("halt")
     with pytest.raises(ValueError, match="pl_guard_conf: unknown key 'action'"):
         build("warn", action="stop")
@@ -377,7 +360,7 @@ def test_names() -> None:
         ({"window": 2.5}, "window must be an integer >= 1, got 2.5"),
         ({"patience": True}, "patience must be"),
         ({"max_back_offs": -1}, "max_back_offs must be"),
-        ({"lower_weight": 1.5}, r"lower_weight must be in \[0, 1\], got 1.5"),
+        ({"lower_weight": 1.5}, r"lower_weight must be a number in \[0, 1\], got 1.5"),
         ({"lower_weight": math.nan}, "lower_weight must be"),
         ({"lower_weight": "half"}, "lower_weight must be"),
         ({"limits": 3}, "limits must be a mapping"),
@@ -398,105 +381,3 @@ def test_names() -> None:
 def test_bad_settings_are_refused(conf, message) -> None:
     with pytest.raises(ValueError, match=f"pl_guard_conf: .*{message}"):
         build("warn", **conf)
-
-
-def test_every_form_is_explained() -> None:
-    keys = ("pl_", "use_amp", "optim_conf", "--init_param")
-    for form in FORMS.values():
-        assert len(form.causes) == 3
-        for cause in form.causes:
-            assert any(key in cause.change for key in keys)
-    assert set(SIGNS.values()) | {"infinite"} == set(FORMS)
-    assert {monitor for monitor, _ in SIGNS} == set(MONITORS)
-
-
-def test_the_explanation_has_numbers_form_and_changes() -> None:
-    guard = Guard(reference_steps=1, window=1, patience=1)
-    alarm = fed(guard, "pl_frame_entropy", [0.3, 0.8])[-1]
-    text = explain(alarm)
-    assert text.startswith("Collapse guard: alarm 1 at step 1: the labels flatten.")
-    assert "pl_frame_entropy: 0.8 now, 0.3 with the seed; limit 0.48 (highest" in text
-    for hint in ("hard_ctc", "or blend", "labeled_steps", "half_life_steps", "3. "):
-        assert hint in text
-    assert text.endswith("pl_guard_conf.limits.pl_frame_entropy.")
-
-
-def test_a_limit_of_ones_own_has_no_form() -> None:
-    alarm = Alarm(3, 1, (Breach("pl_vocabulary", 9.0, 3.0, "6 (above: 6)", "high"),))
-    assert diagnose(alarm) == ()
-    assert "a limit is broken" in explain(alarm) and "causes" not in explain(alarm)
-
-
-def alarmed() -> tuple[Guard, Alarm]:
-    guard = Guard(reference_steps=2, window=2, patience=2)
-    for step in itertools.count():
-        levels = dict(SEED_LEVELS, pl_vocabulary=math.nan, pl_disagreement=math.nan)
-        levels["pl_frame_entropy"] = 0.33 if step < 10 else 0.8
-        levels["pl_mean_entropy"] = math.inf if step == 4 else 2.7
-        alarm = guard.observe(step, levels)
-        if alarm:
-            return guard, alarm
-
-
-def test_report_files(tmp_path) -> None:
-    guard, alarm = alarmed()
-    label = make_label(make_log_probs(3, 7, 5), torch.tensor([7, 5, 6]))
-    label = label._replace(log_probs=label.log_probs[:2], lengths=label.lengths[:2])
-    ids = ["anna-1", "bert-2"]
-    pyplot = "matplotlib.pyplot" in sys.modules
-    path = write_report(tmp_path / "guard", alarm, guard, label, ids)
-    assert ("matplotlib.pyplot" in sys.modules) == pyplot
-    assert path == tmp_path / "guard" / f"step{alarm.step}"
-    names = {"report.txt", "batch.pt", "monitors.png"}
-    assert {file.name for file in path.iterdir()} == names
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-    text = (path / "report.txt").read_text(encoding="utf-8")
-    assert explain(alarm) in text and all(name in text for name in MONITORS)
-    assert "monitors.png" in text and "pip install" not in text
-    assert (path / "monitors.png").read_bytes().startswith(b"\x89PNG")
-    batch = torch.load(path / "batch.pt", weights_only=True)
-    assert batch.pop("utterance_ids") == ids
-    assert batch["log_probs"].dtype == torch.float16
-    torch.testing.assert_close(
-        batch.pop("log_probs").float(), label.log_probs, rtol=1e-3, atol=1e-3
-    )
-    assert batch.keys() == {"lengths", "tokens", "token_lengths", "weight"}
-    for name, value in batch.items():
-        assert torch.equal(value, getattr(label, name))
-        assert value.untyped_storage().nbytes() == value.nbytes
-
-
-def test_a_report_replaces_what_was_left(tmp_path) -> None:
-    guard, alarm = alarmed()
-    label = make_label(make_log_probs(1, 4, 3), torch.tensor([4]))
-    name = f"step{alarm.step}"
-    for left in (name, f".{name}.tmp"):
-        (tmp_path / left).mkdir()
-        (tmp_path / left / "stale.txt").write_text("x")
-    path = write_report(tmp_path, alarm, guard, label, ["a"])
-    assert [file.name for file in tmp_path.iterdir()] == [name]
-    assert not (path / "stale.txt").exists() and (path / "report.txt").exists()
-
-
-def test_a_failed_report_leaves_the_old_one(tmp_path, monkeypatch) -> None:
-    guard, alarm = alarmed()
-    label = make_label(make_log_probs(1, 4, 3), torch.tensor([4]))
-    path = write_report(tmp_path, alarm, guard, label, ["old"])
-
-    def fail(*args) -> bool:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(diagnosis, "_plot", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_report(tmp_path, alarm, guard, label, ["new"])
-    batch = torch.load(path / "batch.pt", weights_only=True)
-    assert batch["utterance_ids"] == ["old"]
-
-
-def test_a_report_without_matplotlib(tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    guard, alarm = alarmed()
-    label = make_label(make_log_probs(1, 4, 3), torch.tensor([4]))
-    path = write_report(tmp_path, alarm, guard, label, ["a"])
-    assert {file.name for file in path.iterdir()} == {"report.txt", "batch.pt"}
-    assert "matplotlib is not installed" in (path / "report.txt").read_text()

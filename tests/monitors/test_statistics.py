@@ -1,16 +1,25 @@
 """Statistics of pseudo-labels, against values computed by hand."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_softpl.monitors.oracle import Oracle, error_rates
+import espnet_softpl
+from espnet_softpl.labels.pseudo_label import Labels
+from espnet_softpl.monitors.diagnosis import FORMS
+from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.statistics import (
+    STATISTICS,
     disagreement,
+    dropped_by,
     frame_statistics,
     label_statistics,
+    oracle_statistics,
+    step_statistics,
     vocabulary_use,
 )
 from tests.conftest import make_label, make_log_probs
@@ -19,17 +28,17 @@ from tests.conftest import make_label, make_log_probs
 def test_frame_statistics_by_hand() -> None:
     sharp = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).log()
     stats = frame_statistics(sharp.unsqueeze(0), torch.tensor([2]))
-    assert stats["blank_share"] == 0.5
-    assert stats["frame_entropy"] == 0.0
-    assert stats["mean_entropy"] == pytest.approx(math.log(2))
-    assert stats["mutual_information"] == pytest.approx(math.log(2))
+    assert stats["pl_blank_share"] == 0.5
+    assert stats["pl_frame_entropy"] == 0.0
+    assert stats["pl_mean_entropy"] == pytest.approx(math.log(2))
+    assert stats["pl_mutual_information"] == pytest.approx(math.log(2))
 
 
 def test_collapse_shows_as_no_mutual_information() -> None:
     constant = torch.tensor([0.5, 0.3, 0.2]).log().expand(2, 7, 3)
     stats = frame_statistics(constant, torch.tensor([7, 4]))
-    assert stats["mutual_information"] == pytest.approx(0.0, abs=1e-6)
-    assert stats["frame_entropy"] > 1.0
+    assert stats["pl_mutual_information"] == pytest.approx(0.0, abs=1e-6)
+    assert stats["pl_frame_entropy"] > 1.0
 
 
 def test_padding_is_left_out() -> None:
@@ -69,15 +78,47 @@ def test_disagreement_counts_frames() -> None:
     assert float(disagreement(one, one.argmax(-1), lengths)) == 0.0
 
 
-def test_error_rates_by_hand() -> None:
-    wer, cer = error_rates(["THE DOG", "A"], ["THE DOT", ""])
-    assert wer == pytest.approx(2 / 3) and cer == pytest.approx(2 / 8)
-    assert all(math.isnan(rate) for rate in error_rates([], []))
+PACKAGE = Path(espnet_softpl.__file__).parent
 
 
-def test_oracle_scores_by_utterance() -> None:
-    texts = {"a": "ABC", "b": "AB", "c": ""}
-    oracle = Oracle(texts, lambda ids: "".join("_ABC"[i] for i in ids))
-    tokens = torch.tensor([[1, 2, 3], [1, 1, -1], [3, 3, 3]])
-    wer, cer = oracle.score(["a", "b", "unknown"], tokens, torch.tensor([3, 2, 3]))
-    assert wer == 0.5 and cer == pytest.approx(1 / 5)
+@pytest.mark.parametrize("statistic", STATISTICS, ids=lambda one: one.name)
+def test_a_name_stands_in_one_file(statistic) -> None:
+    name = statistic.name.partition("<")[0]
+    quoted = re.compile(rf"""["'/]{name}(<filter>)?["']""")
+    files = [
+        str(path.relative_to(PACKAGE))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.parent.name != "report"  # Until it reads the table too.
+        and quoted.search(path.read_text(encoding="utf-8"))
+    ]
+    assert files == ["monitors/statistics.py"]
+
+
+def test_every_statistic_says_what_it_is() -> None:
+    names = [statistic.name for statistic in STATISTICS]
+    assert len(set(names)) == len(names)
+    for one in STATISTICS:
+        assert one.title and one.warning and one.unit
+        assert (one.limits is not None) == bool(one.low or one.high)
+        assert {one.low, one.high} - {""} <= set(FORMS)
+
+
+def test_what_is_computed_is_in_the_table() -> None:
+    log_probs = make_log_probs(2, 6, 4)
+    label = make_label(log_probs, torch.tensor([6, 2]))
+    speech_lengths = torch.tensor([100, 300])
+    made = label_statistics(label, speech_lengths, math.nan)
+    path, reason = label.log_probs.argmax(-1), torch.tensor([-1, 0])
+    labels = Labels(["a", "b"], label, path, reason, made, step=3, uses=4)
+    label = label._replace(weight=torch.tensor([0.5, 0.0]))
+    usable = torch.tensor([True, True])
+    stats = step_statistics(labels, label, log_probs, usable, speech_lengths, step=9)
+    oracle = Oracle({"a": "x"}, str)
+    stats |= oracle_statistics(oracle, ["a", "b"], label)
+    assert set(stats) < {statistic.name for statistic in STATISTICS}
+    assert stats["pl_kept"] == 0.5 and stats["pl_kept_audio"] == 0.25
+    assert stats["pl_age"] == 6.0 and stats["pl_uses"] == 4.0
+    assert stats["pl_disagreement"] == stats["pl_unusable"] == 0.0
+    assert stats["pl_wer"] == stats["pl_wer_kept"]
+    assert math.isnan(stats["pl_wer_dropped"])
+    assert dropped_by("rate") == "pl_dropped_rate"

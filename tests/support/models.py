@@ -8,9 +8,8 @@ import types
 import pytest
 import torch
 
-from espnet_softpl.training.engine import UnlabeledBatch
 from tests.support.espnet_runs import HYBRID, config
-from tests.training.test_model import make_model, unlabeled_batch
+from tests.training.test_model import batch, make_model
 
 RNN = dict(
     decoder="rnn",
@@ -67,15 +66,10 @@ def give_a_voice(model):
     return model
 
 
-def batch() -> UnlabeledBatch:
-    fields = unlabeled_batch()
-    return UnlabeledBatch(fields["utt_id"], fields["speech"], fields["speech_lengths"])
-
-
 def run(model, **changes):
     """Train on the unlabeled batch; return the loss, statistics and gradients."""
     model.zero_grad()
-    loss, stats, _ = model(**dict(unlabeled_batch(), **changes))
+    loss, stats, _ = model(unlabeled=batch()._replace(**changes))
     loss.backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
     # ESPnet makes vectors of scalars.

@@ -240,7 +240,7 @@ def test_what_is_trained_is_what_the_page_says(row, transducer) -> None:
         assert last == "criterion" and grads["ctc.ctc_lo.weight"].any()
         assert (between == "criterion") == ("loss_pl_interctc" in stats)
         assert bool(between) == ("intermediate" in kind)
-        assert model._decoder_target(0) == (decoder or "none")
+        assert model.pl.decoder_target(model) == (decoder or "none")
         parts = [g for n, g in grads.items() if n.startswith(JOINT)]
         trained = bool(parts) and all(part is not None for part in parts)
         assert trained == (decoder not in ("", "none"))

@@ -86,15 +86,15 @@ def test_weights_ride_on_unlabeled_batches_only() -> None:
     schedule = Schedule(labeled_steps=1, unlabeled_steps=1, weight=2.0, ramp_steps=4)
     iterator = mixed(schedule, num_iters_per_epoch=6).build_iter(1)
     assert len(iterator) == 6
-    for step, (ids, batch) in enumerate(iterator):
+    for step, (ids, fields) in enumerate(iterator):
         if ids[0].startswith("l"):
-            assert "unlabeled_weight" not in batch
+            assert "unlabeled" not in fields and "speech" in fields
         else:
-            expected = schedule.unlabeled_weight(step)
-            assert batch["unlabeled_weight"].tolist() == [expected] * 2
-        assert batch["pl_step"].tolist() == [step] * 2
+            assert fields["unlabeled"].utt_id == ids
+            assert fields["unlabeled"].weight == schedule.unlabeled_weight(step)
+        assert fields["pl_step"] == step
     second = mixed(schedule, num_iters_per_epoch=6).build_iter(2)
-    assert [int(batch["pl_step"][0]) for _, batch in second] == list(range(6, 12))
+    assert [fields["pl_step"] for _, fields in second] == list(range(6, 12))
 
 
 def test_default_epoch_is_one_pass_over_the_labeled_data() -> None:
@@ -119,10 +119,10 @@ def story(iterator) -> list[tuple]:
     return [
         (
             ids[0],
-            batch.get("unlabeled", {}).get("slot"),
-            [(part["utt_id"][0], part["slot"]) for part in batch.get("insertions", ())],
+            fields["unlabeled"].slot if "unlabeled" in fields else None,
+            [(part.utt_id[0], part.slot) for part in fields.get("insertions", ())],
         )
-        for ids, batch in iterator
+        for ids, fields in iterator
     ]
 
 

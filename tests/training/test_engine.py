@@ -1,0 +1,157 @@
+"""What a step of the engine teaches and reports."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from espnet_softpl import criteria, filters, teacher
+from espnet_softpl.teacher.generator import PseudoLabelGenerator
+from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.schedule import Scheduled
+from tests.support.espnet_runs import HYBRID, config
+from tests.training.test_model import batch, labeled_batch, make_model, unlabeled_batch
+
+
+def test_lambda_scales_the_loss_and_not_its_statistic() -> None:
+    torch.manual_seed(1)
+    one, first, _ = make_model()(**unlabeled_batch())
+    torch.manual_seed(1)
+    two, second, _ = make_model()(**unlabeled_batch(weight=0.25))
+    torch.testing.assert_close(two, 0.25 * one)
+    assert torch.equal(first["loss_pl"], second["loss_pl"])
+
+
+def test_all_labels_dropped_still_has_a_graph() -> None:
+    model = make_model(min_tokens=10_000, **HYBRID)
+    loss, stats, _ = model(**unlabeled_batch())
+    loss.backward()
+    assert float(loss) == 0.0 and float(stats["pl_kept"]) == 0.0
+    encoder_grads = [p.grad for p in model.encoder.parameters()]
+    assert all(g is not None and not g.any() for g in encoder_grads)
+
+
+def test_statistics_come_from_the_teacher() -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.ctc.ctc_lo.weight.zero_()
+        model.ctc.ctc_lo.bias.zero_()
+        model.ctc.ctc_lo.bias[0] = 9.0
+    _, stats, _ = model(**unlabeled_batch())
+    assert float(stats["pl_blank_share"]) == float(stats["pl_empty_share"]) == 1.0
+    assert float(stats["pl_mutual_information"]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_engine_without_oracle_or_filter() -> None:
+    model = make_model()
+    model.pl = PseudoLabeling(
+        criterion=Scheduled(criteria.HardCTC, {}),
+        generator=PseudoLabelGenerator(teacher.build("student")),
+    )
+    _, stats, _ = model(**unlabeled_batch())
+    assert math.isnan(float(stats["pl_wer"])) and float(stats["pl_kept"]) == 1.0
+    model.pl.filters = [("tokens", filters.build("tokens", min_tokens=10_000))]
+    assert float(model(**unlabeled_batch())[1]["pl_kept"]) == 0.0
+
+
+def with_step(fields: dict, step: int) -> dict:
+    return dict(fields, pl_step=step)
+
+
+def test_settings_are_those_of_the_step() -> None:
+    ramp = {"from": 1.0, "to": 0.0, "steps": 100}
+    for step, name in ((0, "hard_ctc"), (100, "soft_ce"), (500, "soft_ce")):
+        torch.manual_seed(1)
+        conf = {"alpha": ramp}
+        model = make_model("blend", pl_criterion_conf=conf)
+        _, blended, _ = model(**with_step(unlabeled_batch(), step))
+        torch.manual_seed(1)
+        _, single, _ = make_model(name)(**with_step(unlabeled_batch(), step))
+        torch.testing.assert_close(blended["loss_pl"], single["loss_pl"])
+
+
+CONSISTENCY = dict(
+    pl_criterion_conf={
+        "parts": [
+            {"criterion": "hard_ctc"},
+            {
+                "criterion": "consistency",
+                "weight": 0.2,
+                "criterion_conf": {"labeled_weight": 1.0},
+            },
+        ]
+    }
+)
+
+
+@pytest.mark.parametrize("changes", [{}, HYBRID], ids=["ctc", "hybrid"])
+def test_two_views_of_a_batch_are_augmented_differently(changes) -> None:
+    model = make_model("consistency", **changes)
+    label = model.pl.generator(model, *batch()[1:3])
+    (first, _), seen = model.pl._student_views(model, batch(), label, 0)
+    one = first.log_probs
+    assert one.shape == seen.second_view.shape == label.log_probs.shape
+    assert (one[2] - seen.second_view[2]).abs().max() > 0.01
+    loss, stats, weight = model(**unlabeled_batch())
+    loss.backward()
+    assert float(stats["loss_pl"]) > 0 and int(weight) == 3
+
+
+@pytest.mark.parametrize("changes", [{}, HYBRID], ids=["ctc", "hybrid"])
+def test_the_labeled_side_of_consistency(changes) -> None:
+    still = dict(specaug=None, encoder_conf=dict(config()["encoder_conf"]))
+    for rate in ("dropout_rate", "positional_dropout_rate", "attention_dropout_rate"):
+        still["encoder_conf"][rate] = 0.0
+    torch.manual_seed(1)
+    plain = make_model("hard_ctc", **{**changes, **still})
+    torch.manual_seed(1)
+    model = make_model("blend", **{**changes, **still}, **CONSISTENCY)
+    # Two views that are equal: the stock loss, and nothing to agree upon.
+    if not changes:
+        expected, _, _ = plain(**labeled_batch())
+        loss, _, weight = model(**labeled_batch())
+        torch.testing.assert_close(loss, expected)
+        assert int(weight) == 3
+    augmented = make_model("blend", **changes, **CONSISTENCY)
+    loss, stats, _ = augmented(**labeled_batch())
+    loss.backward()
+    assert list(stats) == list(augmented.statistics_keys())
+    # The statistics of the parts are stock; the sum has the agreement on top.
+    stock = {k: float(stats[k]) for k in ("loss_ctc", "loss_att") if k in stats}
+    weight = 0.3 if changes else 1.0
+    parts = weight * stock["loss_ctc"] + (1 - weight) * stock.get("loss_att", 0.0)
+    assert float(stats["loss"]) > parts + 1e-4
+
+
+def test_regularizers_are_added_to_the_criterion() -> None:
+    torch.manual_seed(1)
+    _, plain, _ = make_model("soft_ce")(**unlabeled_batch())
+    torch.manual_seed(1)
+    conf = dict(pl_regularizer=["mean_entropy"], pl_regularizer_conf={"weight": 0.5})
+    _, more, _ = make_model("soft_ce", **conf)(**unlabeled_batch())
+    # Minus half of an entropy, for each of some twenty frames.
+    assert float(more["loss_pl"]) < float(plain["loss_pl"]) - 1.0
+
+
+def test_disagreement_and_vocabulary_are_watched() -> None:
+    model = make_model("soft_ce", who="student")
+    _, stats, _ = model(**unlabeled_batch())
+    assert 0.0 <= float(stats["pl_disagreement"]) <= 1.0
+    with torch.no_grad():
+        model.ctc.ctc_lo.weight.zero_()
+        model.ctc.ctc_lo.bias.zero_()
+        model.ctc.ctc_lo.bias[3] = 9.0
+    _, stats, _ = model(**unlabeled_batch())
+    assert float(stats["pl_vocabulary"]) == pytest.approx(1.0)
+    assert float(stats["pl_disagreement"]) == 0.0
+
+
+@pytest.mark.parametrize("name", criteria.available())
+def test_every_criterion_runs_in_the_model(name) -> None:
+    model = make_model(name)
+    loss, stats, _ = model(**unlabeled_batch())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None for p in model.parameters())
