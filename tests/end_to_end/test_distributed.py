@@ -188,7 +188,9 @@ LABEL_CHANGE = dict(
 
 def faulty(data: Data, **changes) -> dict:
     options = config(**{**data.options(), **PL, "max_epoch": 2, **changes})
-    options.update(pl_criterion="tests.training.resume.test_faults:Faulty", num_iters_per_epoch=10)
+    options.update(
+        pl_criterion="tests.training.resume.test_faults:Faulty", num_iters_per_epoch=10
+    )
     options["pl_filter_conf"] = {"min_tokens": 0}
     return options
 

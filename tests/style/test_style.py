@@ -175,7 +175,14 @@ def test_all_but_the_espnet_files_need_no_espnet() -> None:
         for file in MODULES
         if not may_import_espnet(file) and file.name != "__main__.py"
     ]
-    for needed in ("ctc", "monitors.guard", "teacher.generator", "data.scan", "cache", "criteria"):
+    for needed in (
+        "ctc",
+        "monitors.guard",
+        "teacher.generator",
+        "data.scan",
+        "cache",
+        "criteria",
+    ):
         assert f"espnet_softpl.{needed}" in light
     script = """
 import importlib, sys

@@ -416,7 +416,7 @@ def test_needs_neither_torch_nor_espnet() -> None:
         "import sys\n"
         "import espnet_softpl.bin.make_mini_corpus\n"
         "import espnet_softpl.bin.make_digits_corpus\n"
-        "import espnet_softpl.corpus.acoustics\n"
+        "import espnet_softpl.commands.corpus.acoustics\n"
         "heavy = {'torch', 'torchaudio', 'espnet', 'espnet2'} & sys.modules.keys()\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
