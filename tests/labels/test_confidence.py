@@ -1,0 +1,37 @@
+"""How sure a teacher is: by hand, and whatever the padding."""
+
+import torch
+
+from espnet_softpl.labels.confidence import (
+    frame_confidence,
+    token_confidence,
+    utterance_confidence,
+)
+from tests.conftest import make_log_probs
+
+# Best tokens 1, 1, 0, 2 with these posteriors; the last frame is padding.
+POSTERIORS = torch.tensor(
+    [[[0.2, 0.6, 0.2], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]]
+)
+
+
+def test_confidence_by_hand() -> None:
+    log_probs, lengths = POSTERIORS.log(), torch.tensor([3])
+    frames = frame_confidence(log_probs)
+    torch.testing.assert_close(frames, torch.tensor([[0.6, 0.8, 0.5, 0.7]]))
+    runs = token_confidence(log_probs, lengths)[:, :3]
+    torch.testing.assert_close(runs, torch.tensor([[0.8, 0.8, 0.5]]))
+    mean = utterance_confidence(log_probs, lengths)
+    torch.testing.assert_close(mean, torch.tensor([(0.6 * 0.8) ** 0.5]))
+    blanks = utterance_confidence(log_probs[:, 2:3], torch.tensor([1]))
+    torch.testing.assert_close(blanks, torch.tensor([0.5]))
+
+
+def test_utterance_confidence_of_long_audio_ignores_padding_bit_for_bit() -> None:
+    """A plain sum over 700 frames is grouped by the padded size, and rounds so."""
+    lengths = torch.full((64,), 700)
+    log_probs = make_log_probs(64, 1000, 5)
+    narrow = utterance_confidence(log_probs[:, :700], lengths)
+    for size in (707, 764, 1000):
+        wide = utterance_confidence(log_probs[:, :size], lengths)
+        assert torch.equal(narrow, wide)
