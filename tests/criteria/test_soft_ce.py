@@ -1,4 +1,4 @@
-"""Soft cross-entropy: the sum over alignments, its gradient, temperatures and blanks."""
+"""Soft cross-entropy: by enumeration, its gradient, temperatures and blanks."""
 
 import math
 
