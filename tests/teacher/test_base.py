@@ -29,7 +29,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 CASES = [(name, conf) for name, confs in SETTINGS.items() for conf in confs]
 every_teacher = pytest.mark.parametrize("name, conf", CASES)
 
-STEPS, BIRTH, EPOCH = 14, 2, 4  # Optimizer steps: all, before birth, of one epoch.
+STEPS, COPY, EPOCH = 14, 2, 4  # Optimizer steps: all, before the copy, of one epoch.
 
 
 class Mine(teachers.FrozenTeacher):
@@ -58,12 +58,12 @@ def drive(
     states: list[dict[str, torch.Tensor]],
     steps: range,
 ) -> None:
-    """Run a teacher through steps of a training: epochs, birth, updates."""
+    """Run a teacher through steps of a training: epochs, the copy, updates."""
     epochs = Epochs(states[EPOCH::EPOCH], [2.0, 1.0, 3.0])
     for step in steps:
         if step % EPOCH == 0:
             epochs.begin(teacher, student_in(states[step]), 1 + step // EPOCH)
-        if step >= BIRTH:
+        if step >= COPY:
             teacher.module(student_in(states[step]))
         teacher.update(student_in(states[step + 1]))
 
@@ -87,7 +87,7 @@ def test_resume_at_any_step_is_exact(name, conf) -> None:
 
 @every_teacher
 def test_a_state_can_be_restored_into_a_teacher_that_went_on(name, conf) -> None:
-    """As the guard's back-off does, before and after birth."""
+    """As the guard's back-off does, before and after the copy."""
     states = trajectory(STEPS)
     for cut in (0, 9):
         teacher = teachers.build(name, **conf)

@@ -13,11 +13,11 @@ from espnet_softpl.core.errors import UserError
 from tests.support.teachers import Net, trained
 
 
-def test_birth_in_the_middle_of_training() -> None:
+def test_the_copy_is_made_in_the_middle_of_training() -> None:
     """Regression: modules that keep a graph tensor could not be copied."""
     net, teacher = Net(), teachers.build("ema")
     net(torch.randn(8, 3)).sum().backward(retain_graph=True)
-    teacher.update(net)  # before its birth there is nothing to update
+    teacher.update(net)  # before the copy there is nothing to update
     assert teacher.steps_seen == teacher.updates == 0
     copy = teacher.module(net)
     assert torch.equal(copy.body.weight, net.body.weight)
@@ -36,13 +36,13 @@ def test_frozen_never_moves_and_student_is_the_student() -> None:
     assert teachers.build("student").module(net) is net
 
 
-def test_state_before_birth() -> None:
+def test_state_before_the_copy() -> None:
     teacher, net = teachers.build("ema"), Net()
     assert teacher.state_dict()["model"] is None
     restored = teachers.build("ema")
     restored.module(Net())
     restored.load_state_dict(teacher.state_dict(), net)
-    assert not restored.born
+    assert restored.state_dict()["model"] is None
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_the_state_of_another_model_is_refused(
     change(state["model"])
     with pytest.raises(UserError, match=message):
         teacher.load_state_dict(state, net)
-    assert not teacher.born
+    assert teacher.state_dict()["model"] is None

@@ -102,14 +102,14 @@ def test_average_with_shares() -> None:
         average(states, [1.0])
 
 
-def test_topn_from_before_its_birth_to_the_average_of_the_best() -> None:
+def test_topn_from_before_its_copy_to_the_average_of_the_best() -> None:
     states = trajectory(5)
     epochs = Epochs(states, [3.0, math.nan, 1.0, 2.0, 9.0])
     teacher, net = teachers.build("topn", n=2), student_in(states[0])
     assert (teacher.keep, teacher.criterion) == (2, ("valid", "cer_ctc", "min"))
     epochs.begin(teacher, net, 1)
     epochs.begin(teacher, net, 2)
-    assert not teacher.born and epochs.read_epochs == []
+    assert teacher.state_dict()["model"] is None and epochs.read_epochs == []
     copy = teacher.module(net)  # In the middle of epoch 2.
     assert_same(copy, net)
     teacher.update(student_in(states[5]))
