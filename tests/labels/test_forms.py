@@ -49,8 +49,9 @@ def test_forced_answers_are_those_of_a_step_by_step_loop(kind) -> None:
         )
         found = answer.log_probs[i, : count + 1]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-        best = expected.argmax(-1)
-        assert torch.equal(answer.tokens[i, : count + 1], best)
+        # The best token, or one that ties with it within rounding.
+        picked = expected.gather(1, answer.tokens[i, : count + 1, None])[:, 0]
+        torch.testing.assert_close(picked, expected.amax(-1), atol=1e-5, rtol=1e-4)
         assert (answer.tokens[i, count + 1 :] == PADDING).all()
     hard = talking(pl_decoder="forced", **kind).pl
     assert torch.equal(hard.make(model, batch(), 0).decoder.tokens, answer.tokens)
