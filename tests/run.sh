@@ -7,8 +7,9 @@ usage() {
   cat <<'EOF'
 Usage: tests/run.sh [--fast] [pytest arguments]
 
-Runs the whole test suite; --fast leaves out the tests marked slow.
-Example: tests/run.sh --fast -k criteria -x
+Runs the whole test suite, in as many processes as there are cores (8 at most);
+--fast leaves out the tests marked slow. `-n 0` runs them in one process.
+Example: tests/run.sh --fast -n 0 -k criteria -x
 EOF
 }
 
@@ -27,5 +28,12 @@ export MPLBACKEND=Agg
 # Another checkout may be the installed one: the tests are about this one.
 export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
 
+# A core that has run out of tests takes some of those that wait for another one.
+parallel=()
+if "${PYTHON}" -c "import xdist" 2>/dev/null; then
+  parallel=(-n auto --maxprocesses 8 --dist worksteal)
+fi
+
 cd "${root}"
-exec "${PYTHON}" -m pytest ${selection[@]+"${selection[@]}"} "$@"
+exec "${PYTHON}" -m pytest \
+  ${parallel[@]+"${parallel[@]}"} ${selection[@]+"${selection[@]}"} "$@"

@@ -1,6 +1,6 @@
-"""What a pseudo-label is, what a criterion is, and how a name becomes one.
+"""What a criterion is, and how a name becomes one.
 
-B utterances, T frames after subsampling, V tokens with blank, U labels.
+B utterances, T frames after subsampling, V tokens with blank.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
     Args:
         losses: Loss of each utterance, (B,).
-        weights: Trust in each utterance, (B,); 0 removes it exactly, even where its
-            loss is not finite.
+        weights: Of each utterance, (B,); 0 removes it exactly, even if its loss is
+            not finite.
 
     Returns:
         sum(weights * losses) / B, a scalar: a dropped utterance does not make the
         others count more, as in ESPnet's own CTC.
     """
-    kept = torch.where(weights > 0, losses, torch.zeros_like(losses))
-    return (kept * weights).sum() / losses.numel()
+    losses = torch.where(weights > 0, losses, torch.zeros_like(losses))
+    return (losses * weights).sum() / losses.numel()
 
 
 class PLCriterion(torch.nn.Module, abc.ABC):
@@ -37,17 +37,17 @@ class PLCriterion(torch.nn.Module, abc.ABC):
     step count.
 
     Attributes:
-        frame_level: True where the target is one distribution (or token) per frame,
+        frame_level: True if the target is one distribution (or token) per frame,
             so that the student's augmentation must not move frames in time.
-        trains_decoder: True where the target is a transcript on which the attention
+        trains_decoder: True if the target is a transcript on which the attention
             decoder of a hybrid model can be trained too.
         views: Augmented views of the audio that the student must see, 1 or 2.
         labeled_weight: Weight of the criterion on labeled batches, where it has a
             meaning there (two views without a teacher), else 0.
-        needs_prior: True where `PseudoLabel.prior` is used.
-        weighs_frames: True where `PseudoLabel.frame_weight` is used.
-        needs_posteriors: True where `PseudoLabel.log_probs` is used, so that a label
-            cache must keep them; where False, they may be uniform.
+        needs_prior: True if `PseudoLabel.prior` is used.
+        weighs_frames: True if `PseudoLabel.frame_weight` is used.
+        needs_posteriors: True if `PseudoLabel.log_probs` is used, so that a label
+            cache must keep them; if False, they may be uniform.
     """
 
     frame_level: bool = False
@@ -64,10 +64,7 @@ class PLCriterion(torch.nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """Compute the loss of each utterance.
 
@@ -81,10 +78,7 @@ class PLCriterion(torch.nn.Module, abc.ABC):
         """
 
     def on_labeled(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        second_view: torch.Tensor,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
     ) -> torch.Tensor:
         """Compute a further loss of labeled utterances, for `labeled_weight` > 0.
 
@@ -101,11 +95,6 @@ class PLCriterion(torch.nn.Module, abc.ABC):
 
 REGISTRY: Registry[PLCriterion] = Registry("pl_criterion", PLCriterion)
 
-
 register = REGISTRY.register
-
-
 available = REGISTRY.available
-
-
 build = REGISTRY.build

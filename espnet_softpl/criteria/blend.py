@@ -78,13 +78,10 @@ class Blend(PLCriterion):
         return [(p, w) for p, w in zip(self.parts, self.weights) if w > 0.0]
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
-        # The first term is 0, and keeps the graph where every weight is 0.
+        # The first term is 0, and keeps the graph if every weight is 0.
         total = 0.0 * in_float32(log_probs[:, 0].amax(-1))
         for part, weight in self._used():
             losses = part(log_probs, lengths, pseudo_label)
@@ -95,10 +92,7 @@ class Blend(PLCriterion):
         return total
 
     def on_labeled(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        second_view: torch.Tensor,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
     ) -> torch.Tensor:
         """See `PLCriterion.on_labeled`."""
         return sum(
@@ -116,6 +110,6 @@ def _build_part(part: Mapping[str, Any]) -> PLCriterion:
     unknown = set(part) - set(PART_KEYS)
     if unknown:
         raise ValueError(
-            f"parts: unknown keys {sorted(unknown)}. Legal: {', '.join(PART_KEYS)}"
+            f"parts: unknown keys {sorted(unknown)}. Allowed: {', '.join(PART_KEYS)}"
         )
     return build(part["criterion"], **part.get("criterion_conf", {}))

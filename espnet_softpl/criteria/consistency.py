@@ -67,10 +67,7 @@ class Consistency(PLCriterion):
         self.labeled_weight = not_negative("labeled_weight", labeled_weight)
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
@@ -80,10 +77,7 @@ class Consistency(PLCriterion):
         return self._symmetric(log_probs, pseudo_label.second_view, weights)
 
     def on_labeled(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        second_view: torch.Tensor,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
     ) -> torch.Tensor:
         """See `PLCriterion.on_labeled`."""
         log_probs = in_float32(log_probs)

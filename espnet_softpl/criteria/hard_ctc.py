@@ -26,16 +26,15 @@ def hard_ctc(
             precision is computed in float32.
         lengths: Frames per utterance, (B,).
         tokens: Transcripts, (B, U), padded with -1.
-        token_lengths: Tokens per utterance, (B,). An empty transcript is legal: its
+        token_lengths: Tokens per utterance, (B,). An empty transcript is allowed: its
             loss is -sum_t log p(blank | t).
 
     Returns:
         (B,), in nats. A transcript longer than its frames allow has no alignment; its
         loss and gradient are 0.
     """
-    return ctc_nll(
-        log_probs, lengths, tokens.unsqueeze(1), token_lengths.unsqueeze(1)
-    ).squeeze(1)
+    transcripts = tokens.unsqueeze(1), token_lengths.unsqueeze(1)
+    return ctc_nll(log_probs, lengths, *transcripts).squeeze(1)
 
 
 @register("hard_ctc")
@@ -59,10 +58,7 @@ class HardCTC(PLCriterion):
     needs_posteriors = False
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward` and `hard_ctc`."""
         return hard_ctc(

@@ -30,22 +30,13 @@ class NBestCTC(TranscriptsCriterion):
     Known failure: lists of near-copies (one letter differs) cost N times as much as
     `hard_ctc` and say little more.
 
-    Args:
-        nbest: N, at least 1.
-        beam_size: Of the prefix beam search for N > 1, at least N; None takes 2 N.
-        temperature: Of the teacher's frames before the search, greater than 0.
-
-    Raises:
-        ValueError: A value out of its range.
+    Settings: `TranscriptsCriterion`.
     """
 
     trains_decoder = True
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         tokens, token_lengths, weights = self.transcripts(pseudo_label)

@@ -32,13 +32,7 @@ class OccupancyCE(TranscriptsCriterion):
     Known failure: it keeps the frames sharp, and still tells the student where the
     tokens are; a label of wrong tokens is as wrong as that of `hard_ctc`.
 
-    Args:
-        nbest: N, at least 1.
-        beam_size: Of the search for N > 1, at least N; None takes 2 N.
-        temperature: Of the teacher's frames before all this, greater than 0.
-
-    Raises:
-        ValueError: A value out of its range.
+    Settings: `TranscriptsCriterion`; the temperature also holds for the occupancies.
     """
 
     frame_level = True
@@ -49,15 +43,12 @@ class OccupancyCE(TranscriptsCriterion):
         super().__init__(nbest, beam_size, temperature)
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
-        found = self.transcripts(pseudo_label)
+        hypotheses = self.transcripts(pseudo_label)
         teacher = sharpen(in_float32(pseudo_label.log_probs), self.temperature)
-        target = occupancies(teacher.detach(), lengths, *found)
+        target = occupancies(teacher.detach(), lengths, *hypotheses)
         weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
         return probability_ce(log_probs, target, weights)

@@ -75,10 +75,7 @@ class SampledCTC(PLCriterion):
         self.num_samples = at_least("num_samples", num_samples, 1)
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`; every call draws anew."""
         tokens, token_lengths = sample_transcripts(

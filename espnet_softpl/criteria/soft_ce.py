@@ -56,7 +56,7 @@ def near_tokens(
         window: Frames kept on both sides, at least 0.
 
     Returns:
-        (B, T), True where the best token of the frame, or of one at most `window`
+        (B, T), True if the best token of the frame, or of one at most `window`
         frames away, is not blank.
     """
     spikes = teacher_log_probs.argmax(-1) != BLANK
@@ -120,10 +120,7 @@ class SoftCE(PLCriterion):
         self.window = at_least("window", window, 0)
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward` and `soft_ce`."""
         teacher, weights = pseudo_label.log_probs, pseudo_label.frame_weight

@@ -33,23 +33,13 @@ class SoftCTC(TranscriptsCriterion):
     Known failure: being free to choose, the student is confirmed in its own errors
     wherever the network contains them.
 
-    Args:
-        nbest: Hypotheses in the network, at least 1.
-        beam_size: Of the prefix beam search for more than 1, at least nbest; None
-            takes twice as many.
-        temperature: Of the teacher's frames before the search, greater than 0.
-
-    Raises:
-        ValueError: A value out of its range.
+    Settings: `TranscriptsCriterion`, N the hypotheses in the network.
     """
 
     trains_decoder = True
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         network = confusion_network(*self.transcripts(pseudo_label))

@@ -29,18 +29,18 @@ def transcripts(
 
     Returns:
         tokens (B, N, U) padded with -1, token_lengths (B, N), and weights (B, N),
-        which sum to 1 (0 where there are fewer than N transcripts).
+        which sum to 1 (0 if there are fewer than N transcripts).
     """
     if nbest == 1:
         weights = torch.ones(len(label.tokens), 1, device=label.tokens.device)
         return label.tokens.unsqueeze(1), label.token_lengths.unsqueeze(1), weights
     frames = sharpen(in_float32(label.log_probs.detach()), temperature)
-    found = prefix_beam_search(frames, label.lengths, nbest, beam_size)
-    weights = found.scores.softmax(-1)
+    best = prefix_beam_search(frames, label.lengths, nbest, beam_size)
+    weights = best.scores.softmax(-1)
     # A teacher that says NaN has no list; its loss is NaN, and that step is skipped.
     first = torch.eye(1, nbest).to(weights).expand_as(weights)
     weights = torch.where(weights.isnan(), first, weights)
-    return found.tokens, found.token_lengths, weights
+    return best.tokens, best.token_lengths, weights
 
 
 class TranscriptsCriterion(PLCriterion):

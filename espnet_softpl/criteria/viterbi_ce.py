@@ -36,10 +36,7 @@ class ViterbiCE(PLCriterion):
     weighs_frames = True
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)

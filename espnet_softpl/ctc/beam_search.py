@@ -21,17 +21,10 @@ from espnet_softpl.ctc import BLANK, collapse, frame_mask, in_float32
 
 NO_MASS = -float("inf")
 
-
 # Odd 64-bit constants of multiplicative hashing, written as signed numbers.
 TOKEN_FACTOR = -7046029254386353131
-
-
 PREFIX_FACTOR = -4417276706812531889
-
-
 EMPTY_PREFIX = 1442695040888963407
-
-
 NO_PREFIX = 0
 
 
@@ -42,7 +35,7 @@ class NBest(NamedTuple):
         tokens: Transcripts, (B, N, U), padded with -1.
         token_lengths: Tokens per transcript, (B, N).
         scores: log P(transcript | log_probs) in nats as far as the beam saw its
-            alignments, (B, N); -inf where the search found fewer than N transcripts,
+            alignments, (B, N); -inf if the search found fewer than N transcripts,
             and there the transcript is empty.
     """
 
@@ -145,13 +138,8 @@ def _candidates(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """List what may happen at each frame: choice 0 is to stay, others add a token.
 
-    Args:
-        frames: Log-posteriors, (T, B, V).
-        token_beam: C, 0 to V - 1.
-
-    Returns:
-        The tokens, blank first, over their hashes, (T, 2, B, C + 1); and the tokens'
-        log-posteriors, (T, B, C + 1), -inf for blank, which extends nothing.
+    Returns the tokens, blank first, over their hashes, (T, 2, B, C + 1); and the
+    tokens' log-posteriors, (T, B, C + 1), -inf for blank, which extends nothing.
     """
     num_tokens = frames.size(2) - 1
     if token_beam == num_tokens:
@@ -159,7 +147,7 @@ def _candidates(
         tokens = tokens.expand(*frames.shape[:2], -1)
     else:
         tokens = frames[..., 1:].topk(token_beam).indices + 1
-        tokens = torch.nn.functional.pad(tokens, (1, 0), value=BLANK)
+        tokens = torch.nn.functional.pad(tokens, (1, 0), value=BLANK)  # (T, B, C + 1)
     extensions = frames.gather(2, tokens)
     extensions[..., 0] = NO_MASS
     hashes = tokens * TOKEN_FACTOR
@@ -193,32 +181,35 @@ def _log_add(pair: torch.Tensor) -> torch.Tensor:
 def _spread(
     beam: _Beam, frame: torch.Tensor, tokens: torch.Tensor, extensions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Carry the mass of a beam over one frame.
+    """Carry the mass of a beam over one frame, (B, V), with `tokens` as choices.
 
-    Args:
-        beam: The prefixes before the frame.
-        frame: Log-posteriors, (B, V).
-        tokens: Blank, then the tokens that may extend a prefix, (B, C + 1).
-        extensions: Their log-posteriors, -inf for blank, (B, C + 1).
+    Returns candidates (B, C + 1, W), the log-mass of every prefix as it is (row 0) and
+    extended by each token, with all of the mass of a prefix that is in the beam in row
+    0; and masses (B, W, 2), the parts of row 0 that end in blank and not.
 
-    Returns:
-        candidates (B, C + 1, W), the log-mass of every prefix as it is (row 0) and
-        extended by each token, where a prefix that is in the beam has all of its mass
-        in row 0; and masses (B, W, 2), the parts of row 0 that end in blank and not.
+    Example: the beam is "", "a", "ab" (slots 0, 1, 2; W = 3), the choices are blank, a,
+    b (rows 0, 1, 2). Of the candidates, numbered 3 * row + slot,
+
+        row 0   "" stays    "a" stays     "ab" stays
+        row 1   "" + a: 3   "a" + a: 4    "ab" + a: 5
+        row 2   "" + b: 6   "a" + b: 7    "ab" + b: 8
+
+    3 spells what slot 1 holds, and 7 what slot 2 holds. So `twins` is (0, 3, 7): the
+    mass of 3 and of 7 is added to row 0 and removed where it was. "a" + a needs a blank
+    between, so that it takes the mass of "a" that ends in blank only.
     """
     hashes, parents, last = beam.keys
-    repeats = tokens.unsqueeze(2) == last.unsqueeze(1)
+    repeats = tokens.unsqueeze(2) == last.unsqueeze(1)  # (B, C + 1, W)
     sources = torch.where(repeats, beam.blank.unsqueeze(1), beam.scores.unsqueeze(1))
-    candidates = sources.add_(extensions.unsqueeze(2))
+    candidates = sources.add_(extensions.unsqueeze(2))  # (B, C + 1, W)
 
-    # Where a prefix's parent is in the beam too, the parent's extension by the prefix's
-    # last token is the prefix. All others point at row 0, which has no mass as yet.
-    is_parent = hashes.unsqueeze(1) == parents.unsqueeze(2)
+    # A prefix without its parent in the beam has twin 0: row 0 has no mass as yet.
+    is_parent = hashes.unsqueeze(1) == parents.unsqueeze(2)  # (B, W, W)
     has_parent, parent = is_parent.max(2)
-    choice = repeats.max(1).indices
+    choice = repeats.max(1).indices  # The row of each prefix's last token, (B, W).
     twins = torch.add(parent, choice, alpha=last.size(1)).mul_(has_parent)
     flat = candidates.view(candidates.size(0), -1)
-    held = beam.nonblank + frame.gather(1, last)
+    held = beam.nonblank + frame.gather(1, last)  # The last token for another frame.
     nonblank = _log_add(torch.stack((held, flat.gather(1, twins)), dim=-1))
     masses = torch.stack((beam.scores + frame[:, :1], nonblank), dim=-1)
     flat.scatter_(1, twins, NO_MASS)
@@ -234,17 +225,10 @@ def _extend_hash(prefixes: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 def _select(
     beam: _Beam, candidates: torch.Tensor, masses: torch.Tensor, choices: torch.Tensor
 ) -> tuple[_Beam, torch.Tensor, torch.Tensor]:
-    """Keep the best candidates of a frame.
+    """Keep the best candidates of a frame, which `_spread` made from `choices`.
 
-    Args:
-        beam: The prefixes before the frame.
-        candidates: Log-masses, (B, C + 1, W), from `_spread`.
-        masses: The parts of candidate row 0, (B, W, 2), from `_spread`.
-        choices: Tokens over their hashes, (2, B, C + 1).
-
-    Returns:
-        The prefixes after the frame; for each of them the slot that it comes from,
-        (B, W), and the token that it got, (B, W), blank for none.
+    Returns the prefixes after the frame; for each of them the slot that it comes from,
+    (B, W), and the token that it got, (B, W), blank for none.
     """
     beam_size = candidates.size(2)
     scores, index = candidates.flatten(1).topk(beam_size)
@@ -268,15 +252,10 @@ def _select(
 def _trace_back(
     parents: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor
 ) -> torch.Tensor:
-    """Follow prefixes from the last step to the first.
+    """Follow prefixes from `slots` (B, N) of the last step to the first.
 
-    Args:
-        parents: Slot one step earlier, (S, B, W).
-        tokens: Token got at each step, (S, B, W), blank for none.
-        slots: Where to begin, (B, N).
-
-    Returns:
-        (B, N, S), an alignment of each prefix.
+    From the slot one step earlier and the token got at each step, both (S, B, W), to
+    an alignment of each prefix, (B, N, S).
     """
     path = []
     for parent, token in zip(parents.flip(0), tokens.flip(0)):

@@ -19,8 +19,6 @@ from espnet_softpl.ctc import PADDING
 
 # Tokens and probabilities of one bin; the token PADDING stands for epsilon.
 _Bin = dict[int, float]
-
-
 _Alignment = list[tuple[int, int]]
 
 
@@ -32,7 +30,7 @@ class ConfusionNetwork(NamedTuple):
 
     Attributes:
         tokens: Alternatives of each bin, (B, M, A), padded with -1.
-        weights: Their probabilities, (B, M, A), in [0, 1], 0 where padded.
+        weights: Their probabilities, (B, M, A), in [0, 1], 0 if padded.
         skips: Probability of epsilon (taking no token in this bin), (B, M), in
             [0, 1], 1 in padded bins.
         bins: Bins of each utterance, (B,), from 0 to M.

@@ -43,21 +43,11 @@ def distance(
     other: torch.Tensor,
     other_lengths: torch.Tensor,
 ) -> torch.Tensor:
-    """Compute the edits per token of the first transcript.
-
-    Args:
-        tokens: Transcripts that the others are measured by, (B, U), padded with any
-            value.
-        token_lengths: Tokens per utterance, (B,).
-        other: Other transcripts of the same utterances, (B, U'), padded with any value.
-        other_lengths: Tokens per utterance, (B,).
+    """Compute the edits per token of the first transcript; arguments as for `edits`.
 
     Returns:
-        (B,), float32, at least 0, on the device of `token_lengths`: edits divided by
-        max(1, token_lengths). It passes 1 where the other transcript is much longer.
-
-    Raises:
-        ValueError: The two batches differ in size.
+        (B,), float32, at least 0: edits divided by max(1, token_lengths). It passes 1
+        if the other transcript is much longer.
     """
     counts = edits(tokens, token_lengths, other, other_lengths)
     return counts.float() / token_lengths.clamp(min=1).float()

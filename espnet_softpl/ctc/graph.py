@@ -33,8 +33,6 @@ from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
 from espnet_softpl.ctc.confusion import ConfusionNetwork
 
 FLOOR = -1e30
-
-
 NEGLIGIBLE = 80.0  # Nats below the largest part of a sum.
 
 
@@ -51,7 +49,7 @@ class _Graph(NamedTuple):
         leave: Sources of each exit, barred ones included, (1 + A, B * (M + 1 + C)):
             its blank, then the labels of its bin.
         tail: Log weight of skipping all bins after bin i, (B, M + 1).
-        label_tokens: (B, S), blank where padded.
+        label_tokens: (B, S), blank if padded.
         sections: Nodes of each kind, in the order above.
     """
 
@@ -69,12 +67,12 @@ class _Labels(NamedTuple):
     Bin 0 is the start: it has no labels and cannot be skipped.
 
     Attributes:
-        bins: Bin of each label, from 1, (B, S), 0 where padded.
-        tokens: (B, S), blank where padded.
-        log_weights: (B, S), -inf where padded.
-        bin_tokens: Alternatives of each bin, (B, M + 1, A), -1 where there is none.
-        numbers: Their numbers among the labels, (B, M + 1, A), -1 where there is none.
-        log_skips: (B, M + 1), 0 where padded.
+        bins: Bin of each label, from 1, (B, S), 0 if padded.
+        tokens: (B, S), blank if padded.
+        log_weights: (B, S), -inf if padded.
+        bin_tokens: Alternatives of each bin, (B, M + 1, A), -1 if there is none.
+        numbers: Their numbers among the labels, (B, M + 1, A), -1 if there is none.
+        log_skips: (B, M + 1), 0 if padded.
     """
 
     bins: torch.Tensor
@@ -101,7 +99,7 @@ def graph_ctc(
         network: The target; its tokens are in [1, V). Constant: it gets no gradient.
 
     Returns:
-        (B,), in nats. 0 without gradient where no path fits the frames, or where
+        (B,), in nats. 0 without gradient if no path fits the frames, or if
         frames or weights of probability 0 rule out every path.
     """
     log_probs = in_float32(log_probs)
@@ -114,10 +112,7 @@ class _GraphCTC(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        graph: _Graph,
+        ctx: FunctionCtx, log_probs: torch.Tensor, lengths: torch.Tensor, graph: _Graph
     ) -> torch.Tensor:
         """Compute -log of the weighted sum over paths and alignments, (B,)."""
         nodes = _forward_pass(*_emissions(log_probs, lengths, graph), graph)
@@ -259,14 +254,31 @@ def _exp_sum(log_parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _build_graph(network: ConfusionNetwork, dtype: torch.dtype) -> _Graph:
-    """Lay out the nodes and arcs of a batch of networks."""
+    """Lay out the nodes and arcs of a batch of networks.
+
+    Example: one utterance, bins {a 1.0}, {b 0.7, skip 0.3}, {a 0.6, c 0.4}. Its labels
+    are a1, b2, a3, c3 (S = 4, numbers 0 to 3); M + 1 = 4 bins with the start. a3 may
+    follow bin 2, and past it bin 1, which holds the token a as well: from a1 it needs a
+    blank, so that one exit of bin 1 is barred for a (C = 1). The nodes are
+
+        0-3 exits 0 to 3 | 4 exit 1 barred for a | 5-8 a1 b2 a3 c3 | 9-12 blanks | 13
+
+    and node 13 is never reached. The sources of the labels, one column each, are
+
+        itself                5 (a1)   6 (b2)   7 (a3)   8 (c3)
+        exit 1 bin before     0        1        2        2
+        exit 2 bins before    -        -        4        1      with log 0.3 more
+
+    ("-": a weight of log 0). Exit 1 leaves blank 1 and a1, (10, 5); barred for a, it
+    leaves blank 1 alone, (10, 13).
+    """
     labels = _list_labels(network, dtype)
-    reached, weights, rivals = _reach_back(labels)
-    # A barred exit goes by the label whose token it bars.
+    reached, weights, rivals = _reach_back(labels)  # Each (D, B, S).
+    # A barred exit goes by the label whose token it bars: a1 above.
     barred = torch.zeros_like(labels.bins, dtype=torch.bool)
     depths, rows, columns = (rivals >= 0).nonzero(as_tuple=True)
     barred[rows, rivals[depths, rows, columns]] = True
-    order = barred.cumsum(1) - 1
+    order = barred.cumsum(1) - 1  # The number of each barred exit, (B, S).
 
     num_utterances, width, _ = labels.numbers.shape
     counts = [width, int(barred.sum(1).max()), labels.bins.size(1), width]
@@ -277,7 +289,7 @@ def _build_graph(network: ConfusionNetwork, dtype: torch.dtype) -> _Graph:
         sum(sections[:kind]) + rows * count for kind, count in enumerate(counts)
     )
     itself = own + torch.arange(counts[2], device=rows.device)
-    around = barred_exits + order[rows, rivals]
+    around = barred_exits + order[rows, rivals]  # Instead, (D, B, S).
     sources = (exits + reached).where(rivals < 0, around)
     return _Graph(
         enter=torch.cat([itself.unsqueeze(0), sources]).flatten(1),
@@ -296,23 +308,16 @@ def _leave(
     own: torch.Tensor,
     blanks: torch.Tensor,
 ) -> torch.Tensor:
-    """List the sources of the exits, then of the barred ones: see `_Graph`.
+    """List the sources of the exits, then of the barred ones: `_Graph.leave`.
 
-    Args:
-        labels: The labels.
-        barred: Labels whose token some exit bars, (B, S).
-        order: The number of that exit, (B, S).
-        own: First label node of each utterance, (B, 1).
-        blanks: First blank node of each utterance, (B, 1).
-
-    Returns:
-        (1 + A, B * (M + 1 + C)).
+    `barred` marks the labels whose token some exit bars, `order` numbers those exits,
+    both (B, S); `own` and `blanks` are the first label and blank nodes, (B, 1).
     """
     num_utterances, width, _ = labels.numbers.shape
-    void = int(blanks[-1]) + width
-    afters = blanks + torch.arange(width, device=blanks.device)
+    void = int(blanks[-1]) + width  # The node that is never reached.
+    afters = blanks + torch.arange(width, device=blanks.device)  # (B, M + 1)
     members = (own.unsqueeze(2) + labels.numbers).masked_fill(labels.numbers < 0, void)
-    plain = torch.cat([afters.unsqueeze(2), members], 2)
+    plain = torch.cat([afters.unsqueeze(2), members], 2)  # (B, M + 1, 1 + A)
     rows, columns = barred.nonzero(as_tuple=True)
     bins = labels.bins[rows, columns]
     around = plain[rows, bins]
@@ -358,15 +363,12 @@ def _list_labels(network: ConfusionNetwork, dtype: torch.dtype) -> _Labels:
     )
 
 
-def _reach_back(
-    labels: _Labels,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _reach_back(labels: _Labels) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Find the bins that each label can follow, from the nearest to the farthest.
 
-    Returns:
-        Three (D, B, S): the bin, the log weight of skipping what lies between and
-        taking the label, and the number of a label in that bin with the same token,
-        -1 where there is none. D is as small as the longest reach allows.
+    Returns three (D, B, S): the bin, the log weight of skipping what lies between and
+    taking the label, and the number of a label in that bin with the same token, -1 if
+    there is none. D is as small as the longest reach allows.
     """
     rows = torch.arange(len(labels.bins), device=labels.bins.device).unsqueeze(1)
     bins, log_weights = labels.bins, labels.log_weights

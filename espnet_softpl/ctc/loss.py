@@ -34,7 +34,7 @@ def ctc_nll(
             float32.
         lengths: Frames per utterance, (B,).
         tokens: Transcripts, (B, K, U), padded with any value.
-        token_lengths: Tokens per transcript, (B, K). An empty transcript is legal:
+        token_lengths: Tokens per transcript, (B, K). An empty transcript is allowed:
             its loss is -sum_t log p(blank | t).
 
     Returns:
@@ -76,17 +76,13 @@ def _reduce(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Give every run of equal tokens a symbol of its own.
 
-    Equal neighbors must share a symbol, for CTC puts a blank between them; any other
-    tokens may have their own, even where they are equal.
+    Equal neighbors must share a symbol, because CTC puts a blank between them; any
+    other tokens may have their own, even if they are equal. Example: the transcript
+    (7, 7, 3, 7) becomes labels (1, 1, 2, 3) of the symbols (blank, 7, 3, 7).
 
-    Args:
-        tokens: (B, K, U).
-        token_lengths: (B, K).
-
-    Returns:
-        symbols (B, K, 1 + U), the token of each symbol, blank first; and labels
-        (B, K, U + 1), the transcripts in symbols, with one column of padding, for
-        torch's CTC wants at least one column.
+    Returns symbols (B, K, 1 + U), the token of each symbol, blank first; and labels
+    (B, K, U + 1), the transcripts in symbols, with one column of padding: torch's CTC
+    wants at least one column.
     """
     exists = frame_mask(token_lengths.flatten(), tokens.size(2)).view(tokens.shape)
     tokens = torch.where(exists, tokens, BLANK)
@@ -109,20 +105,12 @@ def _reduced_ctc(
     torch's gradient with respect to its input x is exp(x) - occupancy, as if a
     log-softmax followed; so the occupancy is exp(x) - gradient.
 
-    Args:
-        log_probs: (B, T, V), float32 or float64.
-        lengths: (B,).
-        symbols: (B, K, S), token of each symbol.
-        labels: (B, K, U + 1), transcripts in symbols.
-        token_lengths: (B, K).
-
-    Returns:
-        The losses (B, K), and the occupancies of the symbols, (T, B, K, S), 0 in
-        frames of padding and for transcripts without an alignment.
+    Returns the losses (B, K), and the occupancies of the symbols, (T, B, K, S), 0 in
+    frames of padding and for transcripts without an alignment.
     """
     num_frames, (batch, num, size) = log_probs.size(1), symbols.shape
     frames = log_probs.transpose(0, 1).unsqueeze(2).expand(-1, -1, num, -1)
-    index = symbols.unsqueeze(0).expand(num_frames, -1, -1, -1)
+    index = symbols.unsqueeze(0).expand(num_frames, -1, -1, -1)  # (T, B, K, S)
     # A symbol that is nobody's, or a repeat of blank, must not be -inf: inf - inf.
     inputs = frames.gather(3, index).clamp_(min=torch.finfo(log_probs.dtype).min / 4)
     inputs = inputs.view(num_frames, batch * num, size)

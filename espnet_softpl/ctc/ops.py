@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 
 BLANK = 0
-
-
 PADDING = -1
 
 
@@ -22,7 +20,7 @@ def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
         max_length: Padded length.
 
     Returns:
-        (B, max_length), True where the position is not padding.
+        (B, max_length), True if the position is not padding.
     """
     positions = torch.arange(max_length, device=lengths.device)
     return positions.unsqueeze(0) < lengths.unsqueeze(1)

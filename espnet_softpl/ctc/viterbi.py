@@ -69,9 +69,8 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run the recursion over (T, B, S) emissions.
 
-    Returns:
-        moves (T, B, S) in int8, states advanced on entering each frame, 0, 1 or 2;
-        and the scores (B, S) at each utterance's last frame.
+    Returns moves (T, B, S) in int8, states advanced on entering each frame, 0, 1 or 2;
+    and the scores (B, S) at each utterance's last frame.
     """
     moves = emissions.new_zeros(emissions.shape, dtype=torch.int8)
     scores = emissions[0].clone()

@@ -1,4 +1,4 @@
-"""Filters: which pseudo-labels to trust, as a factor per utterance."""
+"""Filters: which pseudo-labels are kept, as a factor per utterance."""
 
 from espnet_softpl.filters.base import (
     REGISTRY,

@@ -36,15 +36,15 @@ class Candidate(NamedTuple):
 
 
 class Filter(Stateful, abc.ABC):
-    """A rule that says how far each label of a batch is to be trusted.
+    """A rule that gives each label of a batch a factor on its weight.
 
     Subclasses implement `__call__` and take their settings as keyword arguments. They
     leave the candidate as it is, and what they compute has no gradient.
 
     Attributes:
-        needs_rate: True where `Candidate.labeled_tokens_per_sample` is used.
-        needs_labeled: True where `observe` is to be called.
-        needs_dropout: True where `Candidate.relabel` is used.
+        needs_rate: True if `Candidate.labeled_tokens_per_sample` is used.
+        needs_labeled: True if `observe` is to be called.
+        needs_dropout: True if `Candidate.relabel` is used.
     """
 
     needs_rate: bool = False
@@ -59,7 +59,7 @@ class Filter(Stateful, abc.ABC):
             candidate: The labels of B utterances, and what they were made of.
 
         Returns:
-            (B,), in [0, 1] (or bool): the factor on the trust in each utterance; 0
+            (B,), in [0, 1] (or bool): the factor on the weight of each utterance; 0
             drops it.
         """
 
@@ -78,7 +78,6 @@ class Filter(Stateful, abc.ABC):
             tokens: The true transcripts, (B, U), padded with -1.
             token_lengths: Tokens per utterance, (B,).
         """
-        return None
 
 
 REGISTRY: Registry[Filter] = Registry("pl_filter", Filter)
@@ -103,7 +102,7 @@ def apply(
 
     Returns:
         weight (B,), the label's own times all factors; and reason (B,), int64: the
-        index of the first filter that left nothing of an utterance, -1 where it is
+        index of the first filter that left nothing of an utterance, -1 if it is
         kept, and the number of filters where the label's own weight was 0 before.
 
     Raises:
@@ -113,8 +112,8 @@ def apply(
     reason = torch.full_like(weight, KEPT, dtype=torch.int64)
     reason = reason.masked_fill(weight == 0, len(filters))
     for index, (name, judge) in enumerate(filters):
-        kept = reason == KEPT
-        if not bool(kept.any()):
+        remaining = reason == KEPT
+        if not bool(remaining.any()):
             break
         factor = judge(candidate)
         if factor.shape != weight.shape:
@@ -124,6 +123,6 @@ def apply(
                 f"per utterance"
             )
         # What is dropped stays dropped, even by a factor that is not a number.
-        weight = torch.where(kept, weight * factor.to(weight), weight)
-        reason = torch.where(kept & (weight == 0), index, reason)
+        weight = torch.where(remaining, weight * factor.to(weight), weight)
+        reason = torch.where(remaining & (weight == 0), index, reason)
     return weight, reason

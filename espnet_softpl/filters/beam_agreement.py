@@ -46,9 +46,6 @@ class BeamAgreement(Filter):
         """See `Filter.__call__`; 1 or 0."""
         label = candidate.label
         best = prefix_beam_search(label.log_probs, label.lengths, 1, self.beam_size)
-        apart = distance(
-            *greedy(label.log_probs, label.lengths),
-            best.tokens[:, 0],
-            best.token_lengths[:, 0],
-        )
-        return (apart <= self.max_distance).to(label.weight.dtype)
+        hypothesis = best.tokens[:, 0], best.token_lengths[:, 0]
+        edit_rate = distance(*greedy(label.log_probs, label.lengths), *hypothesis)
+        return (edit_rate <= self.max_distance).to(label.weight.dtype)

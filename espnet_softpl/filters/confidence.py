@@ -45,8 +45,7 @@ def calibrate(
     good = rate <= max_error
     # Equal confidences cannot be told apart: their rate is that behind the last one.
     good[:-1] &= confidence[1:] != confidence[:-1]
-    found = confidence[good]
-    return float(found[-1]) if found.numel() else math.inf
+    return float(confidence[good][-1]) if good.any() else math.inf
 
 
 @register("confidence")
@@ -54,7 +53,7 @@ class Confidence(Filter):
     """Keep utterances of a confidence that is given, or learned from labeled data.
 
     Kept are utterances with c >= threshold, c the geometric mean of the best posterior
-    over the frames whose best token is not blank (over all where there are none).
+    over the frames whose best token is not blank (over all if there are none).
 
     With `max_error` the threshold is calibrated at every labeled batch: among the last
     `window` labeled utterances it is the lowest confidence c such that those with a
@@ -138,7 +137,7 @@ class Confidence(Filter):
         self._remember(torch.cat([self._observed, new[~new[:, 0].isnan()]]))
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Filter.state_dict`: the window, where there is one."""
+        """See `Filter.state_dict`: the window, if there is one."""
         return {"observed": self._observed.clone()} if self.needs_labeled else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -47,11 +47,10 @@ class DropoutAgreement(Filter):
     def __call__(self, candidate: Candidate) -> torch.Tensor:
         """See `Filter.__call__`; 1 or 0."""
         label = candidate.label
-        farthest = torch.zeros_like(label.lengths, dtype=torch.float32)
+        highest = torch.zeros_like(label.lengths, dtype=torch.float32)
         for _ in range(self.samples):
             noisy = candidate.relabel()
-            apart = distance(
-                label.tokens, label.token_lengths, noisy.tokens, noisy.token_lengths
-            )
-            farthest = torch.maximum(farthest, apart)
-        return (farthest <= self.max_distance).to(label.weight.dtype)
+            hypothesis = noisy.tokens, noisy.token_lengths
+            edit_rate = distance(label.tokens, label.token_lengths, *hypothesis)
+            highest = torch.maximum(highest, edit_rate)
+        return (highest <= self.max_distance).to(label.weight.dtype)

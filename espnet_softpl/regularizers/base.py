@@ -36,7 +36,7 @@ def kept_mean(
             all of them count alike. `frame_weight` is ignored.
 
     Returns:
-        mean (V,), with gradient, zeros where nothing is kept; and frames (B,), 0 for
+        mean (V,), with gradient, zeros if nothing is kept; and frames (B,), 0 for
         the utterances that are dropped.
     """
     kept = (pseudo_label.weight > 0).to(lengths.device)

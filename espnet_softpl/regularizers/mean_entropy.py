@@ -39,18 +39,11 @@ class MeanEntropy(MeanRegularizer):
     frame has the highest mean entropy; and it pulls toward uniform use of tokens,
     which no language has (`prior_kl` pulls toward the labeled data's).
 
-    Args:
-        weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
-
-    Raises:
-        ValueError: weight is out of its range.
+    Settings: `MeanRegularizer`.
     """
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         mean, frames = kept_mean(log_probs, lengths, pseudo_label)

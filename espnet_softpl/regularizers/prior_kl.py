@@ -45,20 +45,13 @@ class PriorKL(MeanRegularizer):
     Known failure: it sees only the mean, so a student that says the prior at every
     frame pays nothing; and a small batch's mean differs from q by chance.
 
-    Args:
-        weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
-
-    Raises:
-        ValueError: weight is out of its range.
+    Settings: `MeanRegularizer`.
     """
 
     needs_prior = True
 
     def forward(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        pseudo_label: PseudoLabel,
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
     ) -> torch.Tensor:
         """See `PLCriterion.forward`."""
         mean, frames = kept_mean(log_probs, lengths, pseudo_label)

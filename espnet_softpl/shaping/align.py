@@ -19,10 +19,7 @@ MAX_RATIO = 10.0
 
 
 def align(
-    log_probs: torch.Tensor,
-    prior: torch.Tensor,
-    mean: torch.Tensor,
-    power: float = 1.0,
+    log_probs: torch.Tensor, prior: torch.Tensor, mean: torch.Tensor, power: float = 1.0
 ) -> torch.Tensor:
     """Multiply posteriors by (prior / mean) ** power, and renormalize.
 

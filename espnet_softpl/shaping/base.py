@@ -22,8 +22,8 @@ class Shaping(Stateful, abc.ABC):
     they compute has no gradient, and is in float32 for half precision.
 
     Attributes:
-        needs_prior: True where `PseudoLabel.prior` is used.
-        sets_frame_weight: True where `PseudoLabel.frame_weight` is set.
+        needs_prior: True if `PseudoLabel.prior` is used.
+        sets_frame_weight: True if `PseudoLabel.frame_weight` is set.
     """
 
     needs_prior: bool = False

@@ -1,4 +1,4 @@
-"""Trust frames, tokens and utterances as far as the teacher is sure of them.
+"""Weigh frames, tokens and utterances by how sure the teacher is of them.
 
 B utterances, T frames after subsampling, V tokens with blank.
 """
@@ -16,22 +16,6 @@ from espnet_softpl.labels.confidence import (
 )
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register
-
-
-def trust(
-    confidence: torch.Tensor, power: float = 1.0, threshold: float = 0.0
-) -> torch.Tensor:
-    """Turn confidence into a weight.
-
-    Args:
-        confidence: Any shape, in [0, 1].
-        power: At least 0; 0 trusts everything above the threshold alike.
-        threshold: In [0, 1]; what is below it has weight 0.
-
-    Returns:
-        confidence ** power, or 0; the shape of `confidence`.
-    """
-    return torch.where(confidence >= threshold, confidence**power, 0.0)
 
 
 def weigh_frames(label: PseudoLabel, weight: torch.Tensor) -> PseudoLabel:
@@ -77,15 +61,35 @@ class FrameConfidence(Shaping):
     def __call__(self, label: PseudoLabel) -> PseudoLabel:
         """See `Shaping.__call__`."""
         confidence = frame_confidence(label.log_probs)
-        return weigh_frames(label, trust(confidence, 0.0, self.threshold))
+        return weigh_frames(label, (confidence >= self.threshold).to(confidence))
+
+
+class Weighing(Shaping):
+    """The base of weights that are a power of a confidence, above a threshold.
+
+    Args:
+        power: At least 0; 0 weighs everything above the threshold alike.
+        threshold: In [0, 1]; what is below it has weight 0.
+
+    Raises:
+        ValueError: A value out of its range.
+    """
+
+    def __init__(self, power: float = 1.0, threshold: float = 0.0) -> None:
+        self.power = not_negative("power", power)
+        self.threshold = fraction("threshold", threshold)
+
+    def weight_of(self, confidence: torch.Tensor) -> torch.Tensor:
+        """Turn confidence of any shape, in [0, 1], into weights of that shape."""
+        return torch.where(confidence >= self.threshold, confidence**self.power, 0.0)
 
 
 @register("token_confidence")
-class TokenConfidence(Shaping):
+class TokenConfidence(Weighing):
     """Weigh all frames of a token by its highest posterior.
 
     w_t <- w_t * c_t ** power, c_t the highest posterior within the run of frames with
-    the same best token around t, blank included; 0 where c_t is below the threshold.
+    the same best token around t, blank included; 0 if c_t is below the threshold.
     The frames at a token's edges, where it is never sure, so keep its weight.
 
     Source: the thresholds of USR (Haliassos et al. 2024,
@@ -94,33 +98,24 @@ class TokenConfidence(Shaping):
     Known failure: tokens that the teacher has missed lie inside runs of blank, and are
     weighed by the surest frame of that run.
 
-    Args:
-        power: At least 0; 0 weighs everything above the threshold alike.
-        threshold: In [0, 1]; 0 keeps every frame.
-
-    Raises:
-        ValueError: A value out of its range.
+    Settings: `Weighing`.
     """
 
     sets_frame_weight = True
-
-    def __init__(self, power: float = 1.0, threshold: float = 0.0) -> None:
-        self.power = not_negative("power", power)
-        self.threshold = fraction("threshold", threshold)
 
     @torch.no_grad()
     def __call__(self, label: PseudoLabel) -> PseudoLabel:
         """See `Shaping.__call__`."""
         confidence = token_confidence(label.log_probs, label.lengths)
-        return weigh_frames(label, trust(confidence, self.power, self.threshold))
+        return weigh_frames(label, self.weight_of(confidence))
 
 
 @register("utterance_confidence")
-class UtteranceConfidence(Shaping):
+class UtteranceConfidence(Weighing):
     """Weigh utterances by the mean confidence of their tokens.
 
     w_b <- w_b * c_b ** power, c_b the geometric mean of the best posterior over the
-    frames whose best token is not blank (over all where there are none); 0 where c_b
+    frames whose best token is not blank (over all if there are none); 0 if c_b
     is below the threshold.
 
     Source: ours, a likelihood normalized by length (compare Kahn et al. 2019,
@@ -129,22 +124,11 @@ class UtteranceConfidence(Shaping):
     Known failure: short and frequent phrases are the surest ones, so training moves
     toward them; and a teacher that is sure of its errors is believed.
 
-    Args:
-        power: At least 0; 0 weighs everything above the threshold alike.
-        threshold: In [0, 1]; 0 keeps every utterance.
-
-    Raises:
-        ValueError: A value out of its range.
+    Settings: `Weighing`.
     """
-
-    def __init__(self, power: float = 1.0, threshold: float = 0.0) -> None:
-        self.power = not_negative("power", power)
-        self.threshold = fraction("threshold", threshold)
 
     @torch.no_grad()
     def __call__(self, label: PseudoLabel) -> PseudoLabel:
         """See `Shaping.__call__`."""
         confidence = utterance_confidence(label.log_probs, label.lengths)
-        return label._replace(
-            weight=label.weight * trust(confidence, self.power, self.threshold)
-        )
+        return label._replace(weight=label.weight * self.weight_of(confidence))

@@ -1,11 +1,10 @@
 """Teachers: who labels.
 
-A teacher that keeps weights of its own is born at the first unlabeled mini-batch, as
-a copy of the student at that moment: of the seed model where pseudo-labeling starts at
-once, of the warmed-up model where it starts later. It is in float32 and in eval mode,
-and lives outside the student's `parameters()` and `state_dict()`. What a teacher does
-depends on the student's weights alone: processes that hold the same student hold the
-same teacher, without a further exchange.
+A teacher that keeps weights of its own copies the student at the first unlabeled
+mini-batch: the base model if pseudo-labeling starts at once, the warmed-up model if it
+starts later. The copy is in float32 and in eval mode, outside the student's
+`parameters()` and `state_dict()`. What a teacher does depends on the student's weights
+alone: processes that hold the same student hold the same teacher, with no exchange.
 """
 
 from espnet_softpl.core.modules import evaluating, frozen_copy

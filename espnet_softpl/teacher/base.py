@@ -18,10 +18,10 @@ class Teacher:
 
     Attributes:
         kind: What the state is marked with, so that it is restored into a teacher of
-            the same kind only; the class's name where a subclass does not say.
+            the same kind only; the class's name if a subclass does not say.
         keep: Number of the best epochs whose model files must be kept for it.
         criterion: What they are the best by, as in ESPnet's `best_model_criterion`:
-            phase, statistic, `min` or `max`; None where `keep` is 0.
+            phase, statistic, `min` or `max`; None if `keep` is 0.
     """
 
     kind: str = "student"
@@ -58,7 +58,7 @@ class Teacher:
         Args:
             student: The model in training, not wrapped for distribution.
             finished: Number and value of `criterion` of every finished epoch; NaN
-                where an epoch has none. Empty for a teacher without `criterion`.
+                if an epoch has none. Empty for a teacher without `criterion`.
             read: Returns the model of an epoch, its `state_dict()` as ESPnet saved
                 it; for the `keep` best epochs.
         """
@@ -67,7 +67,7 @@ class Teacher:
         """Return what a resumed run needs, tensors and plain values only.
 
         Subclasses add to this. The weights of a teacher that has its own are
-        `model`, None before its birth.
+        `model`, None before the first unlabeled mini-batch.
         """
         return {"kind": self.kind}
 
@@ -90,15 +90,7 @@ class Teacher:
 
 
 REGISTRY: Registry[Teacher] = Registry("pl_teacher", Teacher)
-
-
 REGISTRY.register("student")(Teacher)
-
-
 register = REGISTRY.register
-
-
 available = REGISTRY.available
-
-
 build = REGISTRY.build

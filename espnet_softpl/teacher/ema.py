@@ -18,26 +18,14 @@ def resolve_decay(
     steps_per_epoch: int | None = None,
     every_steps: int = 1,
 ) -> float:
-    """Turn the ways to give a decay into the decay of one update.
+    """Turn the ways to give a decay into the decay of one update, in [0, 1].
 
-    Args:
-        decay: That of one update itself, in [0, 1].
-        half_life_steps: Optimizer steps that halve a weight, greater than 0.
-        retention: What an epoch leaves of a weight, in (0, 1].
-        steps_per_epoch: Optimizer steps of an epoch, at least 1; with retention only.
-        every_steps: Optimizer steps from one update to the next, at least 1.
-
-    Returns:
-        The decay, in [0, 1]; 0.999 where none of the three is given.
-
-    Raises:
-        ValueError: A value out of its range, several of the three, or retention
-            without steps_per_epoch or the other way around.
+    The arguments and what is refused: `EMATeacher`.
     """
     ways = dict(decay=decay, half_life_steps=half_life_steps, retention=retention)
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise ValueError(f"give one of {', '.join(given)}, not both or all of them")
+    chosen = [name for name, value in ways.items() if value is not None]
+    if len(chosen) > 1:
+        raise ValueError(f"give one of {', '.join(chosen)}, not both or all of them")
     if (retention is None) != (steps_per_epoch is None):
         raise ValueError("give retention and steps_per_epoch together, or neither")
     if half_life_steps is not None:
@@ -65,7 +53,7 @@ class EMATeacher(FollowingTeacher):
 
     Args:
         decay: Of one update, in [0, 1]; 0 is the student of the last update, 1 never
-            moves. 0.999 where neither this nor one of the next two is given.
+            moves. 0.999 if neither this nor one of the next two is given.
         half_life_steps: Optimizer steps after which the weight of a past student has
             halved, greater than 0: decay = 0.5 ** (every_steps / half_life_steps).
         retention: Share of the old teacher that is left after an epoch, in (0, 1]:
@@ -75,7 +63,7 @@ class EMATeacher(FollowingTeacher):
         steps_per_epoch: Optimizer steps of an epoch, at least 1; with `retention`, and
             only then.
         every_steps: An update is done at every so many optimizer steps only, counted
-            from the teacher's birth, at least 1. Ours, to save time.
+            from the first unlabeled mini-batch, at least 1. Ours, to save time.
         warmup: True bounds the decay of the n-th update, n from 1, by
             (1 + n) / (10 + n), so that a young teacher follows quickly; the rule of
             https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage

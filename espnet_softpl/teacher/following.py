@@ -33,7 +33,7 @@ def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 def _follow_finite(
     old: Sequence[torch.Tensor], new: Sequence[torch.Tensor], decay: float
 ) -> None:
-    """Average in place, but leave a value as it is where the new one is not finite."""
+    """Average in place, but leave a value as it is if the new one is not finite."""
     # One tensor: a handful of operations whatever the number of layers, and no value
     # has to be waited for, as a decision in Python would.
     before, now = _flat(old), _flat(new)
@@ -81,7 +81,7 @@ def follow(
 class FollowingTeacher(FrozenTeacher, abc.ABC):
     """The base of teachers that are moved every so many optimizer steps.
 
-    Steps are counted from the teacher's birth.
+    Steps are counted from the first unlabeled mini-batch.
 
     Args:
         every_steps: Optimizer steps from one move to the next, at least 1.

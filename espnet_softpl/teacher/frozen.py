@@ -1,4 +1,4 @@
-"""A teacher with weights of its own, which stay as they were at its birth."""
+"""A teacher with weights of its own, which stay as they were when copied."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ class FrozenTeacher(Teacher):
     def __init__(self) -> None:
         self._copy: torch.nn.Module | None = None
 
-    @property
-    def born(self) -> bool:
-        """Whether the first unlabeled mini-batch has been seen."""
-        return self._copy is not None
-
     def module(self, student: torch.nn.Module) -> torch.nn.Module:
         """See `Teacher.module`; the first call copies the student."""
         if self._copy is None:
@@ -31,7 +26,7 @@ class FrozenTeacher(Teacher):
         return self._copy
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Teacher.state_dict`: the copy's weights, or None before its birth."""
+        """See `Teacher.state_dict`: the copy's weights, or None before it is made."""
         weights = None if self._copy is None else self._copy.state_dict()
         return {**super().state_dict(), "model": weights}
 
@@ -41,9 +36,8 @@ class FrozenTeacher(Teacher):
         if state["model"] is None:
             self._copy = None
             return
-        check_structure(
-            state["model"], student.state_dict(), "pl_teacher: the saved weights"
-        )
+        what = "pl_teacher: the saved weights"
+        check_structure(state["model"], student.state_dict(), what)
         # First forgotten, so that two copies never need memory at once.
         self._copy = None
         self.module(student).load_state_dict(state["model"])

@@ -23,27 +23,27 @@ def best_epochs(finished: Sequence[tuple[int, float]], n: int, mode: str) -> lis
     Args:
         finished: Number and value of every finished epoch. A value that is not finite
             leaves its epoch out.
-        n: How many, at least 1; fewer where there are fewer.
-        mode: `min` where small values are good, `max` where great ones are.
+        n: How many, at least 1; fewer if there are fewer.
+        mode: `min` if small values are good, `max` if great ones are.
 
     Returns:
         Numbers of epochs, the best first; of equal values the earlier epoch.
     """
     sign = 1.0 if mode == "min" else -1.0
-    usable = [
+    ranked = sorted(
         (sign * value, epoch) for epoch, value in finished if math.isfinite(value)
-    ]
-    return [epoch for _, epoch in sorted(usable)[:n]]
+    )
+    return [epoch for _, epoch in ranked[:n]]
 
 
 @register("topn")
 class TopNTeacher(FrozenTeacher):
     """The uniform average of the n best epochs' models (`pl_teacher: topn`).
 
-    It is born at the first unlabeled mini-batch as a copy of the student, and stays
-    that until the epoch ends; at the start of each later epoch it becomes the average
-    of the best of all epochs that are finished by then, those before its birth
-    included. Where no epoch has a finite value yet, it stays as it is.
+    From the first unlabeled mini-batch to the end of that epoch it is a copy of the
+    student; at the start of each later epoch it becomes the average of the best of all
+    epochs that are finished by then, those before the copy included. If no epoch has a
+    finite value yet, it stays as it is.
 
     Source: the teacher of TopIPL (https://arxiv.org/abs/2506.07659), whose code
     averages the saved top-N checkpoints uniformly.

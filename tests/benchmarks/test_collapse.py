@@ -13,15 +13,15 @@ from tests import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import collapse  # noqa: E402
-import common  # noqa: E402
+import collapse
+import common
 
 from espnet_softpl import (
     criteria,
     regularizers,
-    shaping,  # noqa: E402
+    shaping,
 )
-from espnet_softpl.core.registry import named_confs  # noqa: E402
+from espnet_softpl.core.registry import named_confs
 from espnet_softpl.monitors import guard
 
 STEPS = [0, 20, 40, 60]

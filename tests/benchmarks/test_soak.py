@@ -17,8 +17,8 @@ from tests.support.espnet_runs import PL, config, load, make_data
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import cache_use  # noqa: E402
-import soak  # noqa: E402
+import cache_use
+import soak
 
 CACHED = dict(pl_cache="slimipl", pl_cache_conf={"size": 2, "probability": 0.5})
 

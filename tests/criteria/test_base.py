@@ -12,14 +12,7 @@ from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from tests import ROOT
-from tests.conftest import (
-    all_paths,
-    make_label,
-    make_log_probs,
-    path_log_prob,
-    pick,
-    reference_collapse,
-)
+from tests.conftest import make_label, make_log_probs, pick
 
 SETTINGS = {
     "best_path_ce": [{}],
@@ -104,17 +97,22 @@ def test_shape_gradients_and_no_gradient_to_the_teacher(name, conf) -> None:
 
 
 @every_criterion
-def test_padding_is_invisible_bit_for_bit(name, conf) -> None:
+def test_padding_is_invisible(name, conf) -> None:
+    """What stands in it changes no bit; its size may only group a sum otherwise."""
     criterion = criteria.build(name, **conf)
     logits, label = student_and_label()
     losses = evaluate(criterion, logits.log_softmax(-1), LENGTHS, label)
-    junk = 10 * torch.randn(B, 3, V)
-    wide = torch.cat([logits, junk], 1).log_softmax(-1)
-    label_wide = label._replace(
-        log_probs=torch.cat([label.log_probs, junk.log_softmax(-1)], 1),
-        tokens=F.pad(label.tokens, (0, 2), value=-1),
-    )
-    assert torch.equal(losses, evaluate(criterion, wide, LENGTHS, label_wide))
+    padded = []
+    for _ in range(2):
+        junk = 10 * torch.randn(B, 3, V)
+        wide = torch.cat([logits, junk], 1).log_softmax(-1)
+        label_wide = label._replace(
+            log_probs=torch.cat([label.log_probs, junk.log_softmax(-1)], 1),
+            tokens=F.pad(label.tokens, (0, 2), value=-1),
+        )
+        padded.append(evaluate(criterion, wide, LENGTHS, label_wide))
+    assert torch.equal(*padded)
+    torch.testing.assert_close(padded[0], losses, rtol=1e-6, atol=1e-6)
 
 
 @every_criterion
@@ -125,7 +123,7 @@ def test_order_and_company_do_not_matter(name, conf) -> None:
     losses = evaluate(criterion, log_probs, LENGTHS, label)
     order = torch.tensor([2, 0, 3, 1])
     shuffled = evaluate(criterion, log_probs[order], LENGTHS[order], pick(label, order))
-    assert torch.equal(losses[order], shuffled)
+    torch.testing.assert_close(shuffled, losses[order], rtol=1e-6, atol=1e-6)
     alone = slice(2, 3)
     one = evaluate(criterion, log_probs[alone], LENGTHS[alone], pick(label, alone))
     torch.testing.assert_close(one, losses[alone], rtol=1e-6, atol=1e-6)
@@ -226,67 +224,20 @@ def test_a_gpu_computes_the_same(name, conf) -> None:
 
 @every_criterion
 def test_gradcheck(name, conf) -> None:
+    """Central differences of all inputs, as copies of an utterance in one batch."""
     criterion = criteria.build(name, **conf)
     logits, label = student_and_label(torch.float64)
-
-    def loss(x: torch.Tensor) -> torch.Tensor:
-        return evaluate(criterion, x.log_softmax(-1), LENGTHS, label)
-
-    assert torch.autograd.gradcheck(loss, (logits,))
-
-
-@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("transcript", [(), (1,), (1, 1), (1, 2), (2, 1, 2), (1, 1, 1)])
-def test_hard_ctc_sums_over_all_alignments(frames, transcript) -> None:
-    log_probs = make_log_probs(1, frames, 4, torch.float64)
-    scores = [
-        path_log_prob(log_probs[0], path)
-        for path in all_paths(frames, 4)
-        if reference_collapse(path) == transcript
-    ]
-    loss = criteria.hard_ctc(
-        log_probs,
-        torch.tensor([frames]),
-        torch.tensor([transcript], dtype=torch.long),
-        torch.tensor([len(transcript)]),
-    )
-    if scores:
-        expected = -torch.stack(scores).logsumexp(0)
-        torch.testing.assert_close(loss[0], expected)
-    else:
-        assert loss[0] == 0.0  # no alignment: left out, not infinite
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
-def test_soft_ce_is_the_cross_entropy_over_all_alignments(temperature) -> None:
-    frames, tokens = 4, 3
-    student = make_log_probs(1, frames, tokens, torch.float64)
-    teacher = make_log_probs(1, frames, tokens, torch.float64)
-    softened = (teacher / temperature).log_softmax(-1)
-    expected = -sum(
-        path_log_prob(softened[0], path).exp() * path_log_prob(student[0], path)
-        for path in all_paths(frames, tokens)
-    )
-    loss = criteria.soft_ce(student, torch.tensor([frames]), teacher, temperature)
-    torch.testing.assert_close(loss[0], expected)
-
-
-def test_soft_ce_gradient_is_student_minus_teacher() -> None:
-    logits, label = student_and_label(torch.float64)
-    criteria.soft_ce(logits.log_softmax(-1), LENGTHS, label.log_probs).sum().backward()
-    difference = logits.detach().softmax(-1) - label.log_probs.exp()
-    for row, expected, length in zip(logits.grad, difference, LENGTHS):
-        torch.testing.assert_close(row[:length], expected[:length])
-
-
-def test_soft_ce_of_a_sharp_teacher_is_the_loss_of_its_best_path() -> None:
-    logits, label = student_and_label(torch.float64)
-    log_probs = logits.log_softmax(-1)
-    losses = criteria.soft_ce(log_probs, LENGTHS, label.log_probs, temperature=1e-4)
-    best = label.log_probs.argmax(-1)
-    picked = log_probs.gather(2, best.unsqueeze(2)).squeeze(2)
-    expected = torch.stack([-row[:n].sum() for row, n in zip(picked, LENGTHS)])
-    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+    losses = evaluate(criterion, logits.log_softmax(-1), LENGTHS, label)
+    steps = 1e-6 * torch.eye(T * V, dtype=torch.float64).view(-1, T, V)
+    for b in range(B):
+        (gradient,) = torch.autograd.grad(losses[b], logits, retain_graph=True)
+        copies = logits.detach()[b] + torch.cat([steps, -steps])  # (2 * T * V, T, V)
+        rows = torch.full((len(copies),), b)
+        args = (copies.log_softmax(-1), LENGTHS[rows], pick(label, rows))
+        above, below = evaluate(criterion, *args).chunk(2)
+        expected = torch.zeros_like(logits)  # Other utterances change nothing.
+        expected[b] = ((above - below) / 2e-6).view(T, V)
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
 def one_hot_label(dtype=torch.float64) -> PseudoLabel:
@@ -355,196 +306,6 @@ def test_limits(name, conf, limit) -> None:
     torch.testing.assert_close(losses[rows], expected[rows], rtol=1e-6, atol=1e-6)
 
 
-def test_blank_handling_keeps_the_frames_that_it_says() -> None:
-    best = torch.tensor([[0, 0, 1, 0, 0, 2, 2, 0, 0]])
-    teacher = F.one_hot(best, V).float().mul(9).log_softmax(-1)
-    label = make_label(teacher, torch.tensor([8]))
-    student = make_log_probs(1, T, V)
-    per_frame = -(teacher.exp() * student).sum(-1)[0]
-    for conf, frames in (
-        ({"blank": "drop"}, [2, 5, 6]),
-        ({"blank": "symmetric", "window": 0}, [2, 5, 6]),
-        ({"blank": "symmetric", "window": 1}, [1, 2, 3, 4, 5, 6, 7]),
-        ({"blank": "all"}, list(range(8))),
-    ):
-        loss = criteria.build("soft_ce", **conf)(student, torch.tensor([8]), label)
-        torch.testing.assert_close(loss[0], per_frame[frames].sum())
-
-
-def test_distillation_keeps_the_size_of_its_gradient() -> None:
-    """The square of the temperature: the point of `scale_by_square`."""
-    logits, label = student_and_label(torch.float64)
-    conf = dict(temperature=50.0, student_temperature=50.0, scale_by_square=True)
-    criteria.build("soft_ce", **conf)(
-        logits.log_softmax(-1), LENGTHS, label
-    ).sum().backward()
-    # At a high temperature the gradient tends to that of half the squared distance
-    # of the centered logits, divided by the number of tokens.
-    distance = logits.detach() - label.log_probs
-    expected = (distance - distance.mean(-1, keepdim=True)) / V
-    torch.testing.assert_close(logits.grad[0], expected[0], rtol=0.2, atol=0.02)
-
-
-def tiny(frames: int = 4, tokens: int = 3) -> tuple[torch.Tensor, PseudoLabel]:
-    """Draw a student and a label that are small enough to enumerate."""
-    label = make_log_probs(1, frames, tokens, torch.float64)
-    student = make_log_probs(1, frames, tokens, torch.float64)
-    return student, make_label(label, torch.tensor([frames]))
-
-
-def transcript_log_probs(log_probs: torch.Tensor) -> dict[tuple, torch.Tensor]:
-    """List log P(transcript) of every transcript of (T, V) log-posteriors."""
-    found: dict[tuple, list[torch.Tensor]] = {}
-    for path in all_paths(*log_probs.shape):
-        score = path_log_prob(log_probs, path)
-        found.setdefault(reference_collapse(path), []).append(score)
-    return {y: torch.stack(scores).logsumexp(0) for y, scores in found.items()}
-
-
-def transcript_cross_entropy(student: torch.Tensor, teacher: torch.Tensor) -> float:
-    ours, theirs = transcript_log_probs(student), transcript_log_probs(teacher)
-    return float(-sum(theirs[y].exp() * ours[y] for y in theirs))
-
-
-@pytest.mark.parametrize("frames, tokens", [(1, 3), (3, 4), (4, 3), (5, 3)])
-def test_nbest_ctc_of_all_transcripts_is_the_transcript_cross_entropy(
-    frames, tokens
-) -> None:
-    student, label = tiny(frames, tokens)
-    number = len(transcript_log_probs(label.log_probs[0]))
-    criterion = criteria.build("nbest_ctc", nbest=number, beam_size=2 * number)
-    loss = criterion(student, label.lengths, label)
-    expected = transcript_cross_entropy(student[0], label.log_probs[0])
-    assert loss.item() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_sampled_ctc_estimates_the_transcript_cross_entropy(temperature) -> None:
-    student, label = tiny()
-    teacher = (label.log_probs / temperature).log_softmax(-1)
-    expected = transcript_cross_entropy(student[0], teacher[0])
-    conf = dict(temperature=temperature, num_samples=20_000)
-    loss = criteria.build("sampled_ctc", **conf)(student, label.lengths, label)
-    # One standard error is about 0.01.
-    assert loss.item() == pytest.approx(expected, abs=0.05)
-    paths = criteria.build("sampled_path_ce", **conf)(student, label.lengths, label)
-    exact = criteria.soft_ce(student, label.lengths, teacher)
-    assert paths.item() == pytest.approx(exact.item(), abs=0.05)
-
-
-def test_every_call_samples_anew_and_a_seed_repeats_it() -> None:
-    logits, label = student_and_label()
-    for name in ("sampled_ctc", "sampled_path_ce"):
-        criterion = criteria.build(name)
-        args = (logits.log_softmax(-1), LENGTHS, label)
-        first = evaluate(criterion, *args)
-        assert not torch.equal(first, criterion(*args))
-        assert torch.equal(first, evaluate(criterion, *args))
-
-
-@pytest.mark.parametrize("number", [1, 2, 5])
-def test_occupancy_ce_weighs_all_alignments_of_its_transcripts(number) -> None:
-    student, label = tiny()
-    teacher = label.log_probs[0]
-    likely = sorted(transcript_log_probs(teacher).items(), key=lambda item: -item[1])
-    chosen = dict(likely[:number])
-    if number == 1:
-        chosen = {tuple(label.tokens[0].tolist()): torch.zeros((), dtype=torch.double)}
-    total = torch.stack(list(chosen.values())).exp().sum()
-    expected = 0.0
-    for transcript, score in chosen.items():
-        paths = [p for p in all_paths(4, 3) if reference_collapse(p) == transcript]
-        weights = torch.stack([path_log_prob(teacher, p) for p in paths]).softmax(0)
-        costs = torch.stack([-path_log_prob(student[0], p) for p in paths])
-        expected = expected + score.exp() / total * (weights * costs).sum()
-    loss = criteria.build("occupancy_ce", nbest=number, beam_size=50)(
-        student, label.lengths, label
-    )
-    torch.testing.assert_close(loss[0], expected, rtol=1e-6, atol=1e-6)
-
-
-def test_occupancy_ce_of_all_transcripts_is_soft_ce() -> None:
-    student, label = tiny()
-    criterion = criteria.build("occupancy_ce", nbest=40, beam_size=80)
-    torch.testing.assert_close(
-        criterion(student, label.lengths, label),
-        criteria.soft_ce(student, label.lengths, label.log_probs),
-        rtol=1e-6,
-        atol=1e-6,
-    )
-
-
-def test_soft_ctc_of_one_frame_sums_the_student_over_the_teacher() -> None:
-    """With one frame there is one bin, and the network is the teacher itself."""
-    student, label = tiny(frames=1, tokens=4)
-    loss = criteria.build("soft_ctc", nbest=4)(student, label.lengths, label)
-    expected = -(label.log_probs + student).logsumexp(-1)
-    torch.testing.assert_close(loss, expected[:, 0], rtol=1e-6, atol=1e-6)
-
-
-def test_consistency_is_the_symmetric_divergence_of_two_views() -> None:
-    one = torch.randn(B, T, V, dtype=torch.float64, requires_grad=True)
-    two = torch.randn(B, T, V, dtype=torch.float64, requires_grad=True)
-    _, label = student_and_label(torch.float64)
-    criterion = criteria.build("consistency", labeled_weight=0.5)
-    views = one.log_softmax(-1), two.log_softmax(-1)
-    losses = criterion(views[0], LENGTHS, label._replace(second_view=views[1]))
-    losses.sum().backward()
-    p, q = one.detach().softmax(-1), two.detach().softmax(-1)
-    for b, length in enumerate(LENGTHS):
-        p_b, q_b = p[b, :length], q[b, :length]
-        expected = 0.5 * ((p_b - q_b) * (p_b.log() - q_b.log())).sum()
-        torch.testing.assert_close(losses[b], expected)
-        torch.testing.assert_close(one.grad[b, :length], 0.5 * (p_b - q_b))
-        torch.testing.assert_close(two.grad[b, :length], 0.5 * (q_b - p_b))
-    torch.testing.assert_close(
-        criterion.on_labeled(views[0], LENGTHS, views[1]), 0.5 * losses
-    )
-    same = label._replace(second_view=views[0])
-    nothing = criterion(views[0], LENGTHS, same)
-    torch.testing.assert_close(nothing, torch.zeros_like(nothing))
-
-
-def test_blend_sums_its_parts_and_averages_over_two_views() -> None:
-    logits, label = student_and_label()
-    log_probs = logits.log_softmax(-1)
-    second = make_log_probs(B, T, V)
-    label = label._replace(second_view=second)
-    blend = criteria.build(
-        "blend",
-        parts=[
-            {"criterion": "hard_ctc", "weight": 0.7},
-            {
-                "criterion": "consistency",
-                "criterion_conf": {"labeled_weight": 0.5},
-                "weight": 0.2,
-            },
-        ],
-    )
-    assert blend.views == 2 and blend.labeled_weight == pytest.approx(0.1)
-    hard = criteria.build("hard_ctc")
-    both = hard(log_probs, LENGTHS, label) + hard(second, LENGTHS, label)
-    agree = criteria.build("consistency")(log_probs, LENGTHS, label)
-    torch.testing.assert_close(
-        blend(log_probs, LENGTHS, label), 0.7 * 0.5 * both + 0.2 * agree
-    )
-    torch.testing.assert_close(
-        blend.on_labeled(log_probs, LENGTHS, second), 0.1 * agree
-    )
-
-
-def test_what_a_blend_tells_the_engine() -> None:
-    hard = criteria.build("blend", parts=[{"criterion": "hard_ctc"}])
-    assert not hard.frame_level and hard.trains_decoder and hard.views == 1
-    mixed = criteria.build("blend")
-    assert mixed.frame_level and mixed.trains_decoder
-
-
-def test_soft_ce_takes_probabilities_of_exactly_zero() -> None:
-    certain = torch.tensor([[[0.0, -math.inf]]])
-    assert criteria.soft_ce(certain, torch.tensor([1]), certain).tolist() == [0.0]
-
-
 def test_a_users_criterion_by_dotted_path() -> None:
     criterion = criteria.build(f"{__name__}:Mine", scale=3.0)
     _, label = student_and_label()
@@ -603,3 +364,10 @@ class Unfinished(PLCriterion):
 def test_a_criterion_without_forward_is_refused() -> None:
     with pytest.raises(ValueError, match="abstract"):
         criteria.build(f"{__name__}:Unfinished")
+
+
+def tiny(frames: int = 4, tokens: int = 3) -> tuple[torch.Tensor, PseudoLabel]:
+    """Draw a student and a label that are small enough to enumerate."""
+    label = make_log_probs(1, frames, tokens, torch.float64)
+    student = make_log_probs(1, frames, tokens, torch.float64)
+    return student, make_label(label, torch.tensor([frames]))

@@ -8,9 +8,9 @@ The line before a block may be a mark:
 * `<!-- tests: tests/test_x.py -->`, once on a page: the file that runs all of its
   blocks without a mark of their own.
 
-Without a mark: YAML is built by tests/docs/test_claims.py; Python is run here, all blocks of a
-page in order; of commands those of the recipe are run with `--dry_run`, and those of
-Python programs given to their parsers.
+Without a mark: YAML is built by tests/docs/test_claims.py; Python is run here, all
+blocks of a page in order; of commands those of the recipe are run with `--dry_run`, and
+those of Python programs given to their parsers.
 """
 
 from __future__ import annotations

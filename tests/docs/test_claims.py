@@ -65,7 +65,7 @@ def yaml_blocks() -> Iterator[Any]:
 def test_every_name_has_its_rows() -> None:
     rows = [first_cell(row) for row in table("name")]
     parts = (*regularizers.available(), *shaping.available())
-    wanted = {name: 3 for name in criteria.available()} | dict.fromkeys(parts, 2)
+    wanted = dict.fromkeys(criteria.available(), 3) | dict.fromkeys(parts, 2)
     assert {name: rows.count(name) for name in rows} == wanted
 
 

@@ -122,7 +122,7 @@ def test_training_on_features(data: Data, tmp_path: Path, capsys) -> None:
         scp = write_features(tmp_path / f"{part}.scp", names, 20, seed=len(part))
         spec = [[str(scp), "speech", "kaldi_ark"], [text, "text", "text"]]
         more[f"{key}_data_path_and_name_and_type"] = spec
-        shape = {name: "60,20" for name in names}
+        shape = dict.fromkeys(names, "60,20")
         shapes = [str(write_lines(tmp_path / f"{part}_shape", shape))]
         more[f"{key}_shape_file"] = [*shapes, data.path(part, "text_shape")]
     names = [f"u{number:02d}" for number in range(12)]

@@ -92,7 +92,7 @@ def kaldi_dir(root: Path, name: str, first: int, text: bool = True) -> Path:
         wav[f"{name}{number}"] = str(path)
     write_table(directory / "wav.scp", wav)
     if text:
-        write_table(directory / "text", {utterance: "A B" for utterance in wav})
+        write_table(directory / "text", dict.fromkeys(wav, "A B"))
     return directory
 
 

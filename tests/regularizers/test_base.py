@@ -1,18 +1,14 @@
 """Regularizers and the running mean: generic properties, and plain loops."""
 
-import io
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from espnet_softpl import regularizers
-from espnet_softpl.labels.prior import FLOOR, RunningMean, mean_posterior, with_floor
+from espnet_softpl.labels.prior import FLOOR, mean_posterior
 from espnet_softpl.labels.pseudo_label import PseudoLabel
-from espnet_softpl.regularizers.mean_entropy import negative_entropy
-from espnet_softpl.regularizers.prior_kl import kl_to_prior
-from tests.conftest import make_label, make_log_probs
+from tests.conftest import make_label, make_log_probs, plain_mean
 
 SETTINGS = {
     "mean_entropy": [{}, {"weight": 1.0}],
@@ -41,18 +37,6 @@ def rows(label: PseudoLabel, index) -> PseudoLabel:
         for name in ("log_probs", "lengths", "tokens", "token_lengths", "weight")
     }
     return label._replace(**fields)
-
-
-def plain_mean(probs: torch.Tensor, lengths, weight) -> list[float]:
-    """Average the frames of the kept utterances, one number at a time."""
-    total, frames = [0.0] * V, 0
-    for b in range(len(lengths)):
-        if weight[b] > 0:
-            for t in range(int(lengths[b])):
-                frames += 1
-                for v in range(V):
-                    total[v] += float(probs[b, t, v])
-    return [share / frames for share in total]
 
 
 def plain_term(name: str, mean: list[float]) -> float:
@@ -187,30 +171,9 @@ def test_degenerate_batches_stay_finite(name, conf, kind) -> None:
         assert (losses == 0).all() and (logits.grad == 0).all()
 
 
-def test_prior_kl_of_an_unknown_prior_is_zero_with_a_graph() -> None:
-    logits, label = student_and_label()
-    log_probs = logits.log_softmax(-1)
-    label = label._replace(prior=None)
-    losses = regularizers.build("prior_kl")(log_probs, LENGTHS, label)
-    losses.sum().backward()
-    assert (losses == 0).all() and (logits.grad == 0).all()
-
-
 def test_only_prior_kl_needs_the_prior() -> None:
     asked = {name: regularizers.build(name).needs_prior for name in SETTINGS}
     assert asked == {"mean_entropy": False, "prior_kl": True}
-
-
-def test_minima() -> None:
-    uniform = torch.full((V,), 1.0 / V)
-    one_hot = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
-    torch.testing.assert_close(negative_entropy(uniform).item(), -math.log(V))
-    assert negative_entropy(one_hot) == 0.0
-    assert kl_to_prior(with_floor(PRIOR), PRIOR).abs() < 1e-6
-    assert kl_to_prior(uniform, PRIOR) > 0 and kl_to_prior(one_hot, PRIOR) > 0
-    # Never seen in the prior: dear, but not infinite.
-    unseen = kl_to_prior(torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0]), PRIOR)
-    torch.testing.assert_close(unseen.item(), -math.log(FLOOR), rtol=1e-4, atol=0.0)
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
@@ -245,74 +208,3 @@ def test_descent_does_what_the_term_promises(name) -> None:
 def test_bad_settings_are_refused(name, conf, message) -> None:
     with pytest.raises(ValueError, match=message):
         regularizers.build(name, **conf)
-
-
-def test_the_floor_leaves_a_distribution() -> None:
-    floored = with_floor(torch.eye(5000, dtype=torch.float64)[0])
-    torch.testing.assert_close(floored.sum().item(), 1.0)
-    assert floored.min() > 0.99 * FLOOR
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99, 1.0])
-def test_running_mean_is_the_bias_corrected_average(decay) -> None:
-    running = RunningMean(decay)
-    assert running.value is None
-    average, weight = torch.zeros(V, dtype=torch.float64), 0.0
-    for _ in range(5):
-        log_probs = make_log_probs(B, T, V, torch.float64)
-        running.update(log_probs, LENGTHS)
-        mean = torch.tensor(
-            plain_mean(log_probs.exp(), LENGTHS, torch.ones(B)), dtype=torch.float64
-        )
-        average, weight = decay * average + mean, decay * weight + 1.0
-        torch.testing.assert_close(running.value, (average / weight).float())
-
-
-def test_running_mean_has_no_gradient_and_is_float32() -> None:
-    running = RunningMean()
-    for dtype in (torch.float16, torch.float32, torch.float64):
-        logits = torch.randn(B, T, V, dtype=dtype, requires_grad=True)
-        running.update(logits.log_softmax(-1), LENGTHS)
-        assert running.value.dtype == torch.float32
-        assert not running.value.requires_grad
-
-
-def test_running_mean_ignores_padding_bit_for_bit() -> None:
-    log_probs = make_log_probs(B, T, V)
-    one, other = RunningMean(), RunningMean()
-    one.update(log_probs, LENGTHS)
-    other.update(F.pad(log_probs, (0, 0, 0, 300), value=math.nan), LENGTHS)
-    assert torch.equal(one.value, other.value)
-
-
-def test_running_mean_passes_over_batches_without_a_mean() -> None:
-    running = RunningMean()
-    running.update(make_log_probs(B, T, V), torch.zeros_like(LENGTHS))
-    assert running.value is None
-    running.update(make_log_probs(B, T, V), LENGTHS)
-    before = running.value
-    running.update(torch.full((B, T, V), math.nan), LENGTHS)
-    running.update(make_log_probs(B, T, V), torch.zeros_like(LENGTHS))
-    assert torch.equal(running.value, before)
-
-
-@pytest.mark.parametrize("batches", [0, 3])
-def test_running_mean_resumes_bit_for_bit(batches) -> None:
-    running, resumed = RunningMean(), RunningMean()
-    for _ in range(batches):
-        running.update(make_log_probs(B, T, V), LENGTHS)
-    file = io.BytesIO()
-    torch.save(running.state_dict(), file)
-    file.seek(0)
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    for _ in range(3):
-        log_probs = make_log_probs(B, T, V)
-        running.update(log_probs, LENGTHS)
-        resumed.update(log_probs, LENGTHS)
-        assert torch.equal(running.value, resumed.value)
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.1, math.nan, "0.5"])
-def test_running_mean_refuses_a_bad_decay(decay) -> None:
-    with pytest.raises(ValueError, match="decay"):
-        RunningMean(decay)

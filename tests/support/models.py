@@ -113,7 +113,7 @@ class PlainRNNTLoss(torch.nn.Module):
                     if ways:
                         alpha[t, u] = torch.stack(ways).logsumexp(0)
             last = t_max - 1, int(u_max)
-            losses.append(-(alpha[last] + log_probs[i, *last, self.blank]))
+            losses.append(-(alpha[last] + log_probs[(i, *last, self.blank)]))
         return torch.stack(losses).mean()
 
 

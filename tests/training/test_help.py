@@ -59,7 +59,7 @@ def test_help_ends_at_once(name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def parser_of(name: str) -> argparse.ArgumentParser:
     """Return the parser that a command's `--help` prints."""
     main = importlib.import_module(f"espnet_softpl.bin.{name}").main

@@ -148,7 +148,7 @@ def test_what_is_trained_on_was_inserted_before() -> None:
     slots: dict[int, str] = {}
     for epoch in range(1, 8):
         for name, slot, inserted in story(epochs.build_iter(epoch)):
-            waiting = dict((s, n) for n, s in inserted)
+            waiting = {s: n for n, s in inserted}
             if slot is not None:
                 # At its own visit a slot is trained on before it is replaced, but in
                 # the filling, which comes before the first visit.

@@ -79,7 +79,7 @@ def read_directory(
     data.text = compose(data.text)
     data.oracle = compose(data.oracle)
     data.speaker = {utt: data.speaker.get(utt) or utt for utt in data.wav}
-    data.set_name = {utt: directory.name for utt in data.wav}
+    data.set_name = dict.fromkeys(data.wav, directory.name)
     data.samples = {}
     return data
 

@@ -82,7 +82,7 @@ class Synthesizer:
         self._callback = _CALLBACK(self._collect)
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def __enter__(self) -> "Synthesizer":
+    def __enter__(self) -> Synthesizer:
         return self
 
     def __exit__(self, *exception: object) -> None:

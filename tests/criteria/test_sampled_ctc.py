@@ -1,0 +1,29 @@
+"""CTC on sampled transcripts: an estimate, drawn anew at every call."""
+
+import pytest
+import torch
+
+from espnet_softpl import criteria
+from tests.conftest import transcript_cross_entropy
+from tests.criteria.test_base import LENGTHS, evaluate, student_and_label, tiny
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sampled_ctc_estimates_the_transcript_cross_entropy(temperature) -> None:
+    student, label = tiny()
+    teacher = (label.log_probs / temperature).log_softmax(-1)
+    expected = transcript_cross_entropy(student[0], teacher[0])
+    conf = dict(temperature=temperature, num_samples=20_000)
+    loss = criteria.build("sampled_ctc", **conf)(student, label.lengths, label)
+    # One standard error is about 0.01.
+    assert loss.item() == pytest.approx(expected, abs=0.05)
+
+
+def test_every_call_samples_anew_and_a_seed_repeats_it() -> None:
+    logits, label = student_and_label()
+    for name in ("sampled_ctc", "sampled_path_ce"):
+        criterion = criteria.build(name)
+        args = (logits.log_softmax(-1), LENGTHS, label)
+        first = evaluate(criterion, *args)
+        assert not torch.equal(first, criterion(*args))
+        assert torch.equal(first, evaluate(criterion, *args))
