@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from espnet_softpl.training.model import PL_STATISTICS
+from espnet_softpl.monitors.statistics import ALWAYS
 from espnet_softpl.training.task import SoftPLTask
 from tests.support.espnet_runs import PL, Data, config, load, make_data, train
 
@@ -24,7 +24,7 @@ def test_tensorboard_gets_the_statistics(data, tmp_path) -> None:
     exp = train(SoftPLTask, options, tmp_path / "exp")
     events = EventAccumulator(str(exp / "tensorboard" / "train"))
     events.Reload()
-    assert set(PL_STATISTICS) <= set(events.Tags()["scalars"])
+    assert {each.name for each in ALWAYS} <= set(events.Tags()["scalars"])
     saved = load(exp / "checkpoint.pth")["reporter"]["stats"][2]["train"]["pl_cer"]
     assert events.Scalars("pl_cer")[-1].value == pytest.approx(saved)
 
@@ -45,7 +45,7 @@ def test_weights_and_biases_gets_the_statistics(data, tmp_path, monkeypatch) -> 
     epochs = [entry for entry in logged if "epoch" in entry]
     steps = [entry for entry in logged if "iteration" in entry]
     assert len(epochs) == 2 and len(steps) >= 2
-    for name in PL_STATISTICS:
+    for name in (each.name for each in ALWAYS):
         assert f"train/train_{name}_epoch" in epochs[-1], name
         assert f"metrics/{name}" in steps[-1], name
     saved = load(exp / "checkpoint.pth")["reporter"]["stats"][2]["train"]["pl_cer"]

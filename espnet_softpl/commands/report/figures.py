@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from espnet_softpl.commands.report.history import History
-from espnet_softpl.commands.report.meaning import titles
 from espnet_softpl.commands.scoring import Score
 from espnet_softpl.core.files import atomic_file
+from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.guard import Guard
 
 # Okabe and Ito's colors, which readers with color-blindness can tell apart.
@@ -23,6 +23,23 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 COLORS += ("#000000", "#999933")
 
 DOTS = 120  # Points above which a curve is drawn without markers.
+
+SECTIONS: dict[str, Sequence[statistics.Statistic]] = {
+    "labels": (
+        *(statistics.CER, statistics.WER, *statistics.OF_ORACLE),
+        *(statistics.KEPT, statistics.KEPT_AUDIO, statistics.KEPT_HOURS),
+        statistics.UNUSABLE,
+    ),
+    "collapse": [each for each in statistics.STATISTICS if each.limits],
+    "schedule": [statistics.WEIGHT],
+    "cache": [statistics.AGE, *statistics.OF_CACHE],
+}
+
+
+def titles(section: str) -> dict[str, str]:
+    """Return the titles of a section's statistics, by their key in the history."""
+    return {f"train/{each.name}": each.title for each in SECTIONS[section]}
+
 
 # Title of each panel by the curve's key in the history, by figure. What a title calls
 # (%) is multiplied by 100.

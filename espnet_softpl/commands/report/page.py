@@ -15,16 +15,17 @@ import jinja2
 import espnet_softpl
 from espnet_softpl.commands.report.figures import (
     FIGURES,
+    SECTIONS,
     Line,
     colors_of,
     draw_curves,
     draw_error_rates,
 )
-from espnet_softpl.commands.report.meaning import DROPPED, SECTIONS
 from espnet_softpl.commands.report.runs import Run
 from espnet_softpl.commands.report.settings import compare_settings
 from espnet_softpl.commands.report.words import compare, thin, word_error_rate
 from espnet_softpl.core.files import atomic_file
+from espnet_softpl.monitors.statistics import DROPPED, dropped_by
 
 TEMPLATE = "page.html"
 
@@ -62,10 +63,11 @@ def write_page(runs: Sequence[Run], out: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     colors = colors_of(run.name for run in runs)
-    dropped = {k for r in runs for k in r.history if k.startswith(DROPPED)}
+    prefix = f"train/{dropped_by('')}"  # Before a filter's name.
+    dropped = {k for r in runs for k in r.history if k.startswith(prefix)}
     panels = {name: dict(titles) for name, titles in FIGURES.items()}
     panels["pl_quality"] |= {
-        key: f"labels dropped by {key.removeprefix(DROPPED)} (%)"
+        key: DROPPED.title.replace("<filter>", key.removeprefix(prefix))
         for key in sorted(dropped)
     }
     sets = dict.fromkeys(n for r in runs for d in r.decodings.values() for n in d)
