@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import yaml
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.data import scan as data_scan
 from espnet_softpl.data import tables
 from espnet_softpl.data.audio import Header
 from espnet_softpl.data.scan import find_defect
-from espnet_softpl.training import checks
 from tests.support.audio_forms import (
     RATE,
     read_entries,
@@ -179,16 +177,3 @@ def test_what_a_model_cannot_take() -> None:
         (plain._replace(rate=None), "features, where the model takes audio"),
     ):
         assert words in str(data_scan.find_misfit(header, rate=RATE))
-
-
-def test_seed_with_other_tokens_is_refused(tmp_path) -> None:
-    seed = tmp_path / "seed.pth"
-    with pytest.raises(ValueError, match="does not exist"):
-        checks.check_seed_tokens([str(seed)], ["<blank>", "A"])
-    seed.write_bytes(b"")
-    checks.check_seed_tokens([f"{seed}:::ctc"], ["<blank>", "A"])  # nothing is known
-    config = {"token_list": ["<blank>", "A"]}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    checks.check_seed_tokens([str(seed)], ["<blank>", "A"])
-    with pytest.raises(ValueError, match="from id 1 on"):
-        checks.check_seed_tokens([str(seed)], ["<blank>", "B"])
