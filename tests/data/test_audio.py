@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import kaldiio
@@ -13,6 +14,7 @@ from espnet_softpl.data import tables
 from espnet_softpl.data.audio import (
     READ_ERRORS,
     Header,
+    files_of,
     guess_kind,
     open_audio,
     read_header,
@@ -125,3 +127,30 @@ def test_kinds_are_guessed() -> None:
         "wav.1:77": "kaldi_ark",
     }
     assert {value: guess_kind(value) for value in guesses} == guesses
+
+
+def test_a_single_number_is_no_audio(tmp_path: Path) -> None:
+    scp, ark = str(tmp_path / "n.scp"), str(tmp_path / "n.ark")
+    number = {"a": np.array(3.0)}
+    kaldiio.save_ark(ark, number, scp=scp, write_function="numpy")
+    with pytest.raises(READ_ERRORS):
+        read_header(tables.read_scp(scp)["a"], "kaldi_ark")
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_wav_of_a_stream_in_an_archive(tmp_path: Path, size: int) -> None:
+    """Its header does not tell the size: the program that wrote it did not know."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1), RATE)
+    wav = bytearray(path.read_bytes())
+    wav[4:8] = struct.pack("<I", size)
+    (tmp_path / "a.ark").write_bytes(b"a " + wav)
+    with open_audio(f"{tmp_path}/a.ark:2", "kaldi_ark") as files:
+        np.testing.assert_allclose(files[0].read(), noise(1), atol=1e-4)
+
+
+def test_the_files_of_an_entry() -> None:
+    assert files_of("a b.wav", "sound") == ["a b.wav"]
+    assert files_of("a.wav b.wav", "multi_columns_sound") == ["a.wav", "b.wav"]
+    assert files_of("a:b.ark:12[0:9]", "kaldi_ark") == ["a:b.ark"]
+    assert files_of("a.ark", "kaldi_ark") == ["a.ark"]

@@ -1,4 +1,4 @@
-"""Lengths of labeled and unlabeled audio, found before a training begins."""
+"""Lengths of unlabeled audio of every source, found before a training begins."""
 
 from __future__ import annotations
 
@@ -38,24 +38,6 @@ def options(scp: Path, kind: str = "sound", **more) -> argparse.Namespace:
         "output_dir": str(scp.parent / "exp"),
     }
     return argparse.Namespace(**values | more)
-
-
-def test_sample_rates_as_espnet_has_them(tmp_path: Path) -> None:
-    rates = {None: 16000, 8000: 8000, "16k": 16000, "44100": 44100}
-    for value, rate in rates.items():
-        conf = None if value is None else {"fs": value}
-        args = options(tmp_path / "wav.scp", frontend_conf=conf)
-        assert lengths.sample_rate(args) == rate
-
-
-def test_labeled_lengths_need_both_shape_files(tmp_path: Path, caplog) -> None:
-    speech = str(write_lines(tmp_path / "speech_shape", {"a": "16000"}))
-    text = str(write_lines(tmp_path / "text_shape.char", {"a": "5,30"}))
-    args = options(tmp_path / "wav.scp", train_shape_file=[speech, text])
-    assert lengths.labeled_lengths(args) == ({"a": 5}, {"a": 16000})
-    args.train_shape_file = [speech]
-    assert lengths.labeled_lengths(args) is None
-    assert "pl_length_ratio is not known" in caplog.text
 
 
 def test_unlabeled_lengths_of_every_source(tmp_path: Path, caplog) -> None:
