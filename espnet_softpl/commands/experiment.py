@@ -255,13 +255,12 @@ class Experiment:
     def weights(
         self, which: str, student: str | None = None, teacher_share: float = 0.5
     ) -> Weights:
-        """Read student, teacher, or average them; see `core.modules.average`.
+        """Read `student`, `teacher` or `average`; see `core.modules.average`.
 
         Args:
-            which: `student`, `teacher` or `average`.
+            which: One of these three.
             student: The student's file; see `checkpoint`.
-            teacher_share: The teacher's weight in the average, in [0, 1]; the student
-                has the rest.
+            teacher_share: The teacher's weight in the average, in [0, 1].
 
         Raises:
             UserError: There is no such model, it is torn, or the two do not fit each

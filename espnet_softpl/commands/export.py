@@ -8,7 +8,6 @@ that a model needs (statistics, BPE model) lie beside it.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import os
 import shutil
@@ -34,9 +33,6 @@ DATA += tuple(f"{part}_data_path_and_name_and_type" for part in ("train", "valid
 def stock_config(config: dict[str, Any]) -> dict[str, Any]:
     """Take out of a configuration what is not about the model.
 
-    Args:
-        config: What `config.yaml` of an experiment says.
-
     Returns:
         A copy without the options of this package, and with ESPnet's own defaults for
         its options of data and of the training run.
@@ -44,7 +40,7 @@ def stock_config(config: dict[str, Any]) -> dict[str, Any]:
     stock = {key: v for key, v in config.items() if not key.startswith(OURS)}
     defaults = vars(ASRTask.get_parser().parse_args([]))
     run = {key for key in stock if is_of_run(key) or key in DATA} & defaults.keys()
-    return copy.deepcopy({**stock, **{key: defaults[key] for key in run}})
+    return {**stock, **{key: defaults[key] for key in run}}
 
 
 class _Files:

@@ -63,17 +63,6 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
     return dataclasses.replace(base, config=moved)
 
 
-def _read_weights(base: Experiment, init_param: Path | None) -> Weights:
-    """Load the parameters that the training begins with."""
-    file = base.checkpoint(init_param)
-    if ":" in str(file):
-        raise UserError(
-            f"init_param: {file} has a colon in its path, where ESPnet takes the "
-            f"file's name to end; rename it"
-        )
-    return Weights(load_weights(file), str(file))
-
-
 def _read_labeled(
     args: argparse.Namespace, base: Experiment, staging: Path
 ) -> dict[str, list]:
@@ -159,7 +148,10 @@ def run(args: argparse.Namespace) -> list[str]:
         staging, beside = Path(directory), exp_dir.with_name(f"{exp_dir.name}_data")
         base = _read_base_model(args)
         check_model(base.config, labeled_anew=args.labeled is not None)
-        weights = _read_weights(base, args.init_param)
+        file = base.checkpoint(args.init_param)
+        if ":" in str(file):  # ESPnet takes the file's name to end there.
+            raise UserError(f"init_param: {file} has a colon in its path; rename it")
+        weights = Weights(load_weights(file), str(file))
         features = base.config.get("input_size") is not None
         unlabeled = data_dirs.merge_audio(
             args.unlabeled, features, staging / "unlabeled"

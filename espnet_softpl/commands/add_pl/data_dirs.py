@@ -98,9 +98,6 @@ def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio
         features: See `find_audio`.
         directory: Where the script file of several is written.
 
-    Returns:
-        The audio; that of a single path as it is.
-
     Raises:
         UserError: See `find_audio`; or sets of different types, or with an utterance id
             in common.
@@ -186,18 +183,14 @@ def labeled_options(
 ) -> dict[str, list]:
     """Make ESPnet's options of a labeled set from its data directory.
 
-    The lengths that ESPnet's `--collect_stats` would find are written.
-
     Args:
         directory: With wav.scp (or feats.scp) and text.
         part: `train` or `valid`.
         features: See `find_audio`.
-        shapes: Directory that `speech_shape` and `text_shape` are written to.
+        shapes: Directory to write `speech_shape` and `text_shape` to, the lengths that
+            ESPnet's `--collect_stats` would find.
         count_tokens: Number of tokens of (utterance id, transcript).
         vocabulary: Size of the token list.
-
-    Returns:
-        `<part>_data_path_and_name_and_type` and `<part>_shape_file`.
 
     Raises:
         UserError: A file is missing, audio cannot be read, or utterances lack one of

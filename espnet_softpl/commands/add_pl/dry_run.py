@@ -23,13 +23,10 @@ def get_defaults() -> dict[str, Any]:
 
 
 def token_counter(config: Mapping[str, Any]) -> Callable[[str, str], int]:
-    """Return a function that counts tokens as ESPnet's training would.
+    """Return what counts the tokens of (utterance id, transcript) as ESPnet would.
 
     Args:
         config: A base model's configuration.
-
-    Returns:
-        The number of tokens of (utterance id, transcript).
 
     Raises:
         UserError: The tokenizer cannot be built.
