@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> dict:
         raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
     if args.num_workers < 0:
         raise UserError(f"--num_workers must be at least 0, got {args.num_workers}")
-    trusted = build_filters(args.pl_filter, args.pl_filter_conf)
+    trusted = build_filters(args)
     with open_experiment(args.asr_exp) as experiment:
         weights = experiment.weights(args.which, args.student, args.weight)
         labeler = label.build_labeler(experiment, weights, trusted)

@@ -153,7 +153,7 @@ def build_labeler(
                 f"pl_filter: {name} as it is set learns from the labeled data of a "
                 f"training, and there are none here"
             )
-    check_filters(args, list(trusted), model, math.nan)
+    check_filters(trusted, model, math.nan)
     return Labeler(model.eval(), args, trusted, to_text)
 
 
