@@ -138,7 +138,7 @@ def build_labeler(
                 f"pl_filter: {name} as it is set learns from the labeled data of a "
                 f"training, and there are none here"
             )
-    check_filters(args, list(judges), model, math.nan)
+    check_filters(judges, model, math.nan)
     return Labeler(model.eval(), args, judges, to_text)
 
 

@@ -105,8 +105,8 @@ def _check_parts(config: PLConfig) -> None:
     if isinstance(config.cache, cache.LabelChange) and config.cache.lag <= ahead:
         raise UserError(
             f"pl_cache_conf.lag: must be at least {ahead + 1} with num_workers: "
-            f"{args.num_workers}, the loader reads that far ahead; "
-            f"got {config.cache.lag}"
+            f"{args.num_workers}, got {config.cache.lag}: the loader reads that far "
+            f"ahead"
         )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.core.errors import UserError
@@ -66,7 +65,7 @@ class PLConfig:
             criterion=_scheduled(criteria.REGISTRY, args)[0],
             regularizers=_scheduled(regularizers.REGISTRY, args),
             shaping=_scheduled(shaping.REGISTRY, args),
-            filters=build_filters(args.pl_filter, args.pl_filter_conf),
+            filters=build_filters(args),
             teacher=_build_teacher(args),
             cache=cache.build(args.pl_cache, **args.pl_cache_conf),
             guard=guard.build(args.pl_guard, **args.pl_guard_conf),
@@ -91,11 +90,9 @@ class PLConfig:
         )
 
 
-def build_filters(
-    names: str | Sequence[str], conf: Mapping[str, Any]
-) -> tuple[tuple[str, filters.Filter], ...]:
+def build_filters(args: argparse.Namespace) -> tuple[tuple[str, filters.Filter], ...]:
     """Build the filters of `pl_filter` by name; a user's own has its class's name."""
-    confs = named_confs("pl_filter", names, conf)
+    confs = named_confs("pl_filter", args.pl_filter, args.pl_filter_conf)
     return tuple(
         (name.rpartition(":")[2], filters.build(name, **settings))
         for name, settings in confs.items()

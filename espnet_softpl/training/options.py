@@ -11,6 +11,7 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str2triple_str, str_or_none
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
+from espnet_softpl.core.registry import Registry
 from espnet_softpl.labels.forms import DECODER_TARGETS, LAYER_TARGETS
 from espnet_softpl.monitors import guard
 from espnet_softpl.training.help import help_of, wrapped
@@ -52,17 +53,40 @@ def prefer_command_line(args: argparse.Namespace) -> None:
 
 def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of pseudo-labeling to ESPnet's parser of training options."""
-    group = parser.add_argument_group("Pseudo-labeling related")
+    group = _Group(parser)
+    _add_parts(group)
+    _add_choices(group)
+    _add_data(group)
 
-    def add_argument(option: str, help: str, **how: Any) -> None:
-        group.add_argument(option, help=wrapped(help), **how)
+
+class _Group:
+    """A group of options; ESPnet shows their help as it is written, so in lines."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._group = parser.add_argument_group("Pseudo-labeling related")
+
+    def add_argument(self, option: str, help: str, **how: Any) -> None:
+        self._group.add_argument(option, help=wrapped(help), **how)
+
+    def add_part(
+        self, option: str, what: str, parts: Registry, default: str | list[str] | None
+    ) -> None:
+        several = isinstance(default, list)
+        allowed = f"{'one or several of ' if several else ''}{parts.allowed()}"
+        self.add_argument(
+            option,
+            f"{what}. Allowed: {allowed}",
+            type=str_or_none if default is None else str,
+            nargs="*" if several else None,
+            default=default,
+        )
 
     def add_settings(
-        option: str, parts: Mapping[str, Callable[..., Any]], example: str = ""
+        self, option: str, parts: Mapping[str, Callable[..., Any]], example: str = ""
     ) -> None:
         part = option.removeprefix("--pl_").removesuffix("_conf")
         several = f"; of several {part}s by name, as {example}" if example else ""
-        group.add_argument(
+        self._group.add_argument(
             option,
             action=NestedDictAction,
             default=dict(),
@@ -70,70 +94,58 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
             help=help_of(f"Settings of the {part}{several}", parts),
         )
 
-    add_argument(
+
+def _add_parts(group: _Group) -> None:
+    group.add_part(
         "--pl_criterion",
         "Loss against the pseudo-labels; switches pseudo-labeling on. None: stock "
-        f"training. Allowed: {criteria.REGISTRY.allowed()}",
-        type=str_or_none,
+        "training",
+        criteria.REGISTRY,
+        None,
     )
-    add_settings("--pl_criterion_conf", criteria.REGISTRY.classes())
-    add_argument(
-        "--pl_teacher",
-        f"Who labels. Allowed: {teacher.REGISTRY.allowed()}",
-        default="ema",
+    group.add_settings("--pl_criterion_conf", criteria.REGISTRY.classes())
+    group.add_part("--pl_teacher", "Who labels", teacher.REGISTRY, "ema")
+    group.add_settings("--pl_teacher_conf", teacher.REGISTRY.classes())
+    group.add_part(
+        "--pl_cache", "Keep labels and train on them again", cache.REGISTRY, "none"
     )
-    add_settings("--pl_teacher_conf", teacher.REGISTRY.classes())
-    add_argument(
-        "--pl_cache",
-        f"Keep labels and train on them again. Allowed: {cache.REGISTRY.allowed()}",
-        default="none",
+    group.add_settings("--pl_cache_conf", cache.REGISTRY.classes())
+    group.add_part(
+        "--pl_guard", "What to do if the labels collapse", guard.REGISTRY, "warn"
     )
-    add_settings("--pl_cache_conf", cache.REGISTRY.classes())
-    add_argument(
-        "--pl_guard",
-        f"What to do if the labels collapse. Allowed: {guard.REGISTRY.allowed()}",
-        default="warn",
+    group.add_settings("--pl_guard_conf", {"": guard.REGISTRY.get_class("warn")})
+    group.add_part(
+        "--pl_filter", "Which labels are used, in order", filters.REGISTRY, ["tokens"]
     )
-    add_settings("--pl_guard_conf", {"": guard.REGISTRY.get_class("warn")})
-    add_argument(
-        "--pl_filter",
-        "Which labels are used, in order. Allowed: one or several of "
-        f"{filters.REGISTRY.allowed()}",
-        nargs="*",
-        default=["tokens"],
+    group.add_settings(
+        "--pl_filter_conf", filters.REGISTRY.classes(), "tokens.min_tokens=2"
     )
-    add_settings("--pl_filter_conf", filters.REGISTRY.classes(), "tokens.min_tokens=2")
-    add_argument(
-        "--pl_regularizer",
-        "Terms added to the criterion. Allowed: one or several of "
-        f"{regularizers.REGISTRY.allowed()}",
-        nargs="*",
-        default=[],
+    group.add_part(
+        "--pl_regularizer", "Terms added to the criterion", regularizers.REGISTRY, []
     )
-    add_settings(
+    group.add_settings(
         "--pl_regularizer_conf",
         regularizers.REGISTRY.classes(),
         "mean_entropy.weight=0.1",
     )
-    add_argument(
-        "--pl_shaping",
-        "Changes to the teacher's label, in order. Allowed: one or several of "
-        f"{shaping.REGISTRY.allowed()}",
-        nargs="*",
-        default=[],
+    group.add_part(
+        "--pl_shaping", "Changes to the teacher's label, in order", shaping.REGISTRY, []
     )
-    add_settings(
+    group.add_settings(
         "--pl_shaping_conf", shaping.REGISTRY.classes(), "sharpen.temperature=0.5"
     )
-    add_settings("--pl_schedule_conf", {"": Schedule})
-    add_argument(
+    group.add_settings("--pl_schedule_conf", {"": Schedule})
+
+
+def _add_choices(group: _Group) -> None:
+    group.add_argument(
         "--pl_separate_head",
         "Train unlabeled batches on a CTC head of their own, which checkpoints do not "
         "hold. Allowed: true, false",
         type=str2bool,
         default=False,
     )
-    add_argument(
+    group.add_argument(
         "--pl_decoder",
         f"What unlabeled batches train the decoder on. Allowed: "
         f"{', '.join(DECODER_TARGETS)} (forced: what the teacher's decoder answers to "
@@ -141,27 +153,30 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         "that transcript, for an attention decoder and a criterion on transcripts)",
         default="auto",
     )
-    add_argument(
+    group.add_argument(
         "--pl_interctc",
         "Whose label trains intermediate CTC layers on unlabeled batches, the last "
         f"layer's or each one's own. Allowed: {', '.join(LAYER_TARGETS)}",
         default="none",
     )
-    add_argument(
+    group.add_argument(
         "--pl_max_bad_share",
         "Largest share, in [0, 1], of unlabeled files that cannot be read, and of "
         "labeled utterances with more tokens than frames",
         type=float,
         default=0.01,
     )
-    add_argument(
+    group.add_argument(
         "--pl_samples",
         "Unlabeled utterances whose labels are recorded in pl_samples/ whenever they "
         "are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
         type=int,
         default=8,
     )
-    add_argument(
+
+
+def _add_data(group: _Group) -> None:
+    group.add_argument(
         "--unlabeled_data_path_and_name_and_type",
         "As --train_data_path_and_name_and_type, for audio without transcripts, e.g. "
         "dump/unlabeled/wav.scp,speech,sound. Of the types sound, kaldi_ark (audio or "
@@ -171,26 +186,26 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
     )
-    add_argument(
+    group.add_argument(
         "--unlabeled_shape_file",
         "Lengths of the unlabeled utterances, in samples (of features: in frames); "
         "read from the audio files' headers if not given",
         action="append",
         default=[],
     )
-    add_argument(
+    group.add_argument(
         "--unlabeled_batch_bins",
         "As --batch_bins, for unlabeled batches, in samples times utterances of all "
         "processes, at least 1. None: the same as --batch_bins",
         type=int_or_none,
     )
-    add_argument(
+    group.add_argument(
         "--unlabeled_batch_size",
         "As --batch_size, for unlabeled batches, in utterances of all processes, at "
         "least 1. None: the same as --batch_size",
         type=int_or_none,
     )
-    add_argument(
+    group.add_argument(
         "--unlabeled_oracle_text",
         "True transcripts of unlabeled utterances, if they exist: for the statistics "
         "pl_wer and pl_cer only, never for a loss",
