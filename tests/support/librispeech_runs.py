@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from tests import ROOT
+from tests import ROOT, python_path
 
 RECIPE = ROOT / "egs2" / "librispeech_softpl"
 GENERATED = ("data", "downloads", "dump", "exp", "__pycache__")
@@ -137,8 +137,7 @@ def copy_recipe(root: Path) -> Path:
 
 def environment() -> dict[str, str]:
     """Return the environment of the recipe: this Python, this checkout."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": path}
+    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": python_path()}
 
 
 def run(
