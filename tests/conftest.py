@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import os
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
 
 from espnet_softpl.ctc import greedy
 from espnet_softpl.labels.pseudo_label import PseudoLabel
+
+# Takes 4 of the 10 s off ESPnet's import, here and in the processes that tests start.
+SITE = str(Path(__file__).parent / "support" / "site")
+PYTHONPATH = os.getenv("PYTHONPATH", "").split(os.pathsep)
+if SITE not in PYTHONPATH:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SITE, *PYTHONPATH]))
+    runpy.run_path(f"{SITE}/sitecustomize.py")
 
 
 @pytest.fixture(autouse=True)

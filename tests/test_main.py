@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from espnet_softpl.__main__ import command, find_module, usage
-from tests import ROOT
+from tests import ROOT, python_path
 
 
 def run(*words: str, stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
@@ -22,7 +22,7 @@ def run(*words: str, stdin: str = "", **more: Any) -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": python_path()},
         **more,
     )
 

@@ -30,6 +30,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests import python_path
 from tests.support.doc_pages import ALL, PAGES, ROOT, Block, blocks, name_of, read
 
 NEEDS = {"corpus", "gpu", "network", "cluster", "time"}
@@ -220,7 +221,7 @@ def test_the_recipe_takes_its_options(command: str, recipe: Path) -> None:
     result = subprocess.run(
         [*words, "--dry_run", "true"],
         cwd=recipe,
-        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         timeout=120,
@@ -253,7 +254,7 @@ def test_python_blocks_run(found: list[Block], tmp_path: Path, monkeypatch) -> N
             continue
         result = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", file.name],
-            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+            env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
             capture_output=True,
             text=True,
             timeout=120,

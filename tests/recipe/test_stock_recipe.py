@@ -24,7 +24,7 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.__main__ import REDIRECTED, command
 from espnet_softpl.training.task import SoftPLTask
-from tests import ROOT
+from tests import ROOT, python_path
 from tests.end_to_end.test_launch import TRAIN, Site, really
 from tests.end_to_end.test_launch import block as launch_block
 from tests.support.espnet_runs import PL, config, load, make_data, same_tensors
@@ -200,7 +200,7 @@ class Recipe:
         done = subprocess.run(
             ["bash", "-c", script],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
             timeout=600,
