@@ -27,7 +27,7 @@ from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.options import prefer_command_line
 from espnet_softpl.training.resume import faults
 from espnet_softpl.training.resume.interruption import (
-    LastingFactory,
+    SigtermTolerantFactory,
     terminating_children,
 )
 from espnet_softpl.training.trainer import SoftPLTrainer
@@ -204,7 +204,7 @@ class SoftPLTask(ASRTask):
         if args.pl_criterion is None:
             return labeled
         if mode != "train":
-            return LastingFactory(labeled)
+            return SigtermTolerantFactory(labeled)
         rate = training_lengths.sample_rate(args)
         labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
         ours = copy.copy(args)
@@ -231,7 +231,7 @@ class SoftPLTask(ASRTask):
             sample_rate=rate,
         )
         settings = build.build_cache(args)
-        return LastingFactory(
+        return SigtermTolerantFactory(
             MixedIterFactory(
                 labeled=labeled,
                 unlabeled=unlabeled,

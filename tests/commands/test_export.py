@@ -34,7 +34,7 @@ from espnet_softpl.commands.export import OF_THE_RUN, OURS, check_target, stock_
 from espnet_softpl.core import errors
 from espnet_softpl.training import options
 from espnet_softpl.training.resume.layout import STATE_VERSION
-from espnet_softpl.training.resume.side_state import begin_directory
+from espnet_softpl.training.resume.checkpoints import begin_directory
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.espnet_runs import (
