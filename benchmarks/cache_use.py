@@ -49,7 +49,7 @@ def read_run(directory: Path) -> dict[str, Any]:
     if conf.get("pl_cache") != "slimipl" or cache is None:
         raise ValueError(f"{directory}: no run of one process with pl_cache: slimipl")
     settings = cache["settings"]
-    size = len(cache["born"])
+    size = len(cache["inserted_at"])
     schedule = Schedule(**conf["pl_schedule_conf"])
     steps = stats[last]["train"]["total_count"]
     turns = schedule.turn_of(conf["seed"], steps, size)
@@ -77,7 +77,7 @@ def expected(run: dict[str, Any], plans: int) -> tuple[float, float]:
     for seed in range(plans):
         plan = CachePlan(run["size"], seed, run["probability"], run["in_place"])
         used: dict[int, int] = {}
-        born: dict[int, int] = {}
+        inserted_at: dict[int, int] = {}
         for draw, loads in enumerate(itertools.islice(plan.draws(0), run["draws"])):
             for load in reversed(loads):  # A label is used before it is replaced.
                 if not load.insert:
@@ -85,8 +85,8 @@ def expected(run: dict[str, Any], plans: int) -> tuple[float, float]:
                     continue
                 if load.slot in used:
                     uses.append(used[load.slot])
-                    updates.append(draw - born[load.slot])
-                used[load.slot], born[load.slot] = 0, draw
+                    updates.append(draw - inserted_at[load.slot])
+                used[load.slot], inserted_at[load.slot] = 0, draw
     return statistics.fmean(uses), statistics.fmean(updates)
 
 

@@ -4,12 +4,13 @@ With C slots of one mini-batch each and a probability p of replacing a slot's la
 when it is visited, labels are used 1/p times on average and replaced after C/p
 unlabeled updates: the model learns from labels of many earlier states of itself,
 which takes the place of a teacher (slimIPL, https://arxiv.org/abs/2010.11524). Which
-slot is visited when is the business of `cache_plan`.
+slot is visited when is the business of `plan`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from espnet_softpl.labels.pseudo_label import Labels
 
 CACHE_DIR = "pl_cache"  # In the experiment directory; one directory per process in it.
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass
 class Counts:
@@ -35,7 +38,7 @@ class Counts:
         replaced: Those that have been replaced since.
         uses: Training steps on those that have been replaced.
         updates: Unlabeled updates between their making and their replacement.
-        missed: Visits that found no labels, because a back-off had cleared them.
+        missed: Visits that met no labels, because a back-off had cleared them.
     """
 
     made: int = 0
@@ -51,8 +54,7 @@ class LabelCache:
     Args:
         settings: What `pl_cache` and `pl_cache_conf` say.
         keep_posteriors: Whether anything looks at the labels' posteriors.
-        directory: Where labels go that exceed the limit on memory; each process has
-            its own. May be None where there is no limit.
+        directory: Where the labels are; each process has its own.
         forms: What else the labels are for.
     """
 
@@ -60,17 +62,23 @@ class LabelCache:
         self,
         settings: CacheSettings,
         keep_posteriors: bool,
-        directory: Path | None,
+        directory: Path,
         forms: LabelForms = LabelForms(),
     ) -> None:
+        if settings.memory_limit_mb is not None:
+            logger.warning(
+                "pl_cache_conf.memory_limit_mb has no effect any more: all labels are "
+                "in files in %s, and the system keeps those in memory as it has room",
+                directory,
+            )
         self.settings = settings
         self.counts = Counts()
         self._keep_posteriors = keep_posteriors
         self._compression = settings.compression()
         self._forms = forms
-        self._store = LabelStore(directory, settings.memory_limit_mb)
-        self._uses: dict[int, int] = {}
-        self._born: dict[int, int] = {}
+        self._store = LabelStore(directory)
+        self._uses: dict[int, int] = {}  # By slot, as the draw of the insertion.
+        self._inserted_at: dict[int, int] = {}
         self._decisions: list[bool] = []  # Of the visits, in order.
         self._plan: CachePlan | None = None
 
@@ -87,7 +95,7 @@ class LabelCache:
             device: Where the labels go.
 
         Returns:
-            The labels, or None where there are none.
+            The labels, or None if there are none.
 
         Raises:
             RuntimeError: The slot has labels of another mini-batch: cache and loader
@@ -116,10 +124,10 @@ class LabelCache:
         if slot in self._store:
             self.counts.replaced += 1
             self.counts.uses += self._uses[slot]
-            self.counts.updates += draw - self._born[slot]
+            self.counts.updates += draw - self._inserted_at[slot]
         self.counts.made += 1
         self._uses[slot] = 0
-        self._born[slot] = draw
+        self._inserted_at[slot] = draw
         self._store.put(slot, pack(labels, self._compression, self._keep_posteriors))
 
     @property
@@ -159,8 +167,8 @@ class LabelCache:
             )
         self._decisions.append(self._plan.chance(draw) < change)
 
-    def left(self, draw: int) -> bool:
-        """Tell what was decided about the visit at a draw.
+    def evicted(self, draw: int) -> bool:
+        """Tell whether the visit at a draw was decided to evict the mini-batch.
 
         Raises:
             RuntimeError: Nothing was: the loader reads further ahead than `lag`.
@@ -175,9 +183,8 @@ class LabelCache:
 
     def clear(self) -> None:
         """Forget all labels; the slots get new ones when they are visited next."""
-        self._store.clear()
-        self._uses.clear()
-        self._born.clear()
+        for slots in (self._store, self._uses, self._inserted_at):
+            slots.clear()
 
     def forget_files(self, states: list[dict[str, Any]]) -> None:
         """Delete files of labels that are neither in use nor in a saved state.
@@ -194,7 +201,7 @@ class LabelCache:
             "counts": dataclasses.asdict(self.counts),
             "store": self._store.state_dict(),
             "uses": dict(self._uses),
-            "born": dict(self._born),
+            "inserted_at": dict(self._inserted_at),
             "decisions": torch.tensor(self._decisions, dtype=torch.bool),
         }
 
@@ -207,14 +214,10 @@ class LabelCache:
         Raises:
             ValueError: The state is that of a cache with other settings.
         """
-        # States of older versions name no forms: they are the defaults.
-        saved = {**LabelForms().identity(), **state["settings"]}
-        given = self._identity()
-        differ = [k for k in {**saved, **given} if saved.get(k) != given.get(k)]
+        saved, now = state["settings"], self._identity()
+        differ = [k for k in {**saved, **now} if saved.get(k) != now.get(k)]
         if differ:
-            words = "; ".join(
-                f"{k}: {saved.get(k)!r}, {given.get(k)!r}" for k in differ
-            )
+            words = "; ".join(f"{k}: {saved.get(k)!r}, {now.get(k)!r}" for k in differ)
             raise ValueError(
                 f"pl_cache, pl_cache_conf: the saved labels belong to other settings "
                 f"(saved, given): {words}"
@@ -222,7 +225,7 @@ class LabelCache:
         self.counts = Counts(**state["counts"])
         self._store.load_state_dict(state["store"])
         self._uses = dict(state["uses"])
-        self._born = dict(state["born"])
+        self._inserted_at = dict(state["inserted_at"])
         self._decisions = state["decisions"].tolist()
 
     def _identity(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The labels of one unlabeled mini-batch, with all that is reported about them.
+"""The labels of one unlabeled mini-batch as a record for the cache, and back.
 
 B utterances, T frames after subsampling, V tokens with blank, U labels, P positions
 of a decoder.
@@ -32,30 +32,31 @@ def pack(
         keep_posteriors: Whether those of the frames are; a decoder's always are.
 
     Returns:
-        Tensors on the CPU and plain values.
+        Tensors on the CPU, padding left out, and plain values.
     """
-    label = labels.label
-    mask = frame_mask(label.lengths, labels.path.size(1))
+    label, decoder = labels.label, labels.decoder
+    of_frames = compression if keep_posteriors else None
     record: dict[str, Any] = {
         "utterance_ids": list(labels.utterance_ids),
         "vocabulary": label.log_probs.size(-1),
         "num_frames": labels.path.size(1),
         "lengths": label.lengths.cpu(),
-        **_pack_label(label, compression if keep_posteriors else None),
-        "path": labels.path[mask].to(torch.int32).cpu(),
+        **_pack_label(label, of_frames),
+        "path": _without_padding(labels.path, label.lengths),
         "reason": labels.reason.cpu(),
         "statistics": {key: float(v) for key, v in labels.statistics.items()},
         "step": labels.step,
+        "layers": [_pack_label(layer, of_frames) for layer in labels.layers],
     }
     if label.frame_weight is not None:
+        mask = frame_mask(label.lengths, labels.path.size(1))
         record["frame_weight"] = label.frame_weight[mask].cpu()
-    if labels.decoder is not None:
-        record["decoder"] = _pack_decoder(labels.decoder, compression)
-    if labels.layers:
-        record["layers"] = [
-            _pack_label(layer, compression if keep_posteriors else None)
-            for layer in labels.layers
-        ]
+    if decoder is not None and decoder.log_probs is not None:
+        posteriors = compression.compress(decoder.log_probs, decoder.lengths)
+        record["decoder"] = {"lengths": decoder.lengths.cpu(), "posteriors": posteriors}
+    elif decoder is not None:
+        tokens = _without_padding(decoder.tokens, decoder.lengths)
+        record["decoder"] = {"lengths": decoder.lengths.cpu(), "tokens": tokens}
     return record
 
 
@@ -76,37 +77,32 @@ def unpack(
         is known, and takes no memory.
     """
     lengths = record["lengths"].to(device)
-    mask = frame_mask(lengths, record["num_frames"])
     shape = (record["num_frames"], record["vocabulary"])
     label = _unpack_label(record, compression, lengths, *shape)
     if "frame_weight" in record:
-        label = label._replace(frame_weight=_padded(record["frame_weight"], mask, 0.0))
-    decoder = None
-    if "decoder" in record:
-        decoder = _unpack_decoder(record, compression, device)
+        weight = _padded(record["frame_weight"], lengths, shape[0], 0.0)
+        label = label._replace(frame_weight=weight)
     return Labels(
         utterance_ids=list(record["utterance_ids"]),
         label=label,
-        path=_padded(record["path"].long(), mask),
+        path=_padded(record["path"].long(), lengths, shape[0]),
         reason=record["reason"].to(device),
         statistics=dict(record["statistics"]),
         step=record["step"],
-        decoder=decoder,
+        decoder=_unpack_decoder(record, compression, device),
         layers=tuple(
             _unpack_label(layer, compression, lengths, *shape)
-            for layer in record.get("layers", ())
+            for layer in record["layers"]
         ),
     )
 
 
 def _pack_label(label: PseudoLabel, compression: Compression | None) -> dict[str, Any]:
-    """Pack transcripts and trust, and posteriors where there is a compression."""
-    tokens = label.tokens[frame_mask(label.token_lengths, label.tokens.size(1))]
+    """Pack transcripts and trust, and posteriors if there is a compression."""
     packed: dict[str, Any] = {
         "token_lengths": label.token_lengths.cpu(),
         "weight": label.weight.cpu(),
-        # No tokenizer has more tokens than an int32, nor needs more.
-        "tokens": tokens.to(torch.int32).cpu(),
+        "tokens": _without_padding(label.tokens, label.token_lengths),
     }
     if compression is not None:
         # A teacher that says NaN says nothing, and its utterance is left out.
@@ -132,46 +128,45 @@ def _unpack_label(
         flat = torch.full((), -math.log(vocabulary), device=device)
         log_probs = flat.expand(lengths.numel(), num_frames, vocabulary)
     token_lengths = packed["token_lengths"].to(device)
-    most = max(int(packed["token_lengths"].max()), 0)
+    width = int(packed["token_lengths"].max())  # Here, for it is still on the CPU.
     return PseudoLabel(
         log_probs=log_probs,
         lengths=lengths,
-        tokens=_padded(packed["tokens"].long(), frame_mask(token_lengths, most)),
+        tokens=_padded(packed["tokens"].long(), token_lengths, width),
         token_lengths=token_lengths,
         weight=packed["weight"].to(device),
     )
 
 
-def _pack_decoder(label: DecoderLabel, compression: Compression) -> dict[str, Any]:
-    """Pack what a decoder answers: distributions, or else tokens."""
-    packed: dict[str, Any] = {"lengths": label.lengths.cpu()}
-    if label.log_probs is not None:
-        packed["posteriors"] = compression.compress(label.log_probs, label.lengths)
-    else:
-        mask = frame_mask(label.lengths, label.tokens.size(1))
-        packed["tokens"] = label.tokens[mask].to(torch.int32).cpu()
-    return packed
-
-
 def _unpack_decoder(
     record: dict[str, Any], compression: Compression, device: torch.device
-) -> DecoderLabel:
-    """Undo `_pack_decoder`."""
+) -> DecoderLabel | None:
+    """Return what a decoder answers, if it was asked."""
+    if "decoder" not in record:
+        return None
     packed = record["decoder"]
-    lengths = packed["lengths"].to(device)
-    mask = frame_mask(lengths, int(packed["lengths"].max()))
+    width, lengths = int(packed["lengths"].max()), packed["lengths"].to(device)
     if "tokens" in packed:
-        return DecoderLabel(_padded(packed["tokens"].long(), mask), lengths)
-    log_probs = compression.restore(
-        packed["posteriors"], lengths, mask.size(1), record["vocabulary"]
-    )
-    tokens = log_probs.argmax(-1).masked_fill(~mask, PADDING)
+        return DecoderLabel(_padded(packed["tokens"].long(), lengths, width), lengths)
+    posteriors, vocabulary = packed["posteriors"], record["vocabulary"]
+    log_probs = compression.restore(posteriors, lengths, width, vocabulary)
+    padding = ~frame_mask(lengths, width)
+    tokens = log_probs.argmax(-1).masked_fill(padding, PADDING)  # (B, P)
     return DecoderLabel(tokens, lengths, log_probs)
 
 
+def _without_padding(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Join the rows of token ids; no tokenizer has more tokens than an int32."""
+    return rows[frame_mask(lengths, rows.size(1))].to(torch.int32).cpu()
+
+
 def _padded(
-    values: torch.Tensor, mask: torch.Tensor, padding: float = PADDING
+    values: torch.Tensor,
+    lengths: torch.Tensor,
+    width: int,
+    padding: float = PADDING,
 ) -> torch.Tensor:
-    """Put values back where a mask is True, row by row, and padding elsewhere."""
+    """Undo `_without_padding`; the result is (B, width)."""
+    mask = frame_mask(lengths, width)
     padded = torch.full(mask.shape, padding, dtype=values.dtype, device=mask.device)
     return padded.masked_scatter(mask, values.to(mask.device))

@@ -44,7 +44,7 @@ class CachePlan:
         seed: The run's seed.
         probability: p in [0, 1]: at each visit the slot gets, with this probability,
             another mini-batch, which is first trained on at the next visit. None: as
-            `left` says, `lag` draws after the visit.
+            `evicted` says, `lag` draws after the visit.
         in_place: Label the same mini-batch again instead of taking another.
         lag: Draws between a decision about a visit and its effect, at least 1: more
             than the loader reads ahead. Used without a probability.
@@ -68,22 +68,22 @@ class CachePlan:
             draw: The draw of the visit, at least `size`.
 
         Returns:
-            The number that decides whether the slot is left: where it is less than
-            the probability.
+            The number: if it is less than the probability, the slot gets another
+            mini-batch.
         """
         turn, position = divmod(draw - self.size, self.size)
         return float(self._pass(turn)[1][position])
 
     def draws(
-        self, first: int, left: Callable[[int], bool] | None = None
+        self, first: int, evicted: Callable[[int], bool] | None = None
     ) -> Iterator[list[Load]]:
         """Yield what each draw reads, from one draw on, without end.
 
         Args:
             first: The first draw asked for.
-            left: Tells whether the visit at a draw was decided to leave its slot; it
-                is asked about the draws before the current one by `lag` or more.
-                Needed without a probability.
+            evicted: Tells whether the visit at a draw was decided to evict the
+                mini-batch; it is asked about the draws before the current one by `lag`
+                or more. Needed without a probability.
 
         Yields:
             The loads of a draw: at most one to insert, before the one to train on;
@@ -101,17 +101,17 @@ class CachePlan:
             slot = int(order[position])
             loads = [Load(slots[slot], slot, insert=False)]
             if self.probability is not None:
-                leaving, goes = slot, chances[position] < self.probability
+                target, replaced = slot, chances[position] < self.probability
             else:
                 visits.append((slot, slots[slot]))
-                leaving, goes = slot, False
+                target, replaced = slot, False
                 if len(visits) > self.lag:
-                    leaving, number = visits.pop(0)
+                    target, number = visits.pop(0)
                     # The slot may have got another mini-batch since.
-                    goes = slots[leaving] == number and left(draw - self.lag)
-            if goes:
-                slots[leaving] = slots[leaving] if self.in_place else fresh
+                    replaced = slots[target] == number and evicted(draw - self.lag)
+            if replaced:
+                slots[target] = slots[target] if self.in_place else fresh
                 fresh += not self.in_place
-                loads.insert(0, Load(slots[leaving], leaving, insert=True))
+                loads.insert(0, Load(slots[target], target, insert=True))
             if draw >= first:
                 yield loads

@@ -21,8 +21,8 @@ class CacheSettings(abc.ABC):
         top_k: Tokens whose posteriors are kept per frame, at least 1; None for all.
             Any are kept only if a criterion or a regularizer looks at them.
         precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
-        memory_limit_mb: Megabytes of labels that stay in memory, at least 0; what is
-            above goes to files in the experiment directory. None: all in memory.
+        memory_limit_mb: Without effect: labels are in files in the experiment
+            directory, and the system keeps those in memory as it has room.
 
     Raises:
         ValueError: A value out of its range.

@@ -163,8 +163,8 @@ class MixedIterFactory(AbsIterFactory):
 
     Attributes:
         plan: The cache's plan, or None.
-        left: Tells whether the visit at a draw was decided to leave its slot; set by
-            the trainer if the plan asks for it.
+        evicted: Tells whether the visit at a draw was decided to evict the mini-batch;
+            set by the trainer where the plan asks for it.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class MixedIterFactory(AbsIterFactory):
         self._schedule = schedule
         self._usable_share = usable_share
         self.plan = None if make_plan is None else make_plan(len(batches[1]))
-        self.left: Callable[[int], bool] | None = None
+        self.evicted: Callable[[int], bool] | None = None
         if num_iters_per_epoch is None:
             num_batches, per_block = len(batches[0]), schedule.labeled_steps
             if per_block == 0:
@@ -234,7 +234,7 @@ class MixedIterFactory(AbsIterFactory):
     def _loads(self, first_draw: int) -> Iterator[list[Load]]:
         """Yield what each unlabeled turn reads, from one on."""
         if self.plan is not None:
-            return self.plan.draws(first_draw, self.left)
+            return self.plan.draws(first_draw, self.evicted)
         return ([Load(draw, None, False)] for draw in itertools.count(first_draw))
 
     def _loader(self, which: int, numbers: Iterable[int], epoch: int) -> DataLoader:

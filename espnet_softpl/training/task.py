@@ -26,7 +26,7 @@ from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume import faults
 from espnet_softpl.training.resume.interruption import (
-    LastingFactory,
+    SigtermTolerantFactory,
     terminating_children,
 )
 from espnet_softpl.training.trainer import SoftPLTrainer
@@ -188,7 +188,7 @@ class SoftPLTask(ASRTask):
         if args.pl_criterion is None:
             return labeled
         if mode != "train":
-            return LastingFactory(labeled)
+            return SigtermTolerantFactory(labeled)
         config = cls._config
         if config is None or config.args is not args:
             config = PLConfig.from_args(args)
@@ -218,7 +218,7 @@ class SoftPLTask(ASRTask):
             sample_rate=rate,
         )
         plan = config.cache and functools.partial(config.cache.plan, seed=args.seed)
-        return LastingFactory(
+        return SigtermTolerantFactory(
             MixedIterFactory(
                 labeled=labeled,
                 unlabeled=unlabeled,

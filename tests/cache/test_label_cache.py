@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 from espnet_softpl import cache
 from espnet_softpl.cache.plan import CachePlan
+from espnet_softpl.cache.store import LabelStore
 from espnet_softpl.training.batch import UnlabeledBatch
 from tests.training.test_model import batch, labeled_batch, make_model
 
@@ -20,6 +25,10 @@ def cached_model(criterion: str = "hard_ctc", **changes):
     model = make_model(criterion, "student", **{**SLIMIPL, **changes})
     plan = model.pl.cache.settings.plan(num_batches=2, seed=1)
     model.pl.cache.follow(plan)
+    # Files go where the model does.
+    directory = Path(tempfile.mkdtemp(prefix="softpl-cache."))
+    weakref.finalize(model.pl.cache, shutil.rmtree, directory)
+    model.pl.cache._store = LabelStore(directory)
     return model
 
 
@@ -145,7 +154,7 @@ def test_label_change_decides_by_the_edit_distance() -> None:
     pl = model.pl
     model(**dict(labeled_batch(), insertions=[insertion("a", 1, 0, 0)]))
     stats = step_on(model, "a", 1, 0, 2, step=1)
-    assert float(stats["pl_label_change"]) == 0.0 and not pl.cache.left(2)
+    assert float(stats["pl_label_change"]) == 0.0 and not pl.cache.evicted(2)
     with torch.no_grad():
         model.ctc.ctc_lo.weight.copy_(torch.randn_like(model.ctc.ctc_lo.weight) * 5)
     old = pl.cache.take(0, ["a0", "a1", "a2"], "cpu")
@@ -153,22 +162,18 @@ def test_label_change_decides_by_the_edit_distance() -> None:
     new = pl.cache.take(0, ["a0", "a1", "a2"], "cpu")
     change = float(stats["pl_label_change"])
     assert change == cache.label_change(old, new) > 0.0
-    assert pl.cache.left(3) == (pl.cache._plan.chance(3) < change)
+    assert pl.cache.evicted(3) == (pl.cache._plan.chance(3) < change)
     assert new.step == 2  # It stays, with the new labels.
     with pytest.raises(RuntimeError, match="before it was taken"):
-        pl.cache.left(4)
+        pl.cache.evicted(4)
     with pytest.raises(RuntimeError, match="trained on after"):
         pl.cache.decide(9, 0.5)
 
 
 @pytest.mark.parametrize("kind", [SLIMIPL, CHANGE], ids=["slimipl", "label_change"])
-@pytest.mark.parametrize("limit", [None, 0.0], ids=["memory", "disk"])
-def test_state_is_exact(kind, limit, tmp_path) -> None:
-    conf = dict(kind["pl_cache_conf"], memory_limit_mb=limit)
-    options = dict(pl_cache=kind["pl_cache"], pl_cache_conf=conf)
-
+def test_state_is_exact(kind, tmp_path) -> None:
     def build():
-        model = cached_model("soft_ce", **options)
+        model = cached_model("soft_ce", **kind)
         settings = model.pl.cache.settings
         model.pl.cache = cache.LabelCache(settings, True, tmp_path / "rank0")
         model.pl.cache.follow(CachePlan(2, 1, None if kind is CHANGE else 0.5))
@@ -194,3 +199,10 @@ def test_state_is_exact(kind, limit, tmp_path) -> None:
     other.pl.cache.settings = cache.SlimIPL(size=3)
     with pytest.raises(ValueError, match="other settings.*size"):
         other.pl.load_state_dict(state, other)
+
+
+def test_the_limit_on_memory_is_without_effect_and_says_so(tmp_path, caplog) -> None:
+    settings = cache.SlimIPL(size=2, memory_limit_mb=100)
+    cache.LabelCache(settings, True, tmp_path / "rank0")
+    assert "memory_limit_mb has no effect any more" in caplog.text
+    assert str(tmp_path / "rank0") in caplog.text

@@ -10,8 +10,8 @@ import pytest
 from espnet_softpl.cache.plan import CachePlan, Load
 
 
-def take(plan: CachePlan, count: int, first: int = 0, left=None) -> list[list[Load]]:
-    return list(itertools.islice(plan.draws(first, left), count))
+def take(plan: CachePlan, count: int, first: int = 0, evicted=None) -> list[list[Load]]:
+    return list(itertools.islice(plan.draws(first, evicted), count))
 
 
 def test_the_filling_only_inserts() -> None:
@@ -49,12 +49,12 @@ def test_it_trains_on_what_was_inserted_last(in_place) -> None:
 
 @pytest.mark.parametrize("plan", [CachePlan(5, 1, 0.4), CachePlan(5, 1, None, lag=4)])
 def test_any_window_is_a_cut_of_the_whole(plan) -> None:
-    def left(draw: int) -> bool:
+    def evicted(draw: int) -> bool:
         return plan.chance(draw) < 0.4
 
-    whole = take(plan, 60, left=left)
+    whole = take(plan, 60, evicted=evicted)
     for first in (0, 3, 5, 6, 17, 40):
-        assert take(plan, 20, first, left) == whole[first : first + 20]
+        assert take(plan, 20, first, evicted) == whole[first : first + 20]
 
 
 def test_probabilities_of_zero_and_one() -> None:
@@ -90,7 +90,7 @@ def test_a_decision_takes_effect_after_its_lag_and_once() -> None:
         asked.append(draw)
         return True
 
-    draws = take(plan, 40, left=always)
+    draws = take(plan, 40, evicted=always)
     numbers = [load.number for loads in draws for load in loads if load.insert]
     assert numbers == list(range(len(numbers)))
     for draw, loads in enumerate(draws[3:], 3):

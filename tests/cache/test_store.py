@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ from espnet_softpl.cache.store import LabelStore
 from espnet_softpl.core.errors import UserError
 
 KILOBYTE = 1000
-LIMITS = [None, 0, 0.0015, 1.0]
-every_limit = pytest.mark.parametrize("limit", LIMITS)
 
 
 def record(value: int, num_bytes: int = KILOBYTE) -> dict[str, Any]:
@@ -64,9 +63,8 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@every_limit
-def test_what_goes_in_comes_out(directory, limit) -> None:
-    store = LabelStore(directory, limit)
+def test_what_goes_in_comes_out(directory) -> None:
+    store = LabelStore(directory)
     for slot in (3, 0, 12):
         store.put(slot, record(slot))
     assert len(store) == 3
@@ -75,7 +73,7 @@ def test_what_goes_in_comes_out(directory, limit) -> None:
         assert equal(store.get(slot), record(slot))
     with pytest.raises(KeyError):
         store.get(1)
-    assert store.memory_bytes + store.disk_bytes == 3 * KILOBYTE
+    assert len(names(directory)) == 3
 
 
 @pytest.mark.parametrize(
@@ -90,56 +88,17 @@ def test_what_goes_in_comes_out(directory, limit) -> None:
         None,
     ],
 )
-@every_limit
-def test_odd_records(directory, limit, value) -> None:
-    store = LabelStore(directory, limit)
+def test_odd_records(directory, value) -> None:
+    store = LabelStore(directory)
     store.put(0, value)
     assert equal(store.get(0), value)
-    other = LabelStore(directory, limit)
+    other = LabelStore(directory)
     other.load_state_dict(saved(store.state_dict()))
     assert equal(other.get(0), value)
 
 
-def test_the_limit_is_reached_and_not_exceeded(directory) -> None:
-    store = LabelStore(directory, 0.003)
-    for slot in range(3):
-        store.put(slot, record(slot))
-    assert (store.memory_bytes, store.disk_bytes) == (3 * KILOBYTE, 0)
-    assert not directory.exists()
-    store.put(3, record(3, 8))
-    assert (store.memory_bytes, store.disk_bytes) == (3 * KILOBYTE, 8)
-    assert len(names(directory)) == 1
-
-
-def test_a_replaced_record_frees_its_memory(directory) -> None:
-    store = LabelStore(directory, 0.002)
-    for slot in range(3):
-        store.put(slot, record(slot))
-    assert (store.memory_bytes, store.disk_bytes) == (2 * KILOBYTE, KILOBYTE)
-    store.put(0, record(10))  # In the place of itself: there is room.
-    assert store.memory_bytes == 2 * KILOBYTE and len(names(directory)) == 1
-    store.put(0, record(11, KILOBYTE + 1))  # One byte too many.
-    assert (store.memory_bytes, store.disk_bytes) == (KILOBYTE, 2 * KILOBYTE + 1)
-    store.put(2, record(12))  # From its file into the room that is free now.
-    assert (store.memory_bytes, store.disk_bytes) == (2 * KILOBYTE, KILOBYTE + 1)
-    for slot, value in ((0, record(11, KILOBYTE + 1)), (1, record(1)), (2, record(12))):
-        assert equal(store.get(slot), value)
-    assert len(store) == 3
-
-
-def test_no_limit_and_no_memory(directory) -> None:
-    free, tight = LabelStore(), LabelStore(directory, 0)
-    for slot in range(5):
-        free.put(slot, record(slot))
-        tight.put(slot, record(slot))
-    assert (free.memory_bytes, free.disk_bytes) == (5 * KILOBYTE, 0)
-    assert (tight.memory_bytes, tight.disk_bytes) == (0, 5 * KILOBYTE)
-    assert len(names(directory)) == 5
-
-
-@every_limit
-def test_edits_of_the_caller_do_not_reach_the_store(directory, limit) -> None:
-    store = LabelStore(directory, limit)
+def test_edits_of_the_caller_do_not_reach_the_store(directory) -> None:
+    store = LabelStore(directory)
     mine = record(1)
     store.put(0, mine)
     mine["bytes"].zero_()
@@ -151,24 +110,18 @@ def test_edits_of_the_caller_do_not_reach_the_store(directory, limit) -> None:
     assert equal(store.get(0), record(1))
     # Nor does a state that is loaded.
     state = saved(store.state_dict())
-    other = LabelStore(directory, limit)
+    other = LabelStore(directory)
     other.load_state_dict(state)
-    for held in state["memory"].values():
-        held["bytes"].zero_()
+    state["files"].clear()
     assert equal(other.get(0), record(1))
 
 
-@pytest.mark.parametrize("limit", [None, 0])
-def test_views_bring_only_what_is_seen(directory, limit) -> None:
+def test_views_bring_only_what_is_seen(directory) -> None:
     whole = torch.randn(1000, 1000, requires_grad=True)
     views = [whole[3, :10], whole.t()[:5, 7], whole[:1, :2].expand(3, 2)]
-    store = LabelStore(directory, limit)
+    store = LabelStore(directory)
     store.put(0, views)
-    assert store.memory_bytes + store.disk_bytes == 4 * (10 + 5 + 6)
-    file = io.BytesIO()
-    torch.save(store.state_dict(), file)
-    files = sum(path.stat().st_size for path in directory.glob("*"))
-    assert file.tell() + files < 10 * KILOBYTE
+    assert sum(path.stat().st_size for path in directory.iterdir()) < 10 * KILOBYTE
     for view, got in zip(views, store.get(0)):
         assert torch.equal(view, got) and not got.requires_grad
 
@@ -191,14 +144,13 @@ Pair = collections.namedtuple("Pair", "one two")
         b"bytes",
     ],
 )
-@pytest.mark.parametrize("limit", [None, 0])
-def test_only_tensors_and_plain_values(directory, bad, limit) -> None:
-    store = LabelStore(directory, limit)
+def test_only_tensors_and_plain_values(directory, bad) -> None:
+    store = LabelStore(directory)
     store.put(0, record(1))
     with pytest.raises(TypeError, match="a record"):
         store.put(0, bad)
     assert equal(store.get(0), record(1))
-    assert len(names(directory)) == (limit is not None)
+    assert len(names(directory)) == 1
 
 
 class Trap:
@@ -211,23 +163,22 @@ class Trap:
 
 
 def test_a_file_with_code_is_refused(directory) -> None:
-    store = LabelStore(directory, 0)
+    store = LabelStore(directory)
     store.put(0, record(1))
     (path,) = directory.iterdir()
     torch.save({"a": Trap()}, path)
     with pytest.raises(UserError, match=path.name):
         store.get(0)
     with pytest.raises(UserError, match=path.name):
-        LabelStore(directory, 0).load_state_dict(saved(store.state_dict()))
+        LabelStore(directory).load_state_dict(saved(store.state_dict()))
     assert not Trap.sprung
     # The trap itself works.
     pickle.loads(pickle.dumps(Trap()))
     assert Trap.sprung
 
 
-@every_limit
-def test_a_resumed_store_holds_the_same(directory, limit) -> None:
-    store = LabelStore(directory, limit)
+def test_a_resumed_store_holds_the_same(directory) -> None:
+    store = LabelStore(directory)
     for slot in range(5):
         store.put(slot, record(slot))
     store.put(1, record(20))
@@ -236,33 +187,14 @@ def test_a_resumed_store_holds_the_same(directory, limit) -> None:
     store.put(1, record(30))
     store.put(2, record(31))
     store.clear()
-    resumed = LabelStore(directory, limit)
+    resumed = LabelStore(directory)
     resumed.put(9, record(40))  # A store is not empty, necessarily.
     resumed.load_state_dict(state)
     assert len(resumed) == 5 and 9 not in resumed
     expected = {0: 0, 1: 20, 2: 2, 3: 3, 4: 4}
     for slot, value in expected.items():
         assert equal(resumed.get(slot), record(value))
-    assert resumed.memory_bytes + resumed.disk_bytes == 5 * KILOBYTE
-    assert equal(saved(resumed.state_dict())["memory"], state["memory"])
     assert saved(resumed.state_dict())["files"] == state["files"]
-    # The limit counts what was loaded.
-    resumed.put(5, record(5))
-    loaded = resumed.memory_bytes
-    assert limit is None or loaded <= limit * cache_store.BYTES_PER_MB
-
-
-def test_records_stay_where_they_were_under_another_limit(directory) -> None:
-    free = LabelStore()
-    free.put(0, record(0))
-    tight = LabelStore(directory, 0)
-    tight.load_state_dict(saved(free.state_dict()))
-    assert tight.memory_bytes == KILOBYTE
-    tight.put(1, record(1))
-    wide = LabelStore(directory, None)
-    wide.load_state_dict(saved(tight.state_dict()))
-    assert (wide.memory_bytes, wide.disk_bytes) == (KILOBYTE, KILOBYTE)
-    assert equal(wide.get(1), record(1))
 
 
 def test_no_file_is_overwritten(directory) -> None:
@@ -275,7 +207,7 @@ def test_no_file_is_overwritten(directory) -> None:
                 path.read_bytes()
             )
 
-    store = LabelStore(directory, 0)
+    store = LabelStore(directory)
     store.put(0, record(0))
     early = saved(store.state_dict())
     for value in range(1, 4):
@@ -287,11 +219,11 @@ def test_no_file_is_overwritten(directory) -> None:
     store.put(0, record(10))
     check()
     # The same after a kill, by a new process; and a new run in an old directory.
-    resumed = LabelStore(directory, 0)
+    resumed = LabelStore(directory)
     resumed.load_state_dict(early)
     resumed.put(0, record(11))
     check()
-    fresh = LabelStore(directory, 0)
+    fresh = LabelStore(directory)
     fresh.put(0, record(12))
     check()
     assert len(contents) == 7
@@ -301,7 +233,7 @@ def test_no_file_is_overwritten(directory) -> None:
 
 
 def test_names_are_not_reused_when_files_are_gone(directory) -> None:
-    store = LabelStore(directory, 0)
+    store = LabelStore(directory)
     seen: list[str] = []
     for value in range(4):
         store.put(0, record(value))
@@ -309,7 +241,7 @@ def test_names_are_not_reused_when_files_are_gone(directory) -> None:
         store.clear()
         store.forget([])
         state = saved(store.state_dict())
-        store = LabelStore(directory, 0)
+        store = LabelStore(directory)
         store.load_state_dict(state)
     assert len(seen) == len(set(seen)) == 4
 
@@ -322,38 +254,29 @@ def test_names_are_not_reused_when_files_are_gone(directory) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:700]), "cannot be read"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cannot be read"),
         (lambda path: path.write_bytes(bytes(2000)), "cannot be read"),
-        (lambda path: torch.save(record(1, 900), path), "has 900 bytes"),
     ],
 )
 def test_a_missing_or_torn_file_is_named(directory, harm, message) -> None:
-    store = LabelStore(directory, 0.001)
+    store = LabelStore(directory)
     store.put(0, record(0))
     store.put(1, record(1))
     state = saved(store.state_dict())
-    (path,) = directory.iterdir()
+    path = directory / "slot1-2.pt"
     harm(path)
     with pytest.raises(UserError, match=message) as refusal:
         store.get(1)
     assert str(path) in str(refusal.value)
-    other = LabelStore(directory, 0)
+    other = LabelStore(directory)
     other.put(7, record(7))
     with pytest.raises(UserError, match=message) as refusal:
         other.load_state_dict(state)
     assert str(path) in str(refusal.value)
     # As it was before.
     assert len(other) == 1 and equal(other.get(7), record(7))
-    assert other.memory_bytes == 0
-
-
-def test_files_need_a_directory(directory) -> None:
-    store = LabelStore(directory, 0)
-    store.put(0, record(0))
-    with pytest.raises(UserError, match="slot0.*directory"):
-        LabelStore().load_state_dict(saved(store.state_dict()))
 
 
 def test_forget_keeps_what_states_and_the_store_name(directory) -> None:
-    store = LabelStore(directory, 0)
+    store = LabelStore(directory)
     states = []
     for epoch in range(4):
         for slot in range(epoch + 1):
@@ -366,42 +289,40 @@ def test_forget_keeps_what_states_and_the_store_name(directory) -> None:
     assert len(names(directory)) == 3 + 4 + 1
     assert equal(store.get(0), record(100))
     for epoch in (2, 3):
-        resumed = LabelStore(directory, 0)
+        resumed = LabelStore(directory)
         resumed.load_state_dict(states[epoch])
         for slot in range(epoch + 1):
             assert equal(resumed.get(slot), record(10 * epoch + slot))
     for gone in states[:2]:
         with pytest.raises(UserError, match="is missing"):
-            LabelStore(directory, 0).load_state_dict(gone)
+            LabelStore(directory).load_state_dict(gone)
 
 
 def test_loading_leaves_all_files_alone(directory) -> None:
-    store = LabelStore(directory, 0)
+    store = LabelStore(directory)
     state = saved(store.state_dict())
     store.put(0, record(0))
     (directory / ".slot0-2.pt.tmp").write_bytes(b"half")
     before = names(directory)
-    LabelStore(directory, 0).load_state_dict(state)
+    LabelStore(directory).load_state_dict(state)
     assert names(directory) == before
 
 
 def test_nothing_is_left_after_clear_and_forget(directory) -> None:
-    store = LabelStore(directory, 0.001)
+    store = LabelStore(directory)
     for slot in range(3):
         store.put(slot, record(slot))
     store.clear()
     assert len(store) == 0 and 0 not in store
-    assert (store.memory_bytes, store.disk_bytes) == (0, 0)
     store.forget([])
     assert names(directory) == set()
     store.put(0, record(5))
-    assert store.memory_bytes == KILOBYTE
+    assert len(store) == len(names(directory)) == 1
 
 
 def test_forget_touches_no_files_of_others(directory) -> None:
     LabelStore(directory).forget([])  # Before there is a directory.
-    LabelStore().forget([])
-    store = LabelStore(directory, 0)
+    store = LabelStore(directory)
     store.put(0, record(0))
     others = {"notes.txt", "slot1.pt", "slot1-2.pt.bak", ".hidden", "my.slot1-2.pt"}
     for name in others:
@@ -411,50 +332,58 @@ def test_forget_touches_no_files_of_others(directory) -> None:
     assert names(directory) == others
 
 
-def test_a_kill_while_a_file_is_written(directory, monkeypatch) -> None:
-    store = LabelStore(directory, 0)
+def test_a_kill_while_a_file_is_written(directory) -> None:
+    store = LabelStore(directory)
     store.put(0, record(0))
     state = saved(store.state_dict())
-
-    def die_half_way(value: Any, path: Path) -> None:
-        path.with_name(f".{path.name}.tmp").write_bytes(b"half of a record")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache_store, "save_atomically", die_half_way)
-        with pytest.raises(KeyboardInterrupt):
-            store.put(0, record(1))
-    assert equal(store.get(0), record(0))
-    assert len(names(directory)) == 2
-    resumed = LabelStore(directory, 0)
+    (directory / "slot0-2.pt").write_bytes(b"half of a record")
+    resumed = LabelStore(directory)
     resumed.load_state_dict(state)
     resumed.put(0, record(2))
     assert equal(resumed.get(0), record(2))
     resumed.forget([state])
-    assert len(names(directory)) == 2
-    assert not list(directory.glob(".*"))
+    assert names(directory) == {"slot0-1.pt", "slot0-3.pt"}
 
 
 def test_a_full_disk_leaves_the_store_as_it_was(directory, monkeypatch) -> None:
-    store = LabelStore(directory, 0.001)
+    store = LabelStore(directory)
     store.put(0, record(0))
+    save = torch.save
 
-    def refuse(value: Any, path: Path) -> None:
+    def break_off(value: Any, path: Path) -> None:
+        save(value, path)
+        os.truncate(path, 100)
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_store, "save_atomically", refuse)
+        patch.setattr(torch, "save", break_off)
         for slot in (0, 1):
             with pytest.raises(OSError, match="No space"):
-                store.put(slot, record(1, KILOBYTE + 1))
+                store.put(slot, record(1))
     assert equal(store.get(0), record(0)) and 1 not in store
-    assert (store.memory_bytes, store.disk_bytes) == (KILOBYTE, 0)
+    assert len(names(directory)) == 1
     store.put(1, record(1))
     assert equal(store.get(1), record(1))
 
 
-def test_a_mapped_record_outlives_its_file(directory) -> None:
-    store = LabelStore(directory, 0)
+def test_a_state_waits_for_the_disk(directory, monkeypatch) -> None:
+    """Every file that a state names is synced before, once; the others need not be."""
+    synced: list[str] = []
+    monkeypatch.setattr(cache_store, "sync", lambda path: synced.append(path.name))
+    store = LabelStore(directory)
+    for value in range(3):
+        store.put(0, record(value))
+    store.put(1, record(4))
+    assert not synced
+    store.state_dict()
+    assert sorted(synced[:2]) == ["slot0-3.pt", "slot1-4.pt"]
+    assert synced[2:] == [directory.name]
+    store.state_dict()
+    assert len(synced) == 3
+
+
+def test_a_record_outlives_its_file(directory) -> None:
+    store = LabelStore(directory)
     store.put(0, record(5, 10**6))
     got = store.get(0)
     store.clear()
@@ -463,8 +392,8 @@ def test_a_mapped_record_outlives_its_file(directory) -> None:
     assert equal(got, record(5, 10**6))
 
 
-def test_a_state_is_a_snapshot() -> None:
-    store = LabelStore()
+def test_a_state_is_a_snapshot(directory) -> None:
+    store = LabelStore(directory)
     store.put(0, record(0))
     state = store.state_dict()
     before = copy.deepcopy(state)
@@ -474,21 +403,7 @@ def test_a_state_is_a_snapshot() -> None:
     assert equal(state, before)
 
 
-@pytest.mark.parametrize(
-    "directory, limit, message",
-    [
-        (Path("x"), -1.0, "memory_limit_mb must be a finite number >= 0, got -1.0"),
-        (Path("x"), float("inf"), "memory_limit_mb"),
-        (Path("x"), True, "memory_limit_mb"),
-        (None, 0.0, "needs a directory"),
-    ],
-)
-def test_bad_settings_are_refused(directory, limit, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        LabelStore(directory, limit)
-
-
 @pytest.mark.parametrize("slot", [-1, 1.5, True, "0"])
-def test_bad_slots_are_refused(slot) -> None:
+def test_bad_slots_are_refused(directory, slot) -> None:
     with pytest.raises(ValueError, match="slot must be an integer >= 0"):
-        LabelStore().put(slot, {})
+        LabelStore(directory).put(slot, {})

@@ -243,7 +243,7 @@ def test_each_process_has_its_part_of_the_cache(data, tmp_path) -> None:
     out = run_well(options, tmp_path / "exp")
     caches = [state["cache"] for state in states(out, 2)]
     assert caches[0]["counts"] == caches[1]["counts"]
-    assert caches[0]["born"] == caches[1]["born"]
+    assert caches[0]["inserted_at"] == caches[1]["inserted_at"]
     ids = [set(), set()]
     for rank in (0, 1):
         for file in (out / "pl_cache" / f"rank{rank}").iterdir():

@@ -167,14 +167,14 @@ def test_decisions_reach_the_loader_with_a_lag() -> None:
     plan = CachePlan(size=3, seed=1, probability=None, lag=3)
     asked = []
 
-    def left(draw: int) -> bool:
+    def evicted(draw: int) -> bool:
         asked.append(draw)
         return draw % 2 == 0
 
     epochs = cached(workers=1, plan=plan)
-    epochs.left = left
+    epochs.evicted = evicted
     first = story(epochs.build_iter(4))
     again = cached(plan=plan)
-    again.left = left
+    again.evicted = evicted
     assert story(again.build_iter(4)) == first
     assert any(found for _, _, found in first)

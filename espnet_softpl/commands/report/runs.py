@@ -26,8 +26,8 @@ from espnet_softpl.data.tables import read_scp
 from espnet_softpl.monitors import guard as monitors_guard
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.samples import SAMPLES_DIR
+from espnet_softpl.training.guarding import REPORT_DIR
 from espnet_softpl.training.resume.layout import STATE_DIR
-from espnet_softpl.training.watch import REPORT_DIR
 
 SIGNS_OF_LIFE = ("config.yaml", "checkpoint.pth", "train.log")
 

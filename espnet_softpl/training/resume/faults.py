@@ -35,7 +35,7 @@ def explain(error: BaseException, output_dir: Path) -> str | None:
     """
     text = str(error)
     # torch has words of its own for what the system says about writing.
-    words = ("PytorchStreamWriter", "iostream error")
+    words = ("PytorchStreamWriter", "iostream error", "unexpected pos")
     by_torch = isinstance(error, RuntimeError) and any(w in text for w in words)
     if by_torch or (isinstance(error, OSError) and error.errno in WRITING):
         free = shutil.disk_usage(output_dir).free / 1e6

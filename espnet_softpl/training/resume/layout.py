@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and safe to load."""
+"""What lies in an experiment directory beside ESPnet's files, and how it is read."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from espnet_softpl.core.errors import UserError
-
-STATE_DIR = "pl_state"  # In the experiment directory, beside ESPnet's checkpoint.
-
-
-STATE_VERSION = 3  # Of what is in it; states of another version are refused.
-
-
-TEACHER = "teacher.pth"  # In the experiment directory, once a run is finished.
-
+STATE_DIR = "pl_state"  # Beside ESPnet's checkpoint; the snapshots are in it.
+STATE_VERSION = 4  # Of the snapshots; those of another version are refused.
+CHECKPOINT = "checkpoint.pth"  # ESPnet's, of the latest finished epoch.
+TEACHER = "teacher.pth"  # Once a run is finished.
 
 ADVICE = (
     "Start again in a new --output_dir (--init_param takes the models that are there), "
     "or put the options and the number of processes back as they were."
 )
 
+OF_ANOTHER_VERSION = (
+    "Another version of espnet_softpl wrote it: go on with that one, or start again in "
+    "a new --output_dir (--init_param takes the models that are there)."
+)
 
 # What ESPnet's reporter holds beside plain values: how long an epoch took, and means.
 SAFE_GLOBALS = [
@@ -50,24 +48,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     with torch.serialization.safe_globals(SAFE_GLOBALS):
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-
-
-def check_state(state: Any, path: Path, **wanted: Any) -> None:
-    """Refuse a state that belongs elsewhere.
-
-    Args:
-        state: What `load_state` returned.
-        path: The file.
-        **wanted: What it must say of itself, such as its epoch.
-
-    Raises:
-        UserError: It says something else, or is of another version.
-    """
-    wanted["version"] = STATE_VERSION
-    known = state if isinstance(state, dict) else {}
-    for key, value in wanted.items():
-        if known.get(key) != value:
-            raise UserError(
-                f"cannot resume: {path} has {key} {known.get(key)!r}, this run needs "
-                f"{value!r}. {ADVICE}"
-            )

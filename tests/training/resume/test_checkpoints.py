@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,7 +32,6 @@ from espnet2.train.trainer import Trainer
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import load_state, save_atomically
 from espnet_softpl.training.resume import checkpoints
-from espnet_softpl.training.resume.layout import load_checkpoint
 
 EPOCHS = 5
 CRITERIA = [["valid", "loss", "min"], ["train", "acc", "max"], ["valid", "none", "min"]]
@@ -87,13 +87,12 @@ class TinyTrainer(Trainer):
 
     @classmethod
     def validate_one_epoch(cls, model, reporter, options, **kwargs) -> None:
-        """Report the epoch's loss; then save the side state and make way."""
+        """Report the epoch's loss, then save the side state."""
         reporter.register({"loss": LOSSES[reporter.epoch]})
         reporter.next()
         out, epoch = Path(options.output_dir), reporter.epoch
         save_atomically({"side": model.side}, out / f"pl_state/{epoch}epoch.rank0.pth")
         (out / f"pl_state/{epoch - 2}epoch.rank0.pth").unlink(missing_ok=True)
-        checkpoints.set_aside(out)
 
     @staticmethod
     def resume(checkpoint, model, reporter, **kwargs) -> None:
@@ -126,33 +125,38 @@ def build_options(out: Path, **changes: Any) -> Any:
     return TinyTrainer.build_options(argparse.Namespace(**options))
 
 
+def finish(out: Path, keep: Any = (1, 2), interval: int = 2) -> int | None:
+    """Finish the epoch's end as a resumed run does."""
+    options = SimpleNamespace(
+        best_model_criterion=CRITERIA,
+        keep_nbest_models=keep,
+        nbest_averaging_interval=interval,
+    )
+    return checkpoints.finish_epoch(out, options)
+
+
 def run(out: Path, mended: bool = True, size: int = 8, **changes: Any) -> None:
     """Start a run, or resume it, as the task does."""
     options = build_options(out, **changes)
     out.mkdir(exist_ok=True)
     if mended:
-        checkpoints.repair(
-            out,
-            options.best_model_criterion,
-            options.keep_nbest_models,
-            options.nbest_averaging_interval,
-        )
+        checkpoints.finish_epoch(out, options)
         early = (options.patience, options.early_stopping_criterion)
-        if checkpoints.stopped_early(out, *early):
-            options.max_epoch = checkpoints.epoch_of(out)
+        options.max_epoch = checkpoints.early_stop(out, *early) or options.max_epoch
     torch.manual_seed(0)
     model = Model(size)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    TinyTrainer.run(
-        model=model,
-        optimizers=[optimizer],
-        schedulers=[torch.optim.lr_scheduler.StepLR(optimizer, 2)],
-        train_iter_factory=NoBatches(),
-        valid_iter_factory=NoBatches(),
-        plot_attention_iter_factory=None,
-        trainer_options=options,
-        distributed_option=DistributedOption(),
-    )
+    with checkpoints.whole_files():
+        TinyTrainer.run(
+            model=model,
+            optimizers=[optimizer],
+            schedulers=[torch.optim.lr_scheduler.StepLR(optimizer, 2)],
+            train_iter_factory=NoBatches(),
+            valid_iter_factory=NoBatches(),
+            plot_attention_iter_factory=None,
+            trainer_options=options,
+            distributed_option=DistributedOption(),
+        )
 
 
 @dataclasses.dataclass
@@ -191,21 +195,20 @@ class Disk:
         return operation
 
 
+def put_under(disk: Disk, patch: pytest.MonkeyPatch) -> None:
+    """Let every operation on files pass through a disk that can fail."""
+    for owner, name, path_at in (
+        *((torch, "save", 1), (os, "replace", 1)),
+        *((Path, "unlink", 0), (Path, "symlink_to", 0)),
+    ):
+        patch.setattr(owner, name, disk.wrap(name, getattr(owner, name), path_at))
+
+
 @pytest.fixture
 def disk(monkeypatch) -> Disk:
     """Put a disk that can fail under ESPnet and this package."""
     disk = Disk()
-    patched = {
-        (torch, "save"): 1,
-        (os, "replace"): 1,
-        (Path, "unlink"): 0,
-        (Path, "symlink_to"): 0,
-        (shutil, "rmtree"): 0,
-    }
-    for (owner, name), path_at in patched.items():
-        wrapped = disk.wrap(name, getattr(owner, name), path_at)
-        monkeypatch.setattr(owner, name, wrapped)
-    assert averaging.torch is torch  # The averages are written through the same name.
+    put_under(disk, monkeypatch)
     return disk
 
 
@@ -263,11 +266,7 @@ def operations(tmp_path_factory) -> list[str]:
     """List what an undisturbed run does to files, in order."""
     disk, out = Disk(), tmp_path_factory.mktemp("operations") / "exp"
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name, path_at in (
-            *((torch, "save", 1), (os, "replace", 1), (Path, "unlink", 0)),
-            *((Path, "symlink_to", 0), (shutil, "rmtree", 0)),
-        ):
-            patch.setattr(owner, name, disk.wrap(name, getattr(owner, name), path_at))
+        put_under(disk, patch)
         run(out)
     return disk.done
 
@@ -278,7 +277,6 @@ def test_the_undisturbed_run_is_one_to_learn_from(undisturbed, operations) -> No
     epochs = {f for f in files if f[0].isdigit()}
     assert epochs == {"2epoch", "3epoch", "4epoch", "5epoch"}
     assert {f for f in files if f.startswith("pl_state")} == {
-        "pl_state/previous_checkpoint",
         "pl_state/4epoch.rank0",
         "pl_state/5epoch.rank0",
     }
@@ -286,12 +284,10 @@ def test_the_undisturbed_run_is_one_to_learn_from(undisturbed, operations) -> No
     assert undisturbed["valid.loss.best.pth"] == "2epoch.pth"
     assert undisturbed["train.acc.best.pth"] == "3epoch.pth"
     assert undisturbed["checkpoint.pth.reporter.epoch"] == EPOCHS
-    epoch_before = "pl_state/previous_checkpoint.pth.reporter.epoch"
-    assert undisturbed[epoch_before] == EPOCHS - 1
     assert "valid.loss.ave_2best.till4epoch" in files
     assert not any("none" in name for name in undisturbed)
     kinds = {what.split()[0] for what in operations}
-    assert kinds == {"save", "replace", "unlink", "symlink_to", "rmtree"}
+    assert kinds == {"save", "replace", "unlink", "symlink_to"}
     assert "unlink 1epoch.pth" in operations and len(operations) > 50
 
 
@@ -333,7 +329,7 @@ def test_a_repair_that_is_killed_is_repaired(
             shutil.copytree(wreck, out, symlinks=True)
             disk.last, disk.share, disk.done = again, 0.5, []
             try:
-                checkpoints.repair(out, CRITERIA, [1, 2], 2)
+                finish(out)
                 break
             except Killed:
                 repairs += 1
@@ -397,9 +393,9 @@ def test_killed_for_real(tmp_path) -> None:
 
 def test_without_the_repair_a_kill_does_harm(disk, operations, tmp_path) -> None:
     """The tests above would see nothing if nothing were broken."""
-    last = operations.index("save 3epoch.pth")
+    last = operations.index("save .3epoch.pth.tmp")
     assert run_until(disk, last, 0.5, tmp_path / "exp")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(FileNotFoundError):
         run(tmp_path / "exp", mended=False)
 
 
@@ -415,9 +411,9 @@ def test_a_rebuilt_epoch_has_the_same_bytes(disk, operations, tmp_path, caplog) 
     run(tmp_path / "whole", max_epoch=2)
     expected = (tmp_path / "whole" / "2epoch.pth").read_bytes()
     out = tmp_path / "exp"
-    assert run_until(disk, operations.index("save 2epoch.pth"), 0.7, out)
-    assert not checkpoints.is_whole(out / "2epoch.pth")
-    assert checkpoints.repair(out, CRITERIA, [1, 2], 2) == 2
+    assert run_until(disk, operations.index("save .2epoch.pth.tmp"), 0.7, out)
+    assert not (out / "2epoch.pth").exists()
+    assert finish(out) == 2
     assert (out / "2epoch.pth").read_bytes() == expected
     assert "The end of epoch 2 was cut off; done now: wrote 2epoch.pth" in caplog.text
 
@@ -430,7 +426,7 @@ def test_an_epoch_of_an_older_run_is_replaced(tmp_path) -> None:
     torch.save({"linear.weight": torch.zeros(8, 8)}, out / "2epoch.pth")
     before = (out / "checkpoint.pth").stat().st_mtime_ns - 1
     os.utime(out / "2epoch.pth", ns=(before, before))
-    checkpoints.repair(out, CRITERIA, [1, 2])
+    finish(out, interval=0)
     assert contents(out) == expected
 
 
@@ -440,8 +436,8 @@ def test_a_whole_directory_is_left_alone(disk, tmp_path, caplog) -> None:
     before = {p: p.lstat().st_mtime_ns for p in out.rglob("*")}
     disk.done.clear()
     caplog.clear()
-    assert checkpoints.repair(out, CRITERIA, [1, 2], 2) == EPOCHS
-    assert disk.done == ["rmtree .repair"] and not caplog.records
+    assert finish(out) == EPOCHS
+    assert not disk.done and not caplog.records
     assert {p: p.lstat().st_mtime_ns for p in out.rglob("*")} == before
 
 
@@ -451,14 +447,15 @@ def test_keep_nbest_models_as_espnet_takes_it(tmp_path, keep) -> None:
     out = tmp_path / "exp"
     shutil.copytree(tmp_path / "whole", out, symlinks=True)
     (out / "1epoch.pth").write_bytes((out / "2epoch.pth").read_bytes())
-    checkpoints.repair(out, CRITERIA, keep)
+    finish(out, keep, 0)
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_a_full_disk_leaves_a_checkpoint(tmp_path, undisturbed, caplog) -> None:
+def test_a_full_disk_leaves_a_checkpoint(tmp_path, undisturbed) -> None:
     """ESPnet's torch.save breaks off half-way, as on a full disk."""
     out = tmp_path / "exp"
     run(out, max_epoch=2)
+    before = contents(out)
     size = (out / "checkpoint.pth").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
@@ -467,16 +464,16 @@ def test_a_full_disk_leaves_a_checkpoint(tmp_path, undisturbed, caplog) -> None:
             run(out, max_epoch=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not checkpoints.is_whole(out / "checkpoint.pth")
-    assert checkpoints.is_whole(checkpoints.previous_path(out))
-    assert checkpoints.repair(out, CRITERIA, [1, 2], 2) == 2
-    assert "checkpoint.pth is torn" in caplog.text
-    assert "is resumed from the end of epoch 2" in caplog.text
+    after = contents(out)
+    assert {key: after[key] for key in before if "pl_state" not in key} == {
+        key: value for key, value in before.items() if "pl_state" not in key
+    }
+    assert finish(out) == 2
     run(out)
     assert contents(out) == undisturbed
 
 
-def test_a_disk_that_is_full_during_the_repair(tmp_path, monkeypatch) -> None:
+def test_a_disk_that_is_full_while_the_end_is_finished(tmp_path, monkeypatch) -> None:
     out = tmp_path / "exp"
     run(out, max_epoch=2)
     expected = contents(out)
@@ -490,90 +487,71 @@ def test_a_disk_that_is_full_during_the_repair(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.repair(out, CRITERIA, [1, 2], 2)
-    assert not (out / "pl_state" / checkpoints.WORKSHOP).exists()
+        finish(out)
+    assert not list(out.glob(".*"))
     monkeypatch.undo()
-    checkpoints.repair(out, CRITERIA, [1, 2], 2)
+    finish(out)
     assert contents(out) == expected
 
 
-def tear(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
+def test_what_a_kill_left_of_a_file_is_removed(tmp_path) -> None:
+    out = tmp_path / "exp"
+    run(out, max_epoch=2)
+    expected = contents(out)
+    for name in (".checkpoint.pth.tmp", "pl_state/.3epoch.rank0.pth.tmp"):
+        (out / name).write_bytes(b"half")
+    (out / ".notes").write_text("mine")
+    finish(out)
+    assert not list(out.rglob(".*.tmp")) and (out / ".notes").exists()
+    (out / ".notes").unlink()
+    assert contents(out) == expected
 
 
-def test_no_usable_checkpoint_is_refused(tmp_path) -> None:
+def test_a_checkpoint_that_is_damaged_is_refused(tmp_path) -> None:
     out = tmp_path / "exp"
     run(out, max_epoch=3)
-    previous = checkpoints.previous_path(out)
-    tear(out / "checkpoint.pth")
-    tear(previous)
+    checkpoint = out / "checkpoint.pth"
+    os.truncate(checkpoint, checkpoint.stat().st_size // 2)
     files = sorted(out.rglob("*"))
     with pytest.raises(UserError) as refused:
-        checkpoints.repair(out, CRITERIA, [1, 2])
+        finish(out)
     message = str(refused.value)
-    assert f"{out / 'checkpoint.pth'} is torn" in message
-    assert f"{previous}, the one before it, is torn too" in message
-    assert f"--init_param {out / '3epoch.pth'}" in message
-    previous.unlink()
-    with pytest.raises(UserError, match="the one before it, is missing"):
-        checkpoints.repair(out, CRITERIA, [1, 2])
-    assert sorted(out.rglob("*")) == [path for path in files if path != previous]
+    assert f"cannot resume: {checkpoint} cannot be read" in message
+    assert "Bring it back from a copy" in message and "--init_param" in message
+    assert sorted(out.rglob("*")) == files
     # Without a checkpoint at all ESPnet starts anew, as ever.
-    (out / "checkpoint.pth").unlink()
-    assert checkpoints.repair(out, CRITERIA, [1, 2]) is None
+    checkpoint.unlink()
+    assert finish(out) is None
 
 
-def test_a_torn_file_that_nothing_can_replace_is_refused(tmp_path, caplog) -> None:
+def test_a_best_model_that_is_missing_is_named(tmp_path, caplog) -> None:
     out = tmp_path / "exp"
     run(out)
-    tear(out / "2epoch.pth")
-    with pytest.raises(UserError, match="2epoch.pth is torn"):
-        checkpoints.repair(out, CRITERIA, [1, 2])
     (out / "2epoch.pth").unlink()
-    checkpoints.repair(out, CRITERIA, [1, 2])
+    assert finish(out) == EPOCHS
     assert "Missing: 2epoch.pth" in caplog.text
 
 
-def test_set_aside_keeps_the_whole_one(tmp_path) -> None:
-    out = tmp_path / "exp"
-    out.mkdir()
-    checkpoints.set_aside(out)
-    assert not list(out.iterdir())
-    checkpoint, previous = out / "checkpoint.pth", checkpoints.previous_path(out)
-    torch.save({"epoch": 1}, checkpoint)
-    checkpoints.set_aside(out)
-    assert not checkpoint.exists() and torch.load(previous) == {"epoch": 1}
-    torch.save({"epoch": 2}, checkpoint)
-    tear(checkpoint)
-    checkpoints.set_aside(out)
-    assert checkpoint.exists() and torch.load(previous) == {"epoch": 1}
+def test_espnet_gets_its_own_torch_back(tmp_path) -> None:
+    with pytest.raises(KeyError), checkpoints.whole_files():
+        assert averaging.torch is not torch and averaging.torch.nn is torch.nn
+        averaging.torch.save({"a": 1}, str(tmp_path / "file.pth"))
+        raise KeyError
+    assert averaging.torch is torch
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
+    assert torch.load(tmp_path / "file.pth") == {"a": 1}
 
 
-def test_is_whole_sees_every_damage(tmp_path) -> None:
+def test_has_end_sees_what_is_cut_off(tmp_path) -> None:
     path = tmp_path / "file.pth"
-    whole = {"a": torch.randn(40, 40), "b": [1, "two"]}
-    torch.save(whole, path)
-    assert checkpoints.is_whole(path) and checkpoints.has_end(path)
+    torch.save({"a": torch.randn(40, 40), "b": [1, "two"]}, path)
+    assert checkpoints.has_end(path)
     data = path.read_bytes()
     for size in (0, 1, 100, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])
-        assert not checkpoints.is_whole(path) and not checkpoints.has_end(path)
-    rng, unseen = random.Random(5), 0
-    for _ in range(500):
-        damaged = bytearray(data)
-        start = rng.randrange(len(data))
-        damaged[start : start + 64] = rng.randbytes(len(damaged[start : start + 64]))
-        path.write_bytes(damaged)
-        assert checkpoints.has_end(path) in (True, False)
-        if checkpoints.is_whole(path):
-            # Only what torch does not read, such as a time, is without a checksum.
-            loaded = torch.load(path)
-            assert torch.equal(loaded["a"], whole["a"]) and loaded["b"] == whole["b"]
-            unseen += 1
-    assert unseen < 50
-    assert not checkpoints.is_whole(tmp_path / "missing.pth")
-    with pytest.raises(OSError):
-        checkpoints.is_whole(tmp_path)
+        assert not checkpoints.has_end(path)
+    assert not checkpoints.has_end(tmp_path / "missing.pth")
+    assert not checkpoints.has_end(tmp_path)
 
 
 def test_early_stopping_is_espnets(disk, tmp_path) -> None:
@@ -581,7 +559,7 @@ def test_early_stopping_is_espnets(disk, tmp_path) -> None:
     early = dict(patience=1, max_epoch=6, nbest_averaging_interval=0)
     disk.done.clear()
     run(tmp_path / "whole", **early)
-    last = disk.done.index("save valid.loss.ave_2best.pth")
+    last = disk.done.index("save .valid.loss.ave_2best.pth.tmp")
     expected = contents(tmp_path / "whole")
     assert expected["checkpoint.pth.reporter.epoch"] == 4  # 2 was the best.
     out = tmp_path / "exp"
@@ -590,20 +568,18 @@ def test_early_stopping_is_espnets(disk, tmp_path) -> None:
     assert contents(out) == expected
     criterion = ("valid", "loss", "min")
     answers = {
-        patience: checkpoints.stopped_early(out, patience, criterion)
+        patience: checkpoints.early_stop(out, patience, criterion)
         for patience in (None, 0, 1, 2)
     }
-    assert answers == {None: False, 0: True, 1: True, 2: False}
-    assert not checkpoints.stopped_early(out, 0, ("valid", "acc", "max"))
-    assert not checkpoints.stopped_early(tmp_path / "new", 0, criterion)
+    assert answers == {None: None, 0: 4, 1: 4, 2: None}
+    assert checkpoints.early_stop(out, 0, ("valid", "acc", "max")) is None
+    assert checkpoints.early_stop(tmp_path / "new", 0, criterion) is None
 
 
 def test_what_the_checkpoint_says(tmp_path) -> None:
     out = tmp_path / "exp"
-    assert checkpoints.epoch_of(out) == 0
     assert checkpoints.finished_epochs(out, ("valid", "loss", "min")) == []
     run(out, max_epoch=3)
-    assert checkpoints.epoch_of(out) == 3
     finished = checkpoints.finished_epochs(out, ("valid", "loss", "min"))
     assert finished == [(epoch, LOSSES[epoch]) for epoch in (1, 2, 3)]
     assert all(type(value) is float for _, value in finished)
@@ -611,48 +587,10 @@ def test_what_the_checkpoint_says(tmp_path) -> None:
     assert checkpoints.finished_epochs(out, ("test", "loss")) == []
 
 
-def test_every_scheduler_and_optimizer_of_espnet_can_be_loaded(tmp_path) -> None:
-    """No checkpoint of ESPnet's holds anything that would have to run code."""
-    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
-
-    conf: dict[str, dict[str, Any]] = {
-        "lambdalr": dict(lr_lambda=lambda step: 1.0),
-        "steplr": dict(step_size=2),
-        "multisteplr": dict(milestones=[2]),
-        "exponentiallr": dict(gamma=0.9),
-        "cosineannealinglr": dict(T_max=3),
-        "noamlr": dict(model_size=256),
-        "cycliclr": dict(base_lr=0.1, max_lr=0.2),
-        "onecyclelr": dict(max_lr=0.1, total_steps=10),
-        "cosineannealingwarmrestarts": dict(T_0=3),
-        "cosineannealingwarmuprestarts": dict(first_cycle_steps=10),
-        "tristagelr": dict(max_steps=10),
-        "piecewiselinearwarmuplr": dict(
-            warmup_steps_list=[0, 10], warmup_lr_list=[0.0, 1e-3]
-        ),
-        "exponentialdecaywarmup": dict(
-            max_lr=0.1, min_lr=0.01, total_steps=10, warmup_steps=2
-        ),
-    }
-    weight = torch.nn.Parameter(torch.ones(3))
-    for cls in optim_classes.values():
-        optimizer = cls([weight], lr=0.1)
-        weight.grad = torch.ones(3)
-        optimizer.step(lambda: weight.sum())
-        torch.save({"state": optimizer.state_dict()}, tmp_path / "checkpoint.pth")
-        assert load_checkpoint(tmp_path / "checkpoint.pth")["state"]["param_groups"]
-    for name, cls in scheduler_classes.items():
-        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
-        state = cls(optimizer, **conf.get(name, {})).state_dict()
-        torch.save({"state": state}, tmp_path / "checkpoint.pth")
-        assert (
-            load_checkpoint(tmp_path / "checkpoint.pth")["state"].keys() == state.keys()
-        )
-
-
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Keep ESPnet's reports of every epoch out of the log."""
+def quiet(monkeypatch) -> Iterator[None]:
+    """Keep ESPnet's reports of every epoch out of the log, and do not wait for disks."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     logger = logging.getLogger("root")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,0 +1,311 @@
+"""All that a training is at one moment: captured in a state, and restored from it.
+
+One format for three uses, each with the parts that it needs: the end of an epoch, where
+ESPnet's `checkpoint.pth` holds the rest; a stop in the middle of one (SIGTERM); and the
+healthy epoch's end that the guard's back-off returns to. Every process has its own
+files in `pl_state/`: `{epoch}epoch[.{kind}].rank{rank}.pth`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.train.reporter import SubReporter, to_reported_value
+
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.files import load_state, save_atomically
+from espnet_softpl.core.processes import rank_and_world
+from espnet_softpl.training.resume.layout import (
+    ADVICE,
+    OF_ANOTHER_VERSION,
+    STATE_DIR,
+    STATE_VERSION,
+)
+
+HEALTHY = "healthy"
+INTERRUPTED = r"\d+batches"
+
+# The parts of a state beside the engine's own and `reporter`.
+EPOCH_END = ()
+BACK_OFF = ("model", "optimizers")
+INTERRUPTION = ("model", "optimizers", "schedulers", "scaler", "random")
+
+
+@dataclasses.dataclass
+class Training:
+    """What ESPnet's trainer holds in an epoch.
+
+    Attributes:
+        model: A `SoftPLModel`, not wrapped for distribution.
+        output_dir: The experiment directory.
+        epoch: The epoch in training, counted from 1.
+        optimizers: Its optimizers.
+        schedulers: Their schedulers, or None.
+        scaler: Of mixed precision, or None.
+        reporter: ESPnet's reporter of the epoch.
+    """
+
+    model: torch.nn.Module
+    output_dir: Path
+    epoch: int
+    optimizers: Sequence[torch.optim.Optimizer] = ()
+    schedulers: Sequence[Any] = ()
+    scaler: Any = None
+    reporter: SubReporter | None = None
+
+
+def path_of(output_dir: Path, epoch: int, kind: str = "") -> Path:
+    """Name this process's file of an epoch.
+
+    Args:
+        output_dir: The experiment directory.
+        epoch: The epoch.
+        kind: `{n}batches` (after n mini-batches of the epoch), `healthy`, or empty for
+            the epoch's end.
+    """
+    rank, _ = rank_and_world()
+    name = ".".join(filter(None, (f"{epoch}epoch", kind, f"rank{rank}.pth")))
+    return output_dir / STATE_DIR / name
+
+
+def saved_epochs(
+    output_dir: Path, kind: str = "", rank: int | str = r"\d+"
+) -> Iterator[tuple[int, str, Path]]:
+    """Find the files of a kind.
+
+    Args:
+        output_dir: The experiment directory.
+        kind: A pattern of kinds, such as `\\d+batches`; empty for ends of epochs.
+        rank: The process, or a pattern.
+
+    Yields:
+        Epoch, kind and file.
+    """
+    dotted = rf"\.({kind})" if kind else "()"
+    pattern = re.compile(rf"(\d+)epoch{dotted}\.rank{rank}\.pth")
+    for path in sorted((output_dir / STATE_DIR).glob("*epoch.*.pth")):
+        if name := pattern.fullmatch(path.name):
+            yield int(name[1]), name[2], path
+
+
+def save(
+    training: Training,
+    parts: Sequence[str] = EPOCH_END,
+    kind: str = "",
+    cache: bool = True,
+    **more: Any,
+) -> Path:
+    """Save a snapshot of this process; the file is whole or not there.
+
+    Args:
+        training: What to save.
+        parts: What to save beside the engine.
+        kind: Names the file, see `path_of`.
+        cache: False leaves out the labels in the cache.
+        **more: Further entries.
+
+    Returns:
+        The file.
+    """
+    states = {
+        "model": lambda: training.model.state_dict(),
+        "optimizers": lambda: [part.state_dict() for part in training.optimizers],
+        "schedulers": lambda: [s and s.state_dict() for s in training.schedulers],
+        "scaler": lambda: training.scaler and training.scaler.state_dict(),
+        "random": random_state,
+    }
+    state = {
+        "version": STATE_VERSION,
+        "epoch": training.epoch,
+        "world_size": rank_and_world()[1],
+        **training.model.pl.state_dict(training.model, cache=cache),
+        **{part: states[part]() for part in parts},
+        **more,
+    }
+    path = path_of(training.output_dir, training.epoch, kind)
+    save_atomically(state, path)
+    return path
+
+
+def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str, Any]:
+    """Restore what a snapshot holds, except the random state.
+
+    Args:
+        training: What to restore.
+        kind: Names the file, see `path_of`.
+        back_off: Leave to the engine what goes on in a back-off.
+
+    Returns:
+        The state, whose `random` is to be restored when the next mini-batch is handed
+        out.
+
+    Raises:
+        UserError: The file is missing, or of another version, number of processes or
+            other settings.
+    """
+    path = path_of(training.output_dir, training.epoch, kind)
+    if not path.exists():
+        raise UserError(
+            f"cannot resume: {path} is missing, so the teacher of epoch "
+            f"{training.epoch} is not known. {ADVICE}"
+        )
+    state = load_state(path)
+    check(state, path, epoch=training.epoch, world_size=rank_and_world()[1])
+    if "model" in state:
+        training.model.load_state_dict(state["model"])
+        for part, saved in zip(training.optimizers, state["optimizers"], strict=True):
+            part.load_state_dict(saved)
+    for scheduler, saved in zip(training.schedulers, state.get("schedulers", ())):
+        if scheduler is not None:
+            scheduler.load_state_dict(saved)
+    if training.scaler is not None and "scaler" in state:
+        training.scaler.load_state_dict(state["scaler"])
+    if "reporter" in state:
+        restore_reporter(training.reporter, state["reporter"])
+    try:
+        training.model.pl.load_state_dict(state, training.model, back_off=back_off)
+    except ValueError as error:
+        raise UserError(f"cannot resume from {path}: {error}. {ADVICE}") from error
+    return state
+
+
+def check(state: Any, path: Path, **wanted: Any) -> None:
+    """Refuse a state that belongs elsewhere.
+
+    Args:
+        state: What `load_state` returned.
+        path: The file.
+        **wanted: What it must say of itself beside its version, such as its epoch.
+
+    Raises:
+        UserError: It says something else.
+    """
+    known = state if isinstance(state, dict) else {}
+    for key, value in {"version": STATE_VERSION, **wanted}.items():
+        if known.get(key) != value:
+            advice = OF_ANOTHER_VERSION if key == "version" else ADVICE
+            raise UserError(
+                f"cannot resume: {path} has {key} {known.get(key)!r}, this run needs "
+                f"{value!r}. {advice}"
+            )
+
+
+def save_epoch_end(training: Training) -> None:
+    """Save the state of an epoch's end, and forget all but the epoch before it.
+
+    ESPnet writes `checkpoint.pth` after this: whichever of the two epochs that file
+    holds when a run is killed, its snapshot is there.
+    """
+    output_dir, epoch, engine = training.output_dir, training.epoch, training.model.pl
+    rank, _ = rank_and_world()
+    if engine.samples is not None:
+        engine.samples.write(output_dir, epoch, rank)
+    save(training)
+    # Interruptions first: they name files of the cache that nothing else may need.
+    for old, _, path in saved_epochs(output_dir, INTERRUPTED, rank):
+        if old <= epoch:
+            path.unlink()
+    ends = []
+    for old, _, path in saved_epochs(output_dir, rank=rank):
+        if old < epoch - 1:
+            path.unlink()
+        elif engine.cache is not None:
+            ends.append(load_state(path, mmap=True)["cache"])
+    if engine.cache is not None:
+        engine.cache.forget_files(ends)
+
+
+def save_healthy(training: Training) -> None:
+    """Save what a back-off returns to, and forget all but the snapshot before it.
+
+    A back-off throws the labels in the cache away, so they are left out.
+    """
+    engine = training.model.pl
+    before, engine.healthy_epoch = engine.healthy_epoch, training.epoch
+    save(training, BACK_OFF, HEALTHY, cache=False)
+    for epoch, _, path in saved_epochs(
+        training.output_dir, HEALTHY, rank_and_world()[0]
+    ):
+        if epoch not in (before, training.epoch):
+            path.unlink()
+
+
+def find_interruption(output_dir: Path, epoch: int) -> int | None:
+    """Find where an epoch was interrupted.
+
+    Args:
+        output_dir: The experiment directory.
+        epoch: The epoch that is about to be trained.
+
+    Returns:
+        The mini-batches that had been trained on; None if the epoch was not
+        interrupted, or if a process did not live to save its part: all of them then
+        begin the epoch anew.
+    """
+    counts = [
+        {
+            int(kind.removesuffix("batches"))
+            for saved, kind, _ in saved_epochs(output_dir, INTERRUPTED, rank)
+            if saved == epoch
+        }
+        for rank in range(rank_and_world()[1])
+    ]
+    return max(set.intersection(*counts), default=None)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every generator that ESPnet seeds."""
+    name, keys, *rest = np.random.get_state()
+    version, numbers, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "python": [version, list(numbers), gauss],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+
+
+def reporter_state(reporter: SubReporter, done: int) -> dict[str, Any]:
+    """Return what ESPnet's reporter holds of an epoch's first mini-batches.
+
+    Args:
+        reporter: The reporter; a further mini-batch may have been fetched, and timed,
+            that is not trained on any more.
+        done: Mini-batches that have been trained on.
+    """
+
+    def plain(reported: Any) -> list[Any]:
+        numbers = [reported.value, getattr(reported, "weight", None)]
+        return [n.item() if isinstance(n, np.generic) else n for n in numbers]
+
+    return {
+        "stats": {k: [*map(plain, v[:done])] for k, v in reporter.stats.items()},
+        "count": done,
+        "total_count": reporter.total_count - (reporter.count - done),
+    }
+
+
+def restore_reporter(reporter: SubReporter, state: dict[str, Any]) -> None:
+    """Restore what `reporter_state` returned."""
+    for key, values in state["stats"].items():
+        reporter.stats[key] = [to_reported_value(*value) for value in values]
+    reporter.count = state["count"]
+    reporter.total_count = state["total_count"]

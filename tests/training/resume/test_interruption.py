@@ -1,0 +1,161 @@
+"""SIGTERM: the training stops between two steps, saves, and goes on from there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from espnet_softpl.training.resume import interruption
+from espnet_softpl.training.task import SoftPLTask
+from tests.end_to_end.test_training import SLIMIPL, compare_runs
+from tests.support.espnet_runs import Data, make_data, train
+from tests.training.resume.test_faults import FAULTS, faulty, nothing, run_apart
+
+
+@pytest.fixture
+def data(tmp_path) -> Data:
+    FAULTS.clear()
+    return make_data(tmp_path / "data")
+
+
+def interrupt(losses: torch.Tensor) -> torch.Tensor:
+    signal.raise_signal(signal.SIGTERM)
+    return losses
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        SLIMIPL,
+        dict(
+            pl_teacher="student",
+            pl_teacher_conf={},
+            pl_cache="label_change",
+            pl_cache_conf={"size": 2, "lag": 3},
+            num_workers=1,
+        ),
+        dict(
+            accum_grad=3, num_iters_per_epoch=9, pl_teacher="topn", pl_teacher_conf={}
+        ),
+    ],
+    ids=["ema", "slimipl", "label_change", "accumulation"],
+)
+def test_told_to_stop_it_saves_and_goes_on_from_there(data, tmp_path, changes) -> None:
+    options = faulty(data, **{"num_iters_per_epoch": 8, **changes})
+    whole = train(SoftPLTask, options, tmp_path / "whole")
+    exp = tmp_path / "exp"
+    saved = set()
+    # In the first unlabeled step, in another epoch, and soon after resuming.
+    for wait in (0, 4, 1):
+        FAULTS[:] = [nothing] * wait + [interrupt]
+        with pytest.raises(SystemExit) as stop:
+            train(SoftPLTask, options, exp, "--resume", "true")
+        assert stop.value.code == 143
+        saved |= set((exp / "pl_state").glob("*batches.rank0.pth"))
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert len(saved) >= 2
+    train(SoftPLTask, options, exp, "--resume", "true")
+    compare_runs(whole, exp, epochs=3)
+    assert not list((exp / "pl_state").glob("*batches.rank0.pth"))
+
+
+def test_a_file_of_another_world_is_not_taken(data, tmp_path) -> None:
+    """A process that did not live to save its part: the epoch begins anew."""
+    options = faulty(data, num_iters_per_epoch=8)
+    whole = train(SoftPLTask, options, tmp_path / "whole")
+    exp = tmp_path / "exp"
+    FAULTS[:] = [nothing] * 5 + [interrupt]
+    with pytest.raises(SystemExit):
+        train(SoftPLTask, options, exp, "--resume", "true")
+    (saved,) = (exp / "pl_state").glob("*batches.rank0.pth")
+    os.replace(saved, saved.with_name(saved.name.replace("rank0", "rank1")))
+    train(SoftPLTask, options, exp, "--resume", "true")
+    compare_runs(whole, exp, epochs=3)
+
+
+def test_an_iterator_stops_between_two_steps() -> None:
+    stop, steps = interruption.StopRequest(), []
+    batches = interruption.StoppableIterator(
+        range(10), stop, accum_grad=3, skip=2, after_step=lambda: steps.append(0)
+    )
+    seen = []
+    for batch in batches:
+        seen.append(batch)
+        stop.is_set = batch >= 3
+    assert seen == [2, 3, 4, 5] and len(steps) == 4
+    assert batches.done == 6 and not batches.complete and len(batches) == 10
+    stop.is_set = False
+    assert [*interruption.StoppableIterator(range(3), stop)] == [0, 1, 2]
+
+
+def test_the_random_state_is_restored_after_what_is_skipped() -> None:
+    order = []
+
+    def read():
+        for number in range(3):
+            order.append(f"read {number}")
+            yield number
+
+    class Batches:
+        def __iter__(self):
+            return read()
+
+    batches = interruption.StoppableIterator(
+        Batches(),
+        interruption.StopRequest(),
+        skip=2,
+        begin=lambda: order.append("restore"),
+    )
+    assert list(batches) == [2]
+    assert order == ["read 0", "read 1", "restore", "read 2"]
+
+
+class Slow(torch.utils.data.Dataset):
+    """Ten items that take their time."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> int:
+        """Return the index, after a while."""
+        time.sleep(0.1)
+        return index
+
+
+class LoaderFactory:
+    """Builds a loader with one process of its own."""
+
+    def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
+        """Build it."""
+        return DataLoader(Slow(), num_workers=1, worker_init_fn=None)
+
+
+def outlive() -> None:
+    """Signal a loader's process twice, go on reading, and let it end by itself."""
+    interruption.LOADER_SECONDS = 2
+    items = iter(interruption.SigtermTolerantFactory(LoaderFactory()).build_iter(1))
+    seen = [int(next(items))]
+    (child,) = multiprocessing.active_children()
+    for _ in range(2):
+        os.kill(child.pid, signal.SIGTERM)
+        seen.append(int(next(items)))
+    assert seen == [0, 1, 2] and child.is_alive()
+    # torch's own way of noticing its end would raise here.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child.join(30.0)
+    assert child.exitcode == -signal.SIGALRM
+    print("outlived", flush=True)
+    os._exit(0)  # Nor may the dead one be noticed at the interpreter's end.
+
+
+def test_loaders_outlive_the_signal_for_a_while() -> None:
+    """Schedulers signal every process of a job, and the training needs its loaders."""
+    ended = run_apart("test_interruption", "outlive()")
+    assert ended.returncode == 0 and "outlived" in ended.stdout, ended.stderr
