@@ -37,7 +37,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(
-    recipe: Path, *options: object, timeout: float = 60, **more: str
+    recipe: Path, *options: object, timeout: float = 300, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the recipe with its output and errors in one stream."""
     return subprocess.run(
