@@ -171,15 +171,13 @@ class Experiment:
         Raises:
             UserError: There is none.
         """
-        there = sorted(path.name for path in self.directory.glob("*.pth"))
+        models = [path for path in self.directory.glob("*.pth") if path.is_file()]
         if name is not None:
             for path in (self.directory / name, Path(name)):
                 if path.is_file():
                     return path
-            raise UserError(
-                f"{name} is not in {self.directory}; models there: "
-                f"{', '.join(there) or 'none'}"
-            )
+            names = ", ".join(sorted(path.name for path in models)) or "none"
+            raise UserError(f"{name} is not in {self.directory}; models there: {names}")
         if self.model_file is not None:
             return self.model_file
         ranked = CTC_STATISTICS if is_ctc_only(self.config) else STATISTICS
@@ -194,14 +192,11 @@ class Experiment:
             for statistic in (*ranked, *own)
         ]
         for pattern in (*patterns, "latest.pth"):
-            files = [p for p in self.directory.glob(pattern) if p.is_file()]
-            if files:
+            if files := [path for path in models if path.match(pattern)]:
                 return max(files)
-        files = [p for p in self.directory.glob("*epoch.pth") if p.is_file()]
-        if not files and len(there) == 1:
-            files = [self.directory / there[0]]
-        if files:
-            return max(files, key=lambda path: path.stat().st_mtime)
+        epochs = [path for path in models if path.match("*epoch.pth")]
+        if epochs or len(models) == 1:
+            return max(epochs or models, key=lambda path: path.stat().st_mtime)
         raise UserError(
             f"{self.directory} holds no trained model: neither {patterns[0]} nor "
             f"latest.pth nor *epoch.pth; it has one after the first epoch"
