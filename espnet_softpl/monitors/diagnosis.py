@@ -188,7 +188,7 @@ def write_report(
         utterance_ids: Their B names.
 
     Returns:
-        The report's directory, `directory/step<N>`.
+        `directory/step<N>`.
     """
     target = Path(directory) / f"step{alarm.step}"
     temporary = target.with_name(f".{target.name}.tmp")

@@ -33,12 +33,9 @@ MONITORS = tuple(DEFAULT_LIMITS)
 class Breach(NamedTuple):
     """A monitor beyond its limit.
 
-    Attributes:
-        monitor: The statistic's name.
-        level: Its moving average, or the value itself if that is infinite.
-        reference: The base model's level; NaN if it is not yet known.
-        limit: The limit in words, with the level that it stands for.
-        side: `low`, `high`, or `infinite`.
+    `level` is the moving average, or the value itself if that is infinite; `reference`
+    is NaN if it is not yet known; `limit` has the limit in words and as a level; `side`
+    is `low`, `high`, or `infinite`.
     """
 
     monitor: str
@@ -51,10 +48,8 @@ class Breach(NamedTuple):
 class Alarm(NamedTuple):
     """What the guard says when a monitor has been beyond its limit for long enough.
 
-    Attributes:
-        step: The training step.
-        number: Alarms so far, this one included.
-        breaches: What raised the alarm, then those of earlier alarms that last.
+    `number` counts the alarms so far, this one included; `breaches` has what raised
+    this one, then those of earlier alarms that last.
     """
 
     step: int

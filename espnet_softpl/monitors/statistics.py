@@ -232,14 +232,12 @@ def length_ratio(
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> torch.Tensor:
-    """Compare the speech rate of the pseudo-labels with that of the labeled data.
+    """Divide the speech rate of pseudo-labels by that of the labeled data.
 
     Args:
         token_lengths: Tokens per utterance, (B,).
-        speech_lengths: Length of the audio per utterance, (B,), in the unit of
-            `labeled_tokens_per_sample`.
-        labeled_tokens_per_sample: Tokens per unit of audio in the labeled data; NaN
-            if unknown.
+        speech_lengths: Length of the audio per utterance, (B,).
+        labeled_tokens_per_sample: Tokens per unit of the same; NaN if unknown.
 
     Returns:
         A scalar: 1 is the labeled rate, near 0 means that labels vanish.

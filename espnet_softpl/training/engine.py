@@ -106,7 +106,7 @@ class PseudoLabeling(Labeling):
             student: The `SoftPLModel` in training.
             batch: The mini-batch that is trained on.
             insertions: Mini-batches to label for the cache at this step.
-            step: The mini-batch of training.
+            step: Number of the mini-batch in the whole training.
 
         Returns:
             Losses by name, scalars with gradient: `loss` is what is differentiated,
@@ -274,10 +274,10 @@ class PseudoLabeling(Labeling):
         for _, part in self.filters:
             if part.needs_labeled:
                 part.observe(log_probs.detach(), lengths, tokens, token_lengths)
-        criterion = self.criterion.at(step)
-        if criterion.labeled_weight == 0.0:
+        if self.labeled_views(step) < 2:
             return 0.0
         first, second = log_probs.chunk(2)
+        criterion = self.criterion.at(step)
         return criterion.on_labeled(first, lengths.chunk(2)[0], second).mean()
 
     def statistics_keys(self, student: torch.nn.Module) -> list[str]:
@@ -305,7 +305,6 @@ class PseudoLabeling(Labeling):
             student: The model in training, for what its own state leaves out.
             cache: False leaves out the labels in the cache, for a back-off.
         """
-        head = unlabeled_head.of(student)
 
         def state_of(part: Any) -> Any:
             return None if part is None else part.state_dict()
@@ -313,7 +312,7 @@ class PseudoLabeling(Labeling):
         return {
             "begun": self.begun,
             "healthy_epoch": self.healthy_epoch,
-            "head": state_of(head),
+            "head": state_of(unlabeled_head.of(student)),
             "teacher": self.teacher.state_dict(),
             "shaping": [part.state_dict() for part in self.shaping],
             "filters": [part.state_dict() for _, part in self.filters],

@@ -59,11 +59,6 @@ class Labeling:
     ) -> Labels:
         """Label a mini-batch with the teacher, shape the labels and filter them.
 
-        Args:
-            student: The model in training.
-            batch: The mini-batch.
-            step: The mini-batch of training.
-
         Returns:
             The labels, without gradient.
         """
@@ -132,7 +127,7 @@ class Labeling:
             batch: The mini-batch that is trained on.
             insertions: Mini-batches to label for the cache; the labels that they
                 replace are trained on once more.
-            step: The mini-batch of training.
+            step: Number of the mini-batch in the whole training.
 
         Returns:
             The labels, and how far they have changed since they were made, NaN if that

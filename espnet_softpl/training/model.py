@@ -160,15 +160,11 @@ class SoftPLModel(DecoderModel):
     def ctc_log_probs(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the CTC head's frame log-posteriors.
+        """Return the stock CTC head's log-posteriors (B, T, V) and their lengths (B,).
 
         Args:
             speech: Waveforms, (B, N).
             speech_lengths: Samples per utterance, (B,).
-
-        Returns:
-            log_probs (B, T, V) in float32 and lengths (B,). In train mode the
-            features are augmented, in eval mode they are not.
         """
         outputs = self.ctc_outputs(speech, speech_lengths)
         return outputs.log_probs, outputs.lengths
@@ -236,16 +232,14 @@ class SoftPLModel(DecoderModel):
 
 
 def frames_of(model: SoftPLModel, num_samples: int, dim: int | None = None) -> int:
-    """Count the encoder frames that a model makes of an utterance.
+    """Count the encoder frames that a model makes of one utterance.
+
+    In a padded batch ESPnet may count one more.
 
     Args:
         model: The model; its mode is left as it is.
         num_samples: Length of the utterance in samples, or in frames of features.
         dim: Dimension of the features; None if the model takes samples.
-
-    Returns:
-        The number of frames after subsampling, of the utterance alone; in a padded
-        batch ESPnet may count one more.
     """
     shape = (1, num_samples) if dim is None else (1, num_samples, dim)
     speech = torch.zeros(shape, device=next(model.parameters()).device)

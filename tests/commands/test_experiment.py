@@ -16,8 +16,8 @@ import torch
 
 from espnet_softpl.commands.experiment import Experiment, open_experiment
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.training.resume.layout import STATE_VERSION
 from espnet_softpl.training.resume.checkpoints import begin_directory
+from espnet_softpl.training.resume.layout import STATE_VERSION
 from tests.support.espnet_runs import (
     load,
     same_tensors,
