@@ -19,7 +19,7 @@ from tests.support.doc_pages import DOCS, ROOT, read
 
 PACKAGE = ROOT / "espnet_softpl"
 MONITORS_PAGE = ROOT / "docs" / "monitors.md"
-PAPER = ROOT / "docs" / "paper_to_code.md"
+PAPER = ROOT / "docs" / "dev" / "paper_to_code.md"
 TROUBLE = ROOT / "docs" / "troubleshooting.md"
 WRITE = ROOT / "docs" / "write_a_criterion.md"
 KEYS = {statistic.name for statistic in STATISTICS}
