@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datadir import DataDir, RecipeError, atomic_write, read_table, run_main
-from progress import clock
+
 from runs import SUPERVISED, Run, read_run
 
 from espnet_softpl.commands.report.figures import (
