@@ -33,8 +33,8 @@ from espnet_softpl.commands.experiment import Experiment, open_experiment
 from espnet_softpl.commands.export import OF_THE_RUN, OURS, check_target, stock_config
 from espnet_softpl.core import errors
 from espnet_softpl.training import options
-from espnet_softpl.training.resume.layout import STATE_VERSION
 from espnet_softpl.training.resume.checkpoints import begin_directory
+from espnet_softpl.training.resume.layout import STATE_VERSION
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.espnet_runs import (
