@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
         **SOFT,
         "pl_teacher_conf": {"decay": 0.9, "warmup": True},
         "pl_cache": "slimipl",
-        "pl_cache_conf": {**SMALL, "memory_limit_mb": 0, "precision": "uint8"},
+        "pl_cache_conf": {**SMALL, "precision": "uint8"},
     },
     "student, label_change, sampled": {
         **HARD,

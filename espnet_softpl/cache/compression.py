@@ -21,22 +21,16 @@ from espnet_softpl.ctc import frame_mask, in_float32
 
 PRECISIONS = ("float32", "float16", "uint8")
 
-
 # Gaps are multiples of 2^-15 nats, at most 64: with float32 log-posteriors between
 # -128 and 0 a gap is then found again exactly, and rounding is idempotent.
 STEPS_PER_NAT = 2.0**15
-
-
 MAX_GAP = 64.0
-
 
 # One byte counts the steps of (p / p of the best token) ** (1 / 5). Even steps of the
 # log-probability waste levels on tokens that hardly weigh, those of p itself lose all
 # rare ones; roots 3 to 8 were measured (KL divergence, V = 31 and 5000): below 4 the
 # tail of many tokens is cut off, above 6 the frequent tokens are coarse.
 ROOT = 5.0
-
-
 LEVELS = 256
 
 
@@ -84,7 +78,7 @@ class Compression:
 
         Args:
             log_probs: Frame log-posteriors, (B, T, V), of any floating type; -inf is
-                legal where the best token of the frame is finite.
+                allowed if the best token of the frame is finite.
             lengths: Frames per utterance, (B,), at most T.
 
         Returns:
@@ -164,14 +158,9 @@ def _nearest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pick the tokens of the smallest gaps, and share out the mass of the others.
 
-    Args:
-        heights: Gaps with a minus, (N, V); overwritten.
-        best_token: (N, 1), the first of those of height 0.
-        top_k: K, less than V.
-
-    Returns:
-        tokens (N, K) from the best one on, and gaps (N, K) of the second to the K-th
-        and of each other token, ascending.
+    `heights` (N, V) are gaps with a minus, and overwritten; `best_token` (N, 1) is the
+    first of height 0. Returns tokens (N, K) from the best one on, and gaps (N, K) of
+    the second to the K-th and of each other token, ascending.
     """
     # Of several tokens of height 0, `topk` may put any first.
     heights.scatter_(1, best_token, 1.0)
@@ -184,16 +173,7 @@ def _nearest(
 
 
 def _spread(tokens: torch.Tensor, gaps: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Invert `_nearest` and normalize.
-
-    Args:
-        tokens: (B, T, K).
-        gaps: (B, T, K).
-        vocabulary: V, more than K.
-
-    Returns:
-        Log-posteriors, (B, T, V).
-    """
+    """Invert `_nearest`, (B, T, K) twice, and normalize to (B, T, V)."""
     probs = gaps.neg().exp_()
     probs[..., -1] *= vocabulary - gaps.size(-1)
     total = probs.sum(-1, keepdim=True).add_(1.0).log_()

@@ -21,6 +21,7 @@ from tests.support.espnet_runs import (
     Data,
     config,
     load,
+    load_snapshot,
     make_data,
     same_tensors,
 )
@@ -110,7 +111,7 @@ def run_well(options: dict, out: Path, world: int = 2, **more) -> Path:
 
 
 def states(out: Path, epoch: int, world: int = 2) -> list[dict]:
-    return [load(out / "pl_state" / f"{epoch}epoch.rank{r}.pth") for r in range(world)]
+    return [load_snapshot(out, epoch, rank) for rank in range(world)]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from tests.support.espnet_runs import (
     Data,
     config,
     load,
+    load_snapshot,
     make_data,
     same_tensors,
     train,
@@ -156,7 +157,7 @@ def compare_runs(one: Path, other: Path, epochs: int) -> None:
             for key in stats[0]:
                 if "time" not in key:
                     np.testing.assert_array_equal(*(s[key] for s in stats), err_msg=key)
-    states = [load(exp / f"pl_state/{epochs}epoch.rank0.pth") for exp in (one, other)]
+    states = [load_snapshot(exp, epochs) for exp in (one, other)]
     assert repr(states[0]) == repr(states[1])
     samples = [
         {path.name: path.read_text() for path in exp.glob("pl_samples/*")}

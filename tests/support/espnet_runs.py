@@ -163,6 +163,19 @@ def load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=False)
 
 
+def load_snapshot(exp: Path, epoch: int, rank: int = 0) -> dict[str, Any]:
+    """Load the state of an epoch's end, with labels in the place of their files.
+
+    A kill may shift the numbers in the files' names, but not what is in them.
+    """
+    state = load(exp / "pl_state" / f"{epoch}epoch.rank{rank}.pth")
+    if state["cache"] is not None:
+        directory = exp / "pl_cache" / f"rank{rank}"
+        files = state["cache"].pop("store")["files"]
+        state["labels"] = {slot: load(directory / files[slot]) for slot in files}
+    return state
+
+
 def same_tensors(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Tell whether two state dictionaries are equal bit for bit."""
     return first.keys() == second.keys() and all(

@@ -8,6 +8,7 @@ those that were asked for but have none are listed as "not run".
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
 import os
@@ -20,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datadir import DataDir, RecipeError, atomic_write, read_table, run_main
-
 from runs import SUPERVISED, Run, read_run
 
 from espnet_softpl.commands.report.figures import (
@@ -162,7 +162,10 @@ def training_table(runs: list[Run], hours: pd.Series) -> pd.DataFrame:
         unlabeled = 0.0 if run.criterion == "supervised" else hours["unlabeled"]
         row |= {"criterion": run.criterion, "teacher": run.teacher or "-"}
         row |= {"labeled h": f"{hours['labeled']:.2f}", "updates": str(run.updates)}
-        row |= {"unlabeled h": f"{unlabeled:.2f}", "wall time": clock(run.seconds)}
+        row |= {
+            "unlabeled h": f"{unlabeled:.2f}",
+            "wall time": str(datetime.timedelta(seconds=round(run.seconds))),
+        }
         for column, key in zip(head[-2:], ("train/pl_cer", "train/pl_wer")):
             pair = run.first_and_last(key)
             row[column] = f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"

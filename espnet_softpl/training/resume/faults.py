@@ -11,15 +11,9 @@ GO_ON = (
     "otherwise the same options."
 )
 
-
 WRITING = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    *(errno.EFBIG, errno.EACCES, errno.EPERM),
 }
 
 

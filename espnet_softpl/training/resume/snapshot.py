@@ -157,7 +157,17 @@ def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str
             f"{training.epoch} is not known. {ADVICE}"
         )
     state = load_state(path)
-    check(state, path, epoch=training.epoch, world_size=rank_and_world()[1])
+    known = state if isinstance(state, dict) else {}
+    for key, wanted, advice in (
+        ("version", STATE_VERSION, OF_ANOTHER_VERSION),
+        ("epoch", training.epoch, ADVICE),
+        ("world_size", rank_and_world()[1], ADVICE),
+    ):
+        if known.get(key) != wanted:
+            raise UserError(
+                f"cannot resume: {path} has {key} {known.get(key)!r}, this run needs "
+                f"{wanted!r}. {advice}"
+            )
     if "model" in state:
         training.model.load_state_dict(state["model"])
         for part, saved in zip(training.optimizers, state["optimizers"], strict=True):
@@ -174,27 +184,6 @@ def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str
     except ValueError as error:
         raise UserError(f"cannot resume from {path}: {error}. {ADVICE}") from error
     return state
-
-
-def check(state: Any, path: Path, **wanted: Any) -> None:
-    """Refuse a state that belongs elsewhere.
-
-    Args:
-        state: What `load_state` returned.
-        path: The file.
-        **wanted: What it must say of itself beside its version, such as its epoch.
-
-    Raises:
-        UserError: It says something else.
-    """
-    known = state if isinstance(state, dict) else {}
-    for key, value in {"version": STATE_VERSION, **wanted}.items():
-        if known.get(key) != value:
-            advice = OF_ANOTHER_VERSION if key == "version" else ADVICE
-            raise UserError(
-                f"cannot resume: {path} has {key} {known.get(key)!r}, this run needs "
-                f"{value!r}. {advice}"
-            )
 
 
 def save_epoch_end(training: Training) -> None:

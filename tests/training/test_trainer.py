@@ -1,0 +1,49 @@
+"""ESPnet's trainer with an engine for pseudo-labeling, and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from espnet2.train import trainer as espnet_trainer
+
+from espnet_softpl.training.task import SoftPLTask
+from espnet_softpl.training.trainer import SoftPLTrainer
+from tests.support.espnet_runs import PL, Data, config, load, make_data, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Data:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def written(exp: Path) -> set[str]:
+    return {path.name for path in exp.iterdir()}
+
+
+def test_mixed_precision_on_a_cpu_is_switched_off(data, tmp_path, caplog) -> None:
+    options = config(**data.options(), **PL, max_epoch=1, use_amp=True)
+    exp = train(SoftPLTask, options, tmp_path / "exp")
+    assert "use_amp is for GPUs" in caplog.text
+    assert load(exp / "checkpoint.pth")["scaler"] is None
+    state = load(exp / "pl_state" / "1epoch.rank0.pth")
+    assert state["epoch"] == 1 and "teacher.pth" in written(exp)
+    assert not SoftPLTrainer.stop.is_set
+
+
+def test_a_model_without_an_engine_is_trained_as_ever(data, tmp_path) -> None:
+    options = config(**data.options(unlabeled=False), max_epoch=1)
+    exp = train(SoftPLTask, options, tmp_path / "exp")
+    assert "1epoch.pth" in written(exp)
+    assert not {"pl_state", "pl_cache", "teacher.pth"} & written(exp)
+
+
+def test_files_are_written_whole_only_while_it_trains(data, tmp_path) -> None:
+    options = config(**data.options(), **{**PL, "pl_teacher": "student"}, max_epoch=1)
+    options["pl_teacher_conf"] = {}
+    exp = train(SoftPLTask, options, tmp_path / "exp")
+    assert espnet_trainer.torch is torch
+    # A teacher that is the student has no weights of its own.
+    assert "teacher.pth" not in written(exp)
+    assert not list(exp.rglob(".*.tmp"))
