@@ -30,11 +30,6 @@ from espnet_softpl.commands.experiment import (
 from espnet_softpl.commands.export import DATA, check_target, stock_config
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.training import options
-<<<<<<< HEAD
-=======
-from espnet_softpl.training.resume.checkpoints import begin_directory
-from espnet_softpl.training.resume.layout import STATE_VERSION
->>>>>>> w-resume
 from espnet_softpl.training.task import SoftPLTask
 from tests.support.espnet_runs import (
     config,

@@ -88,7 +88,7 @@ def test_a_name_stands_in_one_file(statistic) -> None:
     files = [
         str(path.relative_to(PACKAGE))
         for path in sorted(PACKAGE.rglob("*.py"))
-        and quoted.search(path.read_text(encoding="utf-8"))
+        if quoted.search(path.read_text(encoding="utf-8"))
     ]
     assert files == ["monitors/statistics.py"]
 

@@ -78,11 +78,11 @@ def path_of(output_dir: Path, epoch: int, kind: str = "") -> Path:
 def saved_epochs(
     output_dir: Path, kind: str = "", rank: int | str = r"\d+"
 ) -> Iterator[tuple[int, str, Path]]:
-    """Find the files of a kind.
+    r"""Find the files of a kind.
 
     Args:
         output_dir: The experiment directory.
-        kind: A pattern of kinds, such as `\\d+batches`; empty for ends of epochs.
+        kind: A pattern of kinds, such as `\d+batches`; empty for ends of epochs.
         rank: The process, or a pattern.
 
     Yields:

@@ -589,7 +589,7 @@ def test_what_the_checkpoint_says(tmp_path) -> None:
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch) -> Iterator[None]:
-    """Keep ESPnet's reports of every epoch out of the log, and do not wait for disks."""
+    """Keep ESPnet's reports out of the log, and do not wait for disks."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     logger = logging.getLogger("root")
     level = logger.level
