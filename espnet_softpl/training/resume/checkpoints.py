@@ -4,8 +4,8 @@ At the end of epoch e ESPnet's trainer writes, in this order, `checkpoint.pth`,
 `{e}epoch.pth`, the link `latest.pth`, the links `*.best.pth` and (every
 `nbest_averaging_interval` epochs) averages, then removes worse epochs' files
 (`espnet2/train/trainer.py`, `Trainer.run`). `whole_files` lets it write each file under
-a temporary name and rename it: after a kill, or on a full disk, `checkpoint.pth` is that
-of epoch e - 1 or that of epoch e. `finish_epoch` does what a kill left undone of the
+a temporary name and rename it: after a kill, or on a full disk, `checkpoint.pth` is
+that of epoch e - 1 or that of epoch e. `finish_epoch` does what a kill left undone of the
 steps after it.
 """
 
@@ -39,6 +39,8 @@ from espnet_softpl.training.resume.layout import (
 )
 
 logger = logging.getLogger(__name__)
+
+Criterion = Sequence[str]  # Phase, statistic, "min" or "max".
 
 # The modules of ESPnet that save models, by the name `torch.save`.
 WRITERS = ("espnet2.train.trainer", "espnet2.main_funcs.average_nbest_models")
@@ -183,25 +185,51 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
     criteria = [c for c in options.best_model_criterion if reporter.has(*c[:2])]
     keep = options.keep_nbest_models
     keep = [keep] if isinstance(keep, int) else list(keep) or [1]
-    done = []
-
     model = output_dir / f"{epoch}epoch.pth"
+    done = []
     # An older file is that of an older run in the same directory.
     if not model.exists() or model.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
         save_atomically(saved["model"], model)
         done.append(f"wrote {model.name}")
+    done += _link(model, ["latest.pth", *_best_links(reporter, criteria)])
+    done += _average(output_dir, reporter, criteria, keep, options)
+    best = {e for c in criteria for e in reporter.sort_epochs(*c)[: max(keep)]}
+    done += _remove_worse(output_dir, epoch, best)
+    if done:
+        logger.warning(
+            "The end of epoch %d was cut off; done now: %s", epoch, ", ".join(done)
+        )
+    return epoch
 
-    links = ["latest.pth"]
-    for phase, name, mode in criteria:
-        if reporter.get_best_epoch(phase, name, mode) == epoch:
-            links.append(f"{phase}.{name}.best.pth")
-    for link in (output_dir / name for name in links):
+
+def _best_links(reporter: Reporter, criteria: Sequence[Criterion]) -> list[str]:
+    """Return the links that ESPnet makes to the latest epoch if it is the best."""
+    return [
+        f"{phase}.{name}.best.pth"
+        for phase, name, mode in criteria
+        if reporter.get_best_epoch(phase, name, mode) == reporter.get_epoch()
+    ]
+
+
+def _link(model: Path, names: Sequence[str]) -> Iterator[str]:
+    """Point the links of these names to a model; say which did not."""
+    for link in map(model.with_name, names):
         if not (link.is_symlink() and os.readlink(link) == model.name):
             link.unlink(missing_ok=True)
             link.symlink_to(model.name)
-            done.append(f"linked {link.name}")
+            yield f"linked {link.name}"
 
-    interval, suffix = options.nbest_averaging_interval, f"till{epoch}epoch"
+
+def _average(
+    output_dir: Path,
+    reporter: Reporter,
+    criteria: Sequence[Criterion],
+    keep: list[int],
+    options: Any,
+) -> Iterator[str]:
+    """Write the averages of ESPnet's interval, if this epoch ends one."""
+    interval, epoch = options.nbest_averaging_interval, reporter.get_epoch()
+    suffix = f"till{epoch}epoch"
     # ESPnet makes the link to the average last.
     averages = [f"{phase}.{name}.ave.{suffix}.pth" for phase, name, _ in criteria]
     averaged = all((output_dir / name).exists() for name in averages)
@@ -214,9 +242,11 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
                 nbest=keep,
                 suffix=suffix,
             )
-        done.append(f"averaged {suffix}")
+        yield f"averaged {suffix}"
 
-    best = {e for c in criteria for e in reporter.sort_epochs(*c)[: max(keep)]}
+
+def _remove_worse(output_dir: Path, epoch: int, best: set[int]) -> Iterator[str]:
+    """Remove the models of earlier epochs that are not among the best."""
     missing = []
     for earlier in range(1, epoch):
         path = output_dir / f"{earlier}epoch.pth"
@@ -224,15 +254,10 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
             missing.append(path.name)
         elif earlier not in best and path.exists():
             path.unlink()
-            done.append(f"removed {path.name}")
-    if done:
-        logger.warning(
-            "The end of epoch %d was cut off; done now: %s", epoch, ", ".join(done)
-        )
+            yield f"removed {path.name}"
     if missing:
         logger.warning(
             "Missing: %s. ESPnet's averages in the end need them, unless better epochs "
             "come or keep_nbest_models is lowered",
             ", ".join(missing),
         )
-    return epoch
