@@ -5,8 +5,8 @@ At the end of epoch e ESPnet's trainer writes, in this order, `checkpoint.pth`,
 `nbest_averaging_interval` epochs) averages, then removes worse epochs' files
 (`espnet2/train/trainer.py`, `Trainer.run`). `whole_files` lets it write each file under
 a temporary name and rename it: after a kill, or on a full disk, `checkpoint.pth` is
-that of epoch e - 1 or that of epoch e. `finish_epoch` does what a kill left undone of the
-steps after it.
+that of epoch e - 1 or that of epoch e. `finish_epoch` does what a kill left undone of
+the steps after it.
 """
 
 from __future__ import annotations
