@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import itertools
@@ -12,22 +13,19 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from espnet_softpl.core.errors import UserError, name_some
 
-# The attributes in which ESPnet keeps the rate at which whole layers are dropped:
-# of a stack, or of one layer.
-LAYER_DROP = ("layer_drop_rate", "stochastic_depth_rate")
-
 
 def dropouts(module: torch.nn.Module) -> list[torch.nn.Module]:
     """List the parts of a module that drop activations in train mode."""
-    return [part for part, _ in _dropouts(module)]
+    return [part for part, _ in dropout_rates(module)]
 
 
 def drops_layers(module: torch.nn.Module) -> bool:
     """Tell whether a module drops whole layers in train mode."""
-    return any(getattr(part, name) > 0 for part, name in _layer_drops(module))
+    return any(getattr(part, name) > 0 for part, name in layer_drop_rates(module))
 
 
-def _dropouts(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+def dropout_rates(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+    """List the parts that drop activations, each with the attribute of its rate."""
     kinds = ((_DropoutNd, "p"), (torch.nn.RNNBase, "dropout"))
     return [
         (part, name)
@@ -37,11 +35,13 @@ def _dropouts(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
     ]
 
 
-def _layer_drops(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+def layer_drop_rates(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+    """List the parts that drop layers, each with the attribute of its rate."""
     return [
         (part, name)
         for part in module.modules()
-        for name in LAYER_DROP
+        # ESPnet's names of it: of a stack, or of one layer.
+        for name in ("layer_drop_rate", "stochastic_depth_rate")
         if isinstance(getattr(part, name, None), float)
     ]
 
@@ -82,15 +82,12 @@ def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
 def check_structure(
     weights: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor], what: str
 ) -> None:
-    """Refuse weights whose names or shapes are not those of a model.
+    """Raise UserError if names or shapes of weights are not those of a model.
 
     Args:
         weights: The weights by name.
         model: The model's `state_dict()`.
         what: What the weights are, for the message; in the plural.
-
-    Raises:
-        UserError: Names are missing or unknown, or have another shape.
     """
     both = weights.keys() & model.keys()
     faults = {
@@ -98,13 +95,13 @@ def check_structure(
         "unknown": weights.keys() - both,
         "of another shape": {n for n in both if weights[n].shape != model[n].shape},
     }
-    described = [
-        f"{len(names)} {fault} ({name_some(names)})"
-        for fault, names in faults.items()
-        if names
-    ]
-    if described:
-        raise UserError(f"{what} do not fit the model: {'; '.join(described)}")
+    if any(faults.values()):
+        described = "; ".join(
+            f"{len(names)} {fault} ({name_some(names)})"
+            for fault, names in faults.items()
+            if names
+        )
+        raise UserError(f"{what} do not fit the model: {described}")
 
 
 def average(
@@ -125,12 +122,12 @@ def average(
             left out, except for what only the first one gives. None is 1 for each.
 
     Raises:
-        ValueError: There is no state, or not as many shares.
-        UserError: The states differ in structure.
+        ValueError: There is no state, or not as many shares; UserError if the states
+            differ in structure.
     """
     first: Mapping[str, torch.Tensor] | None = None
     totals: dict[str, torch.Tensor] = {}
-    counts: dict[str, float] = {}
+    counts: collections.Counter[str] = collections.Counter()
     weights = itertools.repeat(1.0) if shares is None else shares
     for state, share in zip(states, weights, strict=shares is not None):
         first = state if first is None else first
@@ -143,7 +140,7 @@ def average(
                 totals[name].add_(value, alpha=share)
             else:
                 totals[name] = value.to(torch.float64, copy=True).mul_(share)
-            counts[name] = counts.get(name, 0.0) + share
+            counts[name] += share
     if first is None:
         raise ValueError("there is no model to average")
     averages = {}
