@@ -20,11 +20,10 @@ def is_command(value: str) -> bool:
 
 
 def copied_file(value: str) -> str | None:
-    """Return what a command only copies: `wav-copy X - |` and `cat X |` are X.
+    """Return what a command only copies: X of `wav-copy X - |` and `cat X |`; or None.
 
     Kaldi writes such entries (utils/data/extract_wav_segments_data_dir.sh), and they
     need neither Kaldi nor consent to run a program.
-    Other commands give None.
     """
     match = _COPY.fullmatch(value.strip())
     file = match and (match["wav"] or match["cat"])

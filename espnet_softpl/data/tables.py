@@ -10,16 +10,10 @@ from espnet_softpl.core.files import atomic_write
 
 
 def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
-    """Read a Kaldi script file or another table of its form, such as text or utt2spk.
+    """Read lines of `utterance-id value`, such as wav.scp or text, in their order.
 
-    Args:
-        path: Lines of `utterance-id value`, UTF-8.
-        empty: Whether a line may have an id and no value, as in the `text` of
-            silence.
-
-    Returns:
-        Value by utterance id, in the order of the file; white space inside of a value
-        is left as it is.
+    White space inside of a value is left as it is. With `empty`, a line may have no
+    value, as in the `text` of silence.
 
     Raises:
         UserError: The file is missing or is not UTF-8, a line is empty or has no
@@ -47,16 +41,9 @@ def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
 
 
 def read_lengths(path: str | Path) -> dict[str, int]:
-    """Read the first dimension from an ESPnet shape file.
+    """Read lengths from an ESPnet shape file, `utterance-id length[,dimension]`.
 
-    Args:
-        path: Lines of `utterance-id length[,dimension]`.
-
-    Returns:
-        Length by utterance id.
-
-    Raises:
-        UserError: The file is missing or malformed.
+    UserError if the file is missing or malformed.
     """
     try:
         return {k: int(v.split(",")[0]) for k, v in read_scp(path).items()}
