@@ -1,12 +1,12 @@
 """Kaldi-style directories: which audio each utterance of a user's is.
 
 `wav.scp` names the audio of utterances, or, if there is a file `segments`, that of
-recordings which utterances are cut out of. An entry may be an audio file, several of
-them (channels), a place in a Kaldi archive, or a command whose output is meant.
+recordings which utterances are cut out of.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,11 +45,6 @@ def read_recordings(
 ) -> list[Recording]:
     """Read and check the audio side of a Kaldi-style directory.
 
-    Args:
-        directory: It holds `wav.scp` and perhaps `segments`.
-        allow_pipes: Whether commands may be run; `cat FILE |` and `wav-copy FILE - |`
-            are read as the file in any case.
-
     Returns:
         The recordings that have utterances, in the order of `wav.scp`.
 
@@ -65,10 +60,9 @@ def read_recordings(
     cuts = {name: [Cut(name)] for name in wav}
     if segments.exists():
         cuts = read_segments(segments, wav)
-    slashes = [cut.utterance for part in cuts.values() for cut in part]
-    slashes = [utterance for utterance in slashes if "/" in utterance]
-    if slashes:
-        raise UserError(f"{scp}: utterance {slashes[0]} must not contain '/'")
+    for cut in itertools.chain(*cuts.values()):
+        if "/" in cut.utterance:
+            raise UserError(f"{scp}: utterance {cut.utterance} must not contain '/'")
     recordings = [
         Recording(value, _kind_of(value), tuple(cuts[name]))
         for name, value in wav.items()
@@ -105,16 +99,11 @@ def _kind_of(value: str) -> str:
 
 
 def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[Cut]]:
-    """Read a file `segments`, lines of `utterance recording start end [channel]`.
+    """Read lines of `utterance recording start end [channel]`, by recording.
 
     Start and end are in seconds; an end of -1 is that of the recording. Channels count
-    from 0, or are A and B.
-
-    Returns:
-        Utterances by recording.
-
-    Raises:
-        UserError: A line is malformed, or its recording is not among `recordings`.
+    from 0, or are A and B. UserError if a line is malformed, or its recording is not
+    among `recordings`.
     """
     cuts: dict[str, list[Cut]] = {}
     for utterance, value in read_scp(path).items():
@@ -142,15 +131,14 @@ def _parse_cut(utterance: str, words: list[str]) -> Cut:
     """Parse start, end and perhaps channel; ValueError if they are not allowed."""
     if len(words) not in (2, 3):
         raise ValueError(f"{len(words) + 2} columns")
-    start, end = float(words[0]), float(words[1])
+    start, end = map(float, words[:2])
     if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0):
         raise ValueError("not a time")
     if end != -1.0 and end <= start:
         raise ValueError("the end is not after the start")
     channel = None
     if len(words) == 3:
-        channel = {"A": 0, "B": 1}.get(words[2])
-        channel = int(words[2]) if channel is None else channel
+        channel = int({"A": "0", "B": "1"}.get(words[2], words[2]))
         if channel < 0:
             raise ValueError("no channel")
     return Cut(utterance, start, None if end == -1.0 else end, channel)
