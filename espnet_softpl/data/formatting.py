@@ -49,8 +49,8 @@ Mapper = Callable[[Callable[[Job], list[Outcome]], list[Job]], Iterable[list[Out
 
 def write_flac(path: str | Path, audio: np.ndarray, rate: int) -> None:
     """Write samples (N,), clipped to -1..1, as a whole file of 16-bit FLAC."""
+    clipped = np.clip(audio, -1.0, 1.0)
     with atomic_file(path, durable=False) as temporary:
-        clipped = np.clip(audio, -1.0, 1.0)
         soundfile.write(temporary, clipped, rate, format="FLAC", subtype="PCM_16")
 
 
@@ -63,9 +63,8 @@ def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
         last = total if cut.end is None else round(cut.end * rate)
         # Half a second too much is cut off, as by Kaldi's extract-segments.
         if last > total + 0.5 * rate or first >= total:
-            raise ValueError(
-                f"{cut.start} to {cut.end} s of a recording of {total / rate:.2f} s"
-            )
+            part = f"{cut.start} to {cut.end} s"
+            raise ValueError(f"{part} of a recording of {total / rate:.2f} s")
         count = min(last, total) - first
         for file in files:
             file.seek(first)
@@ -133,19 +132,9 @@ def format_directory(
 
     It holds `wav.scp`, `utt2num_samples` (a shape file) and, if the source has them,
     `text` and `utt2spk` of the same utterances; audio that had to be written is in
-    `audio`, and `bad_audio` lists what could not be used.
-
-    Args:
-        source: Directory with `wav.scp`, and perhaps `segments`.
-        target: Directory to write.
-        rate: Wanted sample rate in Hz.
-        resample: Whether another rate may be converted.
-        allow_pipes: Whether commands in `wav.scp` may be run.
-        max_bad_share: Share of unusable utterances that is tolerated, 0 to 1.
-        mapper: `map`, or one that works in parallel and keeps the order.
-
-    Returns:
-        Lines for the user.
+    `audio`, and `bad_audio` lists what could not be used. The options are those of
+    `bin.format_audio`; `mapper` is `map`, or one that works in parallel and keeps the
+    order. Returns lines for the user.
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: the target must be another directory")
@@ -186,13 +175,7 @@ def list_bad(
 ) -> str | None:
     """List unusable audio in a file, and refuse more than a share, 0 to 1, of it.
 
-    Args:
-        outcomes: Of every utterance.
-        max_bad_share: The share.
-        report: File for lines of `utterance reason`; removed if all is usable.
-
-    Returns:
-        A warning, or None if all is usable.
+    Returns a warning; if all is usable, None, and the file `report` is removed.
     """
     problems = {i.utterance: " ".join(i.problem.split()) for i in outcomes if i.problem}
     report.unlink(missing_ok=True)

@@ -43,10 +43,7 @@ class Recording(NamedTuple):
 def read_recordings(
     directory: str | Path, allow_pipes: bool = False
 ) -> list[Recording]:
-    """Read and check the audio side of a Kaldi-style directory.
-
-    Returns:
-        The recordings that have utterances, in the order of `wav.scp`.
+    """Read and check the recordings that have utterances, in the order of `wav.scp`.
 
     Raises:
         UserError: A file is missing or malformed, an utterance's id contains a slash,
@@ -57,9 +54,8 @@ def read_recordings(
     wav = {name: copied_file(value) or value for name, value in read_scp(scp).items()}
     if not wav:
         raise UserError(f"{scp} is empty")
-    cuts = {name: [Cut(name)] for name in wav}
-    if segments.exists():
-        cuts = read_segments(segments, wav)
+    whole = {name: [Cut(name)] for name in wav}
+    cuts = read_segments(segments, wav) if segments.exists() else whole
     for cut in itertools.chain(*cuts.values()):
         if "/" in cut.utterance:
             raise UserError(f"{scp}: utterance {cut.utterance} must not contain '/'")
@@ -68,19 +64,15 @@ def read_recordings(
         for name, value in wav.items()
         if name in cuts
     ]
-    pipes = [recording.value for recording in recordings if recording.kind == "pipe"]
+    pipes = [value for value, kind, _ in recordings if kind == "pipe"]
     if pipes and not allow_pipes:
         raise UserError(
             f"{scp}: {len(pipes)} entries are commands ('{pipes[0]}'), and a data "
             f"file must not run programs unasked. If you trust it: --allow_pipes true "
             f"(a shell runs each once)"
         )
-    files = {
-        file
-        for recording in recordings
-        if recording.kind != "pipe"
-        for file in files_of(recording.value, recording.kind)
-    }
+    parts = [files_of(value, kind) for value, kind, _ in recordings if kind != "pipe"]
+    files = set(itertools.chain(*parts))
     missing = [file for file in files if not Path(file).is_file()]
     if missing:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,14 +41,10 @@ class AudioScan(NamedTuple):
 
 
 def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
-    """Read the `speech` entry of an option `*_data_path_and_name_and_type`.
+    """Read the `speech` of an option `*_data_path_and_name_and_type`, and its type.
 
-    Returns:
-        Value by utterance id, and ESPnet's type.
-
-    Raises:
-        UserError: There is no `speech`, its file is missing, malformed or empty, or an
-            utterance is read from a command.
+    UserError if there is none, its file is missing, malformed or empty, or an
+    utterance is read from a command.
     """
     speech = [(path, kind) for path, name, kind in specs if name == "speech"]
     if len(speech) != 1:
@@ -92,10 +89,8 @@ def read_some_headers(
     """Return `some_of` the entries with their headers, except what cannot be read."""
     headers: list[tuple[str, Header]] = []
     for value in some_of(entries).values() if kind in AUDIO_KINDS else ():
-        try:
+        with contextlib.suppress(*READ_ERRORS):
             headers.append((value, read_header(value, kind)))
-        except READ_ERRORS:
-            continue
     return headers
 
 
@@ -104,16 +99,13 @@ def check_sample_rates(
 ) -> None:
     """Raise UserError for audio of two sample rates, or levels, within sets or between.
 
-    Args:
-        sets: Entries by utterance id, by the name of the set.
-        kinds: ESPnet's type by the name of the set, if it is not `sound`.
+    `kinds` has ESPnet's type by the name of a set, if it is not `sound`.
     """
     rates: dict[int, str] = {}
     levels: dict[bool, str] = {}
     for name, entries in sets.items():
-        for value, header in read_some_headers(
-            entries, (kinds or {}).get(name, "sound")
-        ):
+        kind = (kinds or {}).get(name, "sound")
+        for value, header in read_some_headers(entries, kind):
             if header.rate is not None:
                 rates.setdefault(header.rate, f"{value} ({name}) has {header.rate} Hz")
                 levels.setdefault(header.integers, f"{value} ({name})")
@@ -231,13 +223,9 @@ def find_defect(
 
 
 def check_bad_share(bad: Mapping[str, str], total: int, most: float, what: str) -> None:
-    """Raise UserError if more than a share, 0 to 1, of `total` utterances is unusable.
+    """Raise UserError if more than the share `most`, 0 to 1, of a set is unusable.
 
-    Args:
-        bad: Reason by utterance id.
-        total: Utterances of the set, usable or not.
-        most: The share.
-        what: What is wrong with them, for the message.
+    `bad` has the reason by utterance id; `what` says what is wrong with them.
     """
     if len(bad) > most * total:
         raise UserError(

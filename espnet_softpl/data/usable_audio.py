@@ -33,10 +33,9 @@ class _Unusable(Exception):
 
 
 class _Reader(Mapping):
-    """One of ESPnet's readers, whose failures say that it was the reader that failed.
+    """One of ESPnet's readers; `READ_ERRORS` are caught around it alone.
 
-    `READ_ERRORS` are caught around it alone, so that other mistakes (TypeError,
-    KeyError for an unknown utterance, anything in the preprocessing) end the run.
+    So other mistakes (an unknown utterance, anything in the preprocessing) end the run.
     """
 
     def __init__(self, reader: Mapping[str, Any], min_samples: int) -> None:
