@@ -101,17 +101,19 @@ class CheckedAudio(Dataset):
         self._reader = dataset.loader_dict["speech"] = _Reader(reader, min_samples)
         self._dataset = dataset
 
-    def _get(self, uid: str) -> Item:
-        """Return an utterance; raise `_Unusable` if its audio cannot be used."""
-        uid, data = self._dataset[uid]
-        shape = self._sample_shape
-        if reason := find_defect(data["speech"], self._min_samples, shape):
-            raise _Unusable(reason)
-        return uid, data
-
-    def _where(self, uid: str) -> str:
-        """Name the file of an utterance, or else the script file that lists it."""
-        return self._reader.path_of(uid) or self._dataset.debug_info["speech"][0]
+    def _get(self, uid: str) -> tuple[dict[str, np.ndarray], str]:
+        """Return an utterance's data, and file and defect if it cannot be used."""
+        try:
+            _, data = self._dataset[uid]
+            shape = self._sample_shape
+            defect = find_defect(data["speech"], self._min_samples, shape)
+        except _Unusable as error:
+            data, defect = {}, str(error)
+        if not defect:
+            return data, ""
+        # If the reader names no file: the script file that lists it.
+        file = self._reader.path_of(uid) or self._dataset.debug_info["speech"][0]
+        return data, f"{file}: {defect}"
 
 
 class UsableAudio(CheckedAudio):
@@ -144,22 +146,18 @@ class UsableAudio(CheckedAudio):
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance's id, and its audio and `usable` by name."""
-        try:
-            uid, data = self._get(uid)
-        except _Unusable as reason:
-            if uid not in self._warned:
-                self._warned.add(uid)
-                what = f"{uid} is left out: {self._where(uid)}: {reason}"
-                logger.warning("Unlabeled utterance %s", what)
-            return uid, {"speech": self._silence(uid), "usable": np.array([0])}
-        # Not into the dictionary itself, which ESPnet may have in its cache.
-        return uid, {**data, "usable": np.array([1])}
-
-    def _silence(self, uid: str) -> np.ndarray:
+        data, reason = self._get(uid)
+        if not reason:
+            # Not into the dictionary itself, which ESPnet may have in its cache.
+            return uid, {**data, "usable": np.array([1])}
+        if uid not in self._warned:
+            self._warned.add(uid)
+            logger.warning("Unlabeled utterance %s is left out: %s", uid, reason)
         length = self._expected_lengths[uid]
         length = length if length <= LONGEST_SILENCE else 0
         shape = (max(length, self._min_samples), *self._sample_shape)
-        return np.zeros(shape, dtype=self._dataset.float_dtype)
+        silence = np.zeros(shape, dtype=self._dataset.float_dtype)
+        return uid, {"speech": silence, "usable": np.array([0])}
 
 
 class StrictAudio(CheckedAudio):
@@ -167,11 +165,10 @@ class StrictAudio(CheckedAudio):
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance as ESPnet's dataset does; UserError if it is unusable."""
-        try:
-            return self._get(uid)
-        except _Unusable as reason:
-            where = self._where(uid)
-            raise UserError(f"labeled utterance {uid}: {where}: {reason}") from reason
+        data, reason = self._get(uid)
+        if reason:
+            raise UserError(f"labeled utterance {uid}: {reason}")
+        return uid, data
 
 
 class UsableShare:
