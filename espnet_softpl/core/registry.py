@@ -80,13 +80,8 @@ class Registry(Generic[T]):
     def build(self, name: str | None, /, **conf: Any) -> T | None:
         """Build an object from its name, or `package.module:Class`, and settings.
 
-        Returns:
-            The object; None for the name `none` (or None) of an optional part,
-            whatever its settings.
-
-        Raises:
-            UserError: Unknown name, unknown setting, or a value that the class
-                refuses.
+        The name `none` (or None) of an optional part gives None. UserError for an
+        unknown name or setting, or a value that the class refuses.
         """
         if self.optional and name in (None, "none"):
             return None
@@ -102,9 +97,8 @@ def did_you_mean(word: Any, allowed: Iterable[str]) -> str:
 def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str) -> T:
     """Call a class or function with settings that stand under a YAML key.
 
-    Raises:
-        UserError: A setting that the factory does not have, one that is missing, or
-            a value that it refuses.
+    UserError for a setting that it does not have, one that is missing, or a value that
+    it refuses.
     """
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -125,9 +119,7 @@ def named_confs(
     """Assign settings to one or several parts that a YAML key names, in their order.
 
     The settings are keyed by the parts' names; those of a single part need not be.
-
-    Raises:
-        UserError: A name occurs twice, or settings are of a part that is not named.
+    UserError if a name occurs twice, or settings are of a part that is not named.
     """
     names = [names] if isinstance(names, str) else list(names)
     if len(set(names)) < len(names):

@@ -198,8 +198,8 @@ def find_misfit(
         )
     if header.shape:
         return (
-            f"{header.shape[0]} channels, where unlabeled audio must have one. "
-            f"{HOW_TO_FORMAT} (it averages channels)"
+            f"{header.shape[0]} channels, where audio must have one. {HOW_TO_FORMAT} "
+            f"(it averages channels)"
         )
     return None
 
