@@ -73,8 +73,7 @@ def read_recordings(
         )
     parts = [files_of(value, kind) for value, kind, _ in recordings if kind != "pipe"]
     files = set(itertools.chain(*parts))
-    missing = [file for file in files if not Path(file).is_file()]
-    if missing:
+    if missing := [file for file in files if not Path(file).is_file()]:
         raise UserError(
             f"{len(missing)} of {len(files)} files in {scp} do not exist: "
             f"{name_some(missing)} (relative paths start at the current directory; a "
@@ -107,8 +106,7 @@ def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[C
                 f"{path}: {utterance}: {value!r} is not 'recording start end "
                 f"[channel]' with 0 <= start < end in seconds: {error}"
             ) from error
-    unknown = cuts.keys() - recordings.keys()
-    if unknown:
+    if unknown := cuts.keys() - recordings.keys():
         count = sum(len(cuts[name]) for name in unknown)
         raise UserError(
             f"{path}: {count} utterances are cut out of recordings that wav.scp "

@@ -59,8 +59,7 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         raise UserError(f"{option}: {error}") from error
     if not entries:
         raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
-    commands = [key for key, value in entries.items() if is_command(value)]
-    if commands:
+    if commands := [key for key, value in entries.items() if is_command(value)]:
         raise UserError(
             f"{option}: {path}: {len(commands)} utterances are read from commands "
             f"({commands[0]}: '{entries[commands[0]]}'). Training reads files only, "
@@ -180,8 +179,7 @@ def find_misfit(
     if input_size is not None:
         if header.rate is None and header.shape == (input_size,):
             return None
-        shape = (header.length, *header.shape)
-        what = "audio" if header.rate else f"shape {shape}"
+        what = "audio" if header.rate else f"shape {(header.length, *header.shape)}"
         return f"{what}, where the model takes features of dimension {input_size}"
     if header.rate is None and (header.shape or rate):
         dim = f" of dimension {header.shape[0]}" if header.shape else ""
@@ -207,18 +205,14 @@ def find_misfit(
 def find_defect(
     audio: np.ndarray, min_samples: int = 1, sample_shape: tuple[int, ...] | None = None
 ) -> str | None:
-    """Say what makes decoded audio, (N, *sample_shape), unusable; or None.
-
-    If `sample_shape` is None, any shape will do.
-    """
+    """Say what makes audio unusable, or None; `sample_shape` is what must follow N."""
     if len(audio) < min_samples:
         return f"{len(audio)} samples, where at least {min_samples} are needed"
     if sample_shape is not None and audio.shape[1:] != tuple(sample_shape):
         expected = ", ".join(("N", *map(str, sample_shape)))
         return f"shape {audio.shape}, where ({expected}) is expected"
     if not np.isfinite(audio).all():
-        count = int((~np.isfinite(audio)).sum())
-        return f"{count} of {audio.size} samples are not finite"
+        return f"{(~np.isfinite(audio)).sum()} of {audio.size} samples are not finite"
     return None
 
 

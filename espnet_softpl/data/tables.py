@@ -21,30 +21,26 @@ def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
-    entries: dict[str, str] = {}
     try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                key, *value = line.strip().split(maxsplit=1) or [""]
-                if not key:
-                    raise UserError(f"{path}:{number}: the line is empty")
-                if not value and not empty:
-                    raise UserError(
-                        f"{path}:{number}: not 'utterance-id value': {line!r}"
-                    )
-                if key in entries:
-                    raise UserError(f"{path}:{number}: {key} occurs twice")
-                entries[key] = value[0] if value else ""
+        with open(path, encoding="utf-8") as file:
+            lines = list(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error})") from error
+    entries: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        key, *value = line.strip().split(maxsplit=1) or [""]
+        if not key:
+            raise UserError(f"{path}:{number}: the line is empty")
+        if not value and not empty:
+            raise UserError(f"{path}:{number}: not 'utterance-id value': {line!r}")
+        if key in entries:
+            raise UserError(f"{path}:{number}: {key} occurs twice")
+        entries[key] = value[0] if value else ""
     return entries
 
 
 def read_lengths(path: str | Path) -> dict[str, int]:
-    """Read lengths from an ESPnet shape file, `utterance-id length[,dimension]`.
-
-    UserError if the file is missing or malformed.
-    """
+    """Read lengths from a shape file of ESPnet, `utterance-id length[,dimension]`."""
     try:
         return {k: int(v.split(",")[0]) for k, v in read_scp(path).items()}
     except ValueError as error:
@@ -53,8 +49,8 @@ def read_lengths(path: str | Path) -> dict[str, int]:
 
 def write_lines(path: str | Path, table: Mapping[str, object]) -> None:
     """Write `utterance value` lines in the order of the table, as one atomic step."""
-    with atomic_write(path) as stream:
-        stream.writelines(
+    with atomic_write(path) as file:
+        file.writelines(
             f"{key} {value}".rstrip() + "\n" for key, value in table.items()
         )
 

@@ -79,11 +79,11 @@ class CheckedAudio(Dataset):
     Args:
         dataset: An `ESPnetDataset`; its reader of the audio is wrapped in place.
         min_samples: Fewest samples that are usable, at least 1, before and after
-            preprocessing; `smallest_input` finds it.
-        sample_shape: What must come after N in the shape of preprocessed audio: () for
+            preprocessing.
+        sample_shape: What must follow N in the shape of preprocessed audio: () for
             waveforms (N,), (C,) for C channels, (D,) for features; None allows all.
-        sample_rate: In Hz, of audio files: those of another rate are unusable. None
-            takes the rate of the first file that a process reads, as ESPnet does.
+        sample_rate: In Hz, of audio files; None for that of the first file that a
+            process reads, as in ESPnet.
     """
 
     def __init__(
@@ -223,11 +223,8 @@ def smallest_input(
     Args:
         count_frames: Frames for a number of samples, which grow with it; it may raise
             anything if there are too few.
-        most: Samples that are surely enough, at least 1.
+        most: Samples that are surely enough, else a ValueError.
         frames: Frames that are needed, at least 1.
-
-    Raises:
-        ValueError: `most` samples give fewer frames, or a value is out of its range.
     """
     frames_of_most = count_frames(at_least("most", most, 1))
     if frames_of_most < at_least("frames", frames, 1):
