@@ -125,9 +125,8 @@ def check_all(quick: bool) -> Iterator[Row]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; return 1 if something necessary is missing, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="do not import ESPnet, which takes 7 s"
-    )
+    text = "do not import ESPnet, which takes 7 s"
+    parser.add_argument("--quick", action="store_true", help=text)
     quick = parser.parse_args(argv).quick
     print(f"{'part':<20} {'found':<20} {'tested':<8} {'status':<20} note")
     broken = []
