@@ -32,9 +32,8 @@ READ_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,  # A header that claims more samples than there can be.
 )
 
-# FILE[:OFFSET][RANGE], e.g. wav.ark:1234[0:9].
-_ENTRY = re.compile(r"(?P<file>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
-_IN_ARCHIVE = re.compile(r".+(\.ark|:\d+)(\[[\d:,]*\])?")
+# FILE[:OFFSET][RANGE], e.g. wav.ark:1234[0:9]; it matches every text.
+_ENTRY = re.compile(r"(?P<file>.*?)(?::(?P<offset>\d+))?(?:\[[\d:,]*\])?", re.DOTALL)
 
 
 class Header(NamedTuple):
@@ -48,7 +47,8 @@ class Header(NamedTuple):
 
 def guess_kind(value: str) -> str:
     """Tell ESPnet's type of an entry of wav.scp, one of `AUDIO_KINDS`, by its form."""
-    if _IN_ARCHIVE.fullmatch(value):
+    entry = _ENTRY.fullmatch(value)
+    if entry["offset"] or entry["file"].endswith(".ark"):
         return "kaldi_ark"
     return "multi_columns_sound" if len(value.split()) > 1 else "sound"
 
@@ -56,18 +56,16 @@ def guess_kind(value: str) -> str:
 def files_of(value: str, kind: str) -> list[str]:
     """Name the files that an entry of one of the `AUDIO_KINDS` is read from."""
     if kind == "kaldi_ark":
-        match = _ENTRY.fullmatch(value)
-        return [match["file"] if match else value]
+        return [_ENTRY.fullmatch(value)["file"]]
     return value.split() if kind == "multi_columns_sound" else [value]
 
 
 @contextmanager
 def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
     """Open an archive at an entry; yield it and the entry's first eight bytes."""
-    if (match := _ENTRY.fullmatch(value)) is None:
-        raise ValueError(f"{value!r} is no entry of an archive")
-    start = int(match["offset"] or 0)
-    with open(match["file"], "rb") as stream:
+    entry = _ENTRY.fullmatch(value)
+    start = int(entry["offset"] or 0)
+    with open(entry["file"], "rb") as stream:
         stream.seek(start)
         mark = stream.read(8)
         if mark.startswith(b"PKL"):

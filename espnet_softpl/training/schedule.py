@@ -91,8 +91,7 @@ class Schedule:
     def turn_of(self, seed: int, step: int, filling: int) -> int:
         """Find the first turn that belongs to a step: the one after that of step - 1.
 
-        The first `filling` unlabeled turns only fill the cache: they belong to the
-        step after them.
+        The first `filling` unlabeled turns only fill the cache, for the step after.
         """
 
         def steps_before(turn: int) -> int:
