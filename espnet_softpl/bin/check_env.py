@@ -15,23 +15,16 @@ import os
 import platform
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
-TESTED_PYTHON = "3.11"
 PINS = Path(__file__).parents[2] / "tools" / "constraints.txt"
 OPTIONAL = {  # What the extras that may be missing are for.
     "mini": "synthesizes the mini corpus",
     "recipe": "draws the recipe's plots, follows a training in the browser",
 }
 NO_DEPS = "pip install --no-deps {}  (without --no-deps pip may replace torch)"
-REMOVE_EXTENSION = (
-    "its CUDA extension does not fit this torch: install the matching torchaudio "
-    "build, or delete the *.so files in torchaudio/lib of a private environment"
-)
 
 
 class Row(NamedTuple):
@@ -39,8 +32,8 @@ class Row(NamedTuple):
 
     name: str
     version: str
-    tested: str
-    status: str
+    tested: str = "-"
+    status: str = "ok"
     advice: str = ""
 
     @property
@@ -56,109 +49,74 @@ def tested_versions() -> dict[str, str]:
 
 
 def requirements(extra: str) -> list[str]:
-    """Name what this package asks for, by its metadata, which setup.py has made.
-
-    Args:
-        extra: An extra of setup.py; "" for what is always needed.
-    """
-    names = []
-    for line in importlib.metadata.requires("espnet_softpl") or ():
-        wanted, _, marker = line.partition(";")
-        of = re.search(r"extra == ['\"](\w+)['\"]", marker)
-        # Any other marker is for other versions of Python.
-        if (of and of[1] == extra) or not (marker or extra):
-            names.append(re.match(r"[\w.-]+", wanted)[0])
-    return names
-
-
-def import_error(module: str) -> str:
-    """Import a module; return why that failed in one line, or an empty string."""
-    sink = io.StringIO()  # g2p_en tries to download, others warn.
-    try:
-        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                importlib.import_module(module)
-    except Exception as error:  # A broken installation can raise anything.
-        lines = str(error).strip().splitlines() or [""]
-        return f"{type(error).__name__}: {lines[0]}"
-    return ""
+    """Name what setup.py lists for an extra, or, if that is "", for every user."""
+    # Any other marker is for other versions of Python.
+    marker = f'extra == "{extra}"' if extra else ""
+    lines = importlib.metadata.requires("espnet_softpl") or ()
+    parts = [line.replace("'", '"').partition(";") for line in lines]
+    return [re.match(r"[\w.-]+", p[0])[0] for p in parts if p[2].strip() == marker]
 
 
 def check_version(name: str, tested: str, missing: str, advice: str) -> Row:
-    """Compare an installed distribution with the tested version.
+    """Compare an installed distribution with the tested version; "-" fits all.
 
-    Args:
-        name: Name of the distribution.
-        tested: Version that was tested, or "-"; a local part such as "+cpu" is no
-            difference.
-        missing: Status to report if it is not installed.
-        advice: What to do if it is not installed.
-
-    Returns:
-        The row with status "ok", "differs from tested", or `missing`.
+    `missing` and `advice` are the status and the note if it is not installed.
     """
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return Row(name, "-", tested, missing, advice)
-    same = tested in ("-", version.split("+")[0])
+    same = tested in ("-", version.split("+")[0])  # 2.13.0+cpu is 2.13.0.
     return Row(name, version, tested, "ok" if same else "differs from tested")
-
-
-def _note(name: str, module: ModuleType) -> str:
-    """Say what there is to know of a module that could be imported."""
-    if name == "torch":
-        cuda = module.version.cuda
-        return f"CUDA {cuda} build" if cuda else "CPU build"
-    if name == "torchaudio":
-        loaded = getattr(module, "_IS_TORCHAUDIO_EXT_AVAILABLE", False)
-        return "with its extension" if loaded else "without its extension (not needed)"
-    return f"{module.__name__} imports"
 
 
 def check_import(row: Row, module: str) -> Row:
     """Check that an installed distribution imports, too."""
     if row.broken:
         return row
-    if error := import_error(module):
-        if row.name == "torchaudio" and error.startswith("OSError"):
-            error = REMOVE_EXTENSION
-        return row._replace(status="BROKEN", advice=error)
-    return row._replace(advice=_note(row.name, importlib.import_module(module)))
+    sink = io.StringIO()  # g2p_en tries to download, others warn.
+    try:
+        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            importlib.import_module(module)
+    except Exception as error:  # A broken installation can raise anything.
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].strip()
+        if row.name == "torchaudio" and isinstance(error, OSError):
+            reason = (
+                "its CUDA extension does not fit this torch: install the matching "
+                "build, or delete torchaudio/lib/*.so in a private environment"
+            )
+        return row._replace(status="BROKEN", advice=reason)
+    return row._replace(advice=f"{module} imports")
 
 
 def check_all(quick: bool) -> Iterator[Row]:
     """Yield every row of the report, in the order in which things depend."""
-    version, affinity = (
-        platform.python_version(),
-        getattr(os, "sched_getaffinity", None),
-    )
-    same = version.startswith(f"{TESTED_PYTHON}.")
-    yield Row("python", version, TESTED_PYTHON, "ok" if same else "differs from tested")
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    yield Row("machine", f"{cores} cores, {gib:.0f} GiB", "-", "ok")
     pins = tested_versions()
 
     def check(name: str, missing: str, advice: str) -> Row:
         return check_version(name, pins.get(name, "-"), missing, advice)
 
+    version = platform.python_version()
+    status = "ok" if version.startswith("3.11.") else "differs from tested"
+    status = status if sys.version_info >= (3, 10) else "TOO OLD"
+    yield Row("python", version, "3.11", status, "3.10 or later works")
+    cores = len(os.sched_getaffinity(0))
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield Row("machine", f"{cores} cores, {gib:.0f} GiB")
     torch = check("torch", "MISSING", "run the project's tools/setup_venv.sh")
     torch = check_import(torch, "torch")
     yield torch
     if not torch.broken:
         cuda = importlib.import_module("torch").cuda
-        gpu = cuda.get_device_name(0) if cuda.is_available() else "none"
-        yield Row("GPU", gpu, "-", "ok")
+        yield Row("GPU", cuda.get_device_name(0) if cuda.is_available() else "none")
     torchaudio = check("torchaudio", "MISSING", NO_DEPS.format("torchaudio"))
     yield check_import(torchaudio, "torchaudio._extension")
     for name in requirements(""):
         if name != "torch":
-            tested = f"=={pins[name]}" if name in pins else ""
-            yield check(name, "MISSING", f"pip install {name}{tested}")
+            pin = f"=={pins[name]}" if name in pins else ""
+            yield check(name, "MISSING", f"pip install {name}{pin}")
     espnet = check("espnet", "MISSING", NO_DEPS.format("espnet==202511"))
-    yield espnet if quick else check_import(espnet, "espnet2.tasks.asr")  # 7 s
+    yield espnet if quick else check_import(espnet, "espnet2.tasks.asr")
     for extra, purpose in OPTIONAL.items():
         for name in requirements(extra):
             yield check(name, "optional", f"{purpose}: pip install {name}")
@@ -167,12 +125,9 @@ def check_all(quick: bool) -> Iterator[Row]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the report; return 1 if something necessary is missing, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="do not import ESPnet, which takes 7 s"
-    )
+    text = "do not import ESPnet, which takes 7 s"
+    parser.add_argument("--quick", action="store_true", help=text)
     quick = parser.parse_args(argv).quick
-    if sys.version_info < (3, 10):
-        parser.exit(1, "python: use 3.10 or later\n")
     print(f"{'part':<20} {'found':<20} {'tested':<8} {'status':<20} note")
     broken = []
     for row in check_all(quick):

@@ -17,29 +17,27 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from espnet_softpl.commands.arguments import at_least, new_parser, share
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.data.formatting import format_directory
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="format_audio",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = new_parser("format_audio", __doc__)
     add = parser.add_argument
     add("--source", type=Path, required=True, help="directory with wav.scp")
     add("--target", type=Path, required=True, help="directory to write; made if new")
-    add("--fs", type=int, required=True, help="wanted sample rate in Hz, at least 1")
+    rate = "wanted sample rate in Hz, at least 1"
+    add("--fs", type=at_least(1), required=True, help=rate)
     yes_or_no = dict(choices=("true", "false"), default="false")
-    resample = "convert audio of another rate; else it is refused (default: false)"
+    resample = "convert audio of another rate; else it is refused"
     add("--resample", **yes_or_no, help=resample)
-    pipes = "let a shell run the commands in wav.scp ('... |') (default: false)"
+    pipes = "let a shell run the commands in wav.scp ('... |')"
     add("--allow_pipes", **yes_or_no, help=pipes)
-    bad = "share of utterances, 0 to 1, that may be unusable (default: 0.01)"
-    add("--max_bad_share", type=float, default=0.01, help=bad)
-    add("--nj", type=int, default=2, help="processes, at least 1 (default: 2)")
+    bad = "share of utterances, 0 to 1, that may be unusable"
+    add("--max_bad_share", type=share, default=0.01, help=bad)
+    add("--nj", type=at_least(1), default=2, help="processes, at least 1")
     return parser
 
 
@@ -47,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a mistake of the user's ends it with a message and status 2."""
     parser = get_parser()
     options = parser.parse_args(arguments)
-    if options.fs < 1 or options.nj < 1 or not 0 <= options.max_bad_share <= 1:
-        parser.error("--fs and --nj must be at least 1, --max_bad_share 0 to 1")
     try:
         with multiprocessing.get_context("spawn").Pool(options.nj) as pool:
             lines = format_directory(

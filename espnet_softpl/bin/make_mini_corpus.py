@@ -18,12 +18,8 @@ from espnet_softpl.commands.corpus.mini import mini_corpus
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = corpus_parser("make_mini_corpus", __doc__ or "")
-    parser.add_argument(
-        "--scale",
-        type=float,
-        default=1.0,
-        help="size of the corpus as a multiple of the default, 0 to 10 (default 1)",
-    )
+    scale = "size of the corpus as a multiple of the default, 0 to 10 (default 1)"
+    parser.add_argument("--scale", type=float, default=1.0, help=scale)
     return parser
 
 

@@ -1,7 +1,4 @@
-"""Train with pseudo-labels: `espnet2.bin.asr_train` with the `pl_*` options.
-
-ESPnet's task does the work; every option of the stock command is taken.
-"""
+"""Train with pseudo-labels: `espnet2.bin.asr_train` with the `pl_*` options."""
 
 from __future__ import annotations
 
@@ -11,11 +8,7 @@ from espnet_softpl.training.task import SoftPLTask
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the training.
-
-    Args:
-        cmd: Command-line arguments; None for those of the process.
-    """
+    """Run the training with command-line arguments, those of the process if None."""
     SoftPLTask.main(cmd=cmd)
 
 

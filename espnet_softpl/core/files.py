@@ -17,28 +17,22 @@ from espnet_softpl.core.processes import rank_and_world
 
 @contextmanager
 def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary name to write to, and rename what was written.
+    """Yield a temporary name, `.NAME.tmp` beside it, and rename what was written.
 
     The file is the old one or the new one, whole, also after a kill. If writing fails
     (a full disk), the part that was written is removed.
 
     Args:
         path: The file; its directory is made.
-        durable: Wait until the disk has it, so that it survives a power cut too. That
-            takes milliseconds; leave it out for thousands of files that a later run
-            would make again.
-
-    Yields:
-        The temporary name, `.NAME.tmp` in the same directory.
+        durable: Wait (milliseconds) until the disk has it, so that it survives a power
+            cut too; not needed for files that a later run would make again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of a distributed run may write the same file at once. A name that is
     # the same in the next run lets that one overwrite what a kill left behind.
     rank, _ = rank_and_world()
-    temporary = path.with_name(
-        f".{path.name}.{rank}.tmp" if rank else f".{path.name}.tmp"
-    )
+    temporary = path.with_name(f".{path.name}{f'.{rank}' if rank else ''}.tmp")
     try:
         yield temporary
         if durable:
@@ -54,9 +48,8 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[TextIO]:
     """Open a text file in UTF-8 that is written as `atomic_file` writes."""
-    with atomic_file(path) as temporary:
-        with temporary.open("w", encoding="utf-8") as stream:
-            yield stream
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def save_atomically(state: Any, path: Path) -> None:
@@ -77,17 +70,12 @@ def sync(path: Path) -> None:
 def load_state(path: Path, mmap: bool = False) -> Any:
     """Load tensors, to the CPU, and plain values, nothing that could run code.
 
-    Args:
-        path: What `save_atomically` wrote.
-        mmap: Leave the tensors in the file until they are used; for a quick look.
-
-    Raises:
-        UserError: The file is torn, or holds something else.
+    With `mmap`, tensors stay in the file until they are used. UserError if the file is
+    torn, or holds something else.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path} cannot be read, it is torn or no state: {reason}"
-        ) from error
+        what = f"{path} cannot be read, it is torn or no state: {reason}"
+        raise UserError(what) from error

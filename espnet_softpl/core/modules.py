@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from espnet_softpl.core.errors import UserError, name_some
 
-# The attributes in which ESPnet keeps the rate at which whole layers are dropped:
-# of a stack, or of one layer.
-LAYER_DROP = ("layer_drop_rate", "stochastic_depth_rate")
 
-
-def dropouts(module: torch.nn.Module) -> list[torch.nn.Module]:
+def dropouts(module: nn.Module) -> list[nn.Module]:
     """List the parts of a module that drop activations in train mode."""
-    return [part for part, _ in _dropouts(module)]
+    return [part for part, _ in dropout_rates(module)]
 
 
-def drops_layers(module: torch.nn.Module) -> bool:
+def drops_layers(module: nn.Module) -> bool:
     """Tell whether a module drops whole layers in train mode."""
-    return any(getattr(part, name) > 0 for part, name in _layer_drops(module))
+    return any(getattr(part, name) > 0 for part, name in layer_drop_rates(module))
 
 
-def _dropouts(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
-    kinds = ((_DropoutNd, "p"), (torch.nn.RNNBase, "dropout"))
+def dropout_rates(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """List the parts that drop activations, each with the attribute of its rate."""
+    kinds = ((_DropoutNd, "p"), (nn.RNNBase, "dropout"))
     return [
         (part, name)
         for part in module.modules()
@@ -37,17 +36,19 @@ def _dropouts(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
     ]
 
 
-def _layer_drops(module: torch.nn.Module) -> list[tuple[torch.nn.Module, str]]:
+def layer_drop_rates(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """List the parts that drop layers, each with the attribute of its rate."""
     return [
         (part, name)
         for part in module.modules()
-        for name in LAYER_DROP
+        # ESPnet's names of it: of a stack, or of one layer.
+        for name in ("layer_drop_rate", "stochastic_depth_rate")
         if isinstance(getattr(part, name, None), float)
     ]
 
 
 @contextlib.contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     """Put a module in eval mode, and every part of it back as it was afterwards."""
     # Only the flags, no eval(): some adapters (LoRA) merge their weights into those
     # below them when it is called, and the student has to go on training unmerged.
@@ -61,7 +62,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
             part.training = training
 
 
-def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
+def frozen_copy(module: nn.Module) -> nn.Module:
     """Copy a module, in the middle of training, to float32, eval mode, no gradients."""
     # Attention layers keep the weights of their last call, with their graph, which
     # cannot be copied and must not be: the copy starts without them.
@@ -69,7 +70,7 @@ def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
         id(value): None
         for part in module.modules()
         for value in vars(part).values()
-        if isinstance(value, torch.Tensor) and value.grad_fn is not None
+        if isinstance(value, Tensor) and value.grad_fn is not None
     }
     clone = copy.deepcopy(module, results).float().requires_grad_(False)
     for part in clone.modules():
@@ -80,17 +81,11 @@ def frozen_copy(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def check_structure(
-    weights: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor], what: str
+    weights: Mapping[str, Tensor], model: Mapping[str, Tensor], what: str
 ) -> None:
-    """Refuse weights whose names or shapes are not those of a model.
+    """Raise UserError if names or shapes of weights are not those of a `state_dict()`.
 
-    Args:
-        weights: The weights by name.
-        model: The model's `state_dict()`.
-        what: What the weights are, for the message; in the plural.
-
-    Raises:
-        UserError: Names are missing or unknown, or have another shape.
+    `what` says what the weights are, in the plural.
     """
     both = weights.keys() & model.keys()
     faults = {
@@ -98,18 +93,18 @@ def check_structure(
         "unknown": weights.keys() - both,
         "of another shape": {n for n in both if weights[n].shape != model[n].shape},
     }
-    described = [
-        f"{len(names)} {fault} ({name_some(names)})"
-        for fault, names in faults.items()
-        if names
-    ]
-    if described:
-        raise UserError(f"{what} do not fit the model: {'; '.join(described)}")
+    if any(faults.values()):
+        described = "; ".join(
+            f"{len(names)} {fault} ({name_some(names)})"
+            for fault, names in faults.items()
+            if names
+        )
+        raise UserError(f"{what} do not fit the model: {described}")
 
 
 def average(
-    states: Iterable[Mapping[str, torch.Tensor]], shares: Iterable[float] | None = None
-) -> dict[str, torch.Tensor]:
+    states: Iterable[Mapping[str, Tensor]], shares: Iterable[float] | None = None
+) -> dict[str, Tensor]:
     """Average the weights of several models, into new tensors.
 
     Floating-point tensors are summed in float64 and returned in the first model's
@@ -125,12 +120,11 @@ def average(
             left out, except for what only the first one gives. None is 1 for each.
 
     Raises:
-        ValueError: There is no state, or not as many shares.
-        UserError: The states differ in structure.
+        ValueError: No state, other structures (UserError), or not as many shares.
     """
-    first: Mapping[str, torch.Tensor] | None = None
-    totals: dict[str, torch.Tensor] = {}
-    counts: dict[str, float] = {}
+    first: Mapping[str, Tensor] | None = None
+    totals: dict[str, Tensor] = {}
+    counts: collections.Counter[str] = collections.Counter()
     weights = itertools.repeat(1.0) if shares is None else shares
     for state, share in zip(states, weights, strict=shares is not None):
         first = state if first is None else first
@@ -143,7 +137,7 @@ def average(
                 totals[name].add_(value, alpha=share)
             else:
                 totals[name] = value.to(torch.float64, copy=True).mul_(share)
-            counts[name] = counts.get(name, 0.0) + share
+            counts[name] += share
     if first is None:
         raise ValueError("there is no model to average")
     averages = {}

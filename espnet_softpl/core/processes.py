@@ -31,9 +31,8 @@ def any_process(flag: bool) -> bool:
 def on_first_process(action: Callable[[], None]) -> None:
     """Let the first process do something, and the others wait for it.
 
-    Raises:
-        UserError: The action raised one; it is raised in every process, or those that
-            wait would wait for ever.
+    A UserError of the action is raised in every process, or those that wait would wait
+    for ever.
     """
     message: list[str | None] = [None]
     if rank_and_world()[0] == 0:

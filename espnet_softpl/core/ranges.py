@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -18,31 +18,20 @@ def _require(allowed: bool, name: str, value: Any, what: str) -> None:
         raise ValueError(f"{name} must be {what}, got {value!r}")
 
 
-def positive(name: str, value: Any) -> float:
-    """Return a finite number greater than 0, or raise ValueError."""
-    allowed = is_finite(value) and value > 0
-    _require(allowed, name, value, "a finite number > 0")
-    return float(value)
+def _number(what: str, inside: Callable[[float], bool]) -> Callable[[str, Any], float]:
+    """Make a function of (name, value) that returns a finite number in a range."""
+
+    def check(name: str, value: Any) -> float:
+        _require(is_finite(value) and inside(value), name, value, what)
+        return float(value)
+
+    return check
 
 
-def not_negative(name: str, value: Any) -> float:
-    """Return a finite number of at least 0, or raise ValueError."""
-    allowed = is_finite(value) and value >= 0
-    _require(allowed, name, value, "a finite number >= 0")
-    return float(value)
-
-
-def finite(name: str, value: Any) -> float:
-    """Return a finite number, or raise ValueError."""
-    _require(is_finite(value), name, value, "a finite number")
-    return float(value)
-
-
-def fraction(name: str, value: Any) -> float:
-    """Return a number in [0, 1], or raise ValueError."""
-    allowed = is_finite(value) and 0.0 <= value <= 1.0
-    _require(allowed, name, value, "a number in [0, 1]")
-    return float(value)
+positive = _number("a finite number > 0", lambda x: x > 0)
+not_negative = _number("a finite number >= 0", lambda x: x >= 0)
+finite = _number("a finite number", lambda x: True)
+fraction = _number("a number in [0, 1]", lambda x: 0.0 <= x <= 1.0)
 
 
 def at_least(name: str, value: Any, low: int) -> int:

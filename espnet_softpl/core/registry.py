@@ -28,9 +28,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, key: str, base: type[T], optional: bool = False) -> None:
-        self.key = key
-        self.base = base
-        self.optional = optional
+        self.key, self.base, self.optional = key, base, optional
         self._classes: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -42,13 +40,13 @@ class Registry(Generic[T]):
 
         return decorate
 
-    def available(self) -> tuple[str, ...]:
-        """Return the registered names, sorted."""
-        return tuple(sorted(self._classes))
-
     def classes(self) -> dict[str, Callable[..., T]]:
         """Return the registered classes by name, sorted."""
-        return {name: self._classes[name] for name in self.available()}
+        return dict(sorted(self._classes.items()))
+
+    def available(self) -> tuple[str, ...]:
+        """Return the registered names, sorted."""
+        return tuple(self.classes())
 
     def allowed(self) -> str:
         """Return what the key may be, as a list in words."""
@@ -56,11 +54,7 @@ class Registry(Generic[T]):
         return f"{', '.join(names)}, or your own as 'module:Class'"
 
     def get_class(self, name: str) -> Callable[..., T]:
-        """Return the class of a registered name, or of a path `package.module:Class`.
-
-        Raises:
-            UserError: There is no such name or path, or it has another base.
-        """
+        """Return the class of a name, or of a path `package.module:Class`."""
         if name in self._classes:
             return self._classes[name]
         if ":" not in str(name):
@@ -84,19 +78,10 @@ class Registry(Generic[T]):
         return cls
 
     def build(self, name: str | None, /, **conf: Any) -> T | None:
-        """Build an object from its name and settings.
+        """Build an object from its name, or `package.module:Class`, and settings.
 
-        Args:
-            name: A registered name, or a dotted path `package.module:Class`.
-            **conf: The class's own keyword arguments.
-
-        Returns:
-            The object; None for the name `none` (or None) of an optional part,
-            whatever its settings.
-
-        Raises:
-            UserError: Unknown name, unknown setting, or a value that the class
-                refuses.
+        The name `none` (or None) of an optional part gives None. UserError for an
+        unknown name or setting, or a value that the class refuses.
         """
         if self.optional and name in (None, "none"):
             return None
@@ -110,26 +95,18 @@ def did_you_mean(word: Any, allowed: Iterable[str]) -> str:
 
 
 def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str) -> T:
-    """Call a factory with settings from YAML, refusing what it does not know.
+    """Call a class or function with settings that stand under a YAML key.
 
-    Args:
-        factory: A class or function with keyword arguments.
-        conf: The settings.
-        key: The YAML key that the settings come from, for messages.
-
-    Raises:
-        UserError: A setting that the factory does not have, one that is missing, or
-            a value that it refuses.
+    UserError for a setting that it does not have, one that is missing, or a value that
+    it refuses.
     """
     parameters = inspect.signature(factory).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in conf:
-            if name not in parameters:
-                allowed = ", ".join(parameters) or "none (it has no settings)"
-                hint = did_you_mean(name, parameters)
-                raise UserError(
-                    f"{key}: unknown key {name!r}.{hint} Allowed: {allowed}."
-                )
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in () if takes_any else conf:
+        if name not in parameters:
+            allowed = ", ".join(parameters) or "none (it has no settings)"
+            hint = did_you_mean(name, parameters)
+            raise UserError(f"{key}: unknown key {name!r}.{hint} Allowed: {allowed}.")
     try:
         return factory(**conf)
     except (TypeError, ValueError) as error:
@@ -139,19 +116,10 @@ def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str
 def named_confs(
     key: str, names: str | Sequence[str], conf: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Assign settings to one or several named parts.
+    """Assign settings to one or several parts that a YAML key names, in their order.
 
-    Args:
-        key: The YAML key that names the parts, for messages.
-        names: One name, or several.
-        conf: The settings: of one part its own, or keyed by its name; of several
-            parts keyed by name.
-
-    Returns:
-        The settings of each name, in order.
-
-    Raises:
-        UserError: A name occurs twice, or settings are of a part that is not named.
+    The settings are keyed by the parts' names; those of a single part need not be.
+    UserError if a name occurs twice, or settings are of a part that is not named.
     """
     names = [names] if isinstance(names, str) else list(names)
     if len(set(names)) < len(names):

@@ -6,12 +6,11 @@ from typing import Any
 
 
 class Stateful:
-    """Something with a state; it has none unless a subclass says so."""
+    """Something with a state of tensors and plain values; none unless overridden."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, tensors and plain values only."""
+        """Return what a resumed run needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        return None

@@ -1,8 +1,6 @@
 """What an entry of wav.scp or feats.scp names: a file, several, a part of an archive.
 
-The forms are ESPnet's types `sound`, `multi_columns_sound` and `kaldi_ark`. Audio is
-not decoded until samples are asked for, also not that inside of an archive. Commands
-(Kaldi's `... |`) are the business of `pipes`; none is run here.
+The forms are ESPnet's types. Audio is not decoded until samples are asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import kaldiio
 import numpy as np
 import soundfile
 
-from espnet_softpl.data.pipes import is_command
+from espnet_softpl.data.pipes import is_command, run_pipe
 
 AUDIO_KINDS = ("sound", "multi_columns_sound", "kaldi_ark")
 
@@ -34,9 +32,8 @@ READ_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,  # A header that claims more samples than there can be.
 )
 
-# FILE[:OFFSET][RANGE], e.g. wav.ark:1234[0:9].
-_ENTRY = re.compile(r"(?P<file>.+?)(?::(?P<offset>\d+))?(?P<range>\[[\d:,]*\])?")
-_IN_ARCHIVE = re.compile(r".+(\.ark|:\d+)(\[[\d:,]*\])?")
+# FILE[:OFFSET][RANGE], e.g. wav.ark:1234[0:9]; it matches every text.
+_ENTRY = re.compile(r"(?P<file>.*?)(?::(?P<offset>\d+))?(?:\[[\d:,]*\])?", re.DOTALL)
 
 
 class Header(NamedTuple):
@@ -45,18 +42,13 @@ class Header(NamedTuple):
     length: int  # Samples, or frames of features.
     shape: tuple[int, ...]  # () for one channel, (C,) for C of them, (D,) for features.
     rate: int | None  # In Hz; None for an array without one, such as features.
-    # ESPnet reads WAV in Kaldi's archives as whole numbers up to 32768, and all other
-    # audio as numbers in -1 to 1.
-    integers: bool = False
+    integers: bool = False  # WAV in an archive: ESPnet reads it as up to 32768, not 1.
 
 
 def guess_kind(value: str) -> str:
-    """Tell the ESPnet type of an entry of wav.scp: one of `AUDIO_KINDS`.
-
-    It is `kaldi_ark` for `FILE.ark` and `FILE:OFFSET`, `multi_columns_sound` for
-    several words, else `sound`.
-    """
-    if _IN_ARCHIVE.fullmatch(value):
+    """Tell ESPnet's type of an entry of wav.scp, one of `AUDIO_KINDS`, by its form."""
+    entry = _ENTRY.fullmatch(value)
+    if entry["offset"] or entry["file"].endswith(".ark"):
         return "kaldi_ark"
     return "multi_columns_sound" if len(value.split()) > 1 else "sound"
 
@@ -64,19 +56,16 @@ def guess_kind(value: str) -> str:
 def files_of(value: str, kind: str) -> list[str]:
     """Name the files that an entry of one of the `AUDIO_KINDS` is read from."""
     if kind == "kaldi_ark":
-        match = _ENTRY.fullmatch(value)
-        return [match["file"] if match else value]
+        return [_ENTRY.fullmatch(value)["file"]]
     return value.split() if kind == "multi_columns_sound" else [value]
 
 
 @contextmanager
 def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
     """Open an archive at an entry; yield it and the entry's first eight bytes."""
-    match = _ENTRY.fullmatch(value)
-    if match is None:
-        raise ValueError(f"{value!r} is no entry of an archive")
-    start = int(match["offset"] or 0)
-    with open(match["file"], "rb") as stream:
+    entry = _ENTRY.fullmatch(value)
+    start = int(entry["offset"] or 0)
+    with open(entry["file"], "rb") as stream:
         stream.seek(start)
         mark = stream.read(8)
         if mark.startswith(b"PKL"):
@@ -92,11 +81,10 @@ def refuse_pickle(value: str) -> None:
 
 
 def _audio_in_archive(value: str) -> tuple[io.BytesIO | None, bool]:
-    """Read the audio file inside of an archive, and tell whether it is WAV.
+    """Read the audio file inside of an archive, if it is one; tell whether it is WAV.
 
-    The forms are `AUDIO`, one byte with the size of an integer, the integer, and as
-    many bytes of audio, as ESPnet writes it; WAV, as Kaldi does; and FLAC. The file is
-    None for anything else.
+    ESPnet writes `AUDIO`, one byte with the size of an integer, the integer, and as
+    many bytes of audio; Kaldi writes WAV; FLAC occurs as well.
     """
     with _open_entry(value) as (stream, mark):
         size = most = os.fstat(stream.fileno()).st_size
@@ -120,11 +108,13 @@ def _audio_in_archive(value: str) -> tuple[io.BytesIO | None, bool]:
 def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
     """Open the audio files of an entry: one, or several that are channels of it.
 
-    Raises:
-        ValueError: The entry is no audio; or one of the other `READ_ERRORS`.
+    The kind may be `pipe` too: a command, which is run. What is no audio, or cannot be
+    read, raises one of `READ_ERRORS`.
     """
     files: Sequence[str | io.BytesIO] = files_of(value, kind)
-    if kind == "kaldi_ark":
+    if kind == "pipe":
+        files = [io.BytesIO(run_pipe(value))]
+    elif kind == "kaldi_ark":
         audio, _ = _audio_in_archive(value)
         if audio is None:
             raise ValueError("no audio but an array of numbers, such as features")
@@ -134,21 +124,15 @@ def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
 
 
 def read_header(value: str, kind: str) -> Header:
-    """Find the length, shape and sample rate of what ESPnet would load.
+    """Find length, shape and rate of what ESPnet loads for an entry and its type.
 
-    Args:
-        value: What follows the utterance id.
-        kind: Its ESPnet type, one of `AUDIO_KINDS`.
-
-    Raises:
-        ValueError: The entry is a command or a pickle, or what it names is no audio;
-            or one of the other `READ_ERRORS`.
+    A command, a pickle, and what cannot be read raise one of `READ_ERRORS`.
     """
     if is_command(value):
         raise ValueError(f"{value!r} is a command, and only files are read here")
     if kind != "kaldi_ark":
         with open_audio(value, kind) as files:
-            return _header_of(files)
+            return header_of(files)
     audio, is_wav = _audio_in_archive(value)
     if audio is None:
         array = kaldiio.load_mat(value)
@@ -159,11 +143,11 @@ def read_header(value: str, kind: str) -> Header:
     with soundfile.SoundFile(audio) as file:
         if is_wav and file.subtype not in ("PCM_16", "PCM_U8"):
             raise ValueError(f"kaldiio reads WAV of 16 bits, not {file.subtype}")
-        return _header_of([file])._replace(integers=is_wav)
+        return header_of([file])._replace(integers=is_wav)
 
 
-def _header_of(files: Sequence[soundfile.SoundFile]) -> Header:
-    """Describe audio files that are the channels of one recording."""
+def header_of(files: Sequence[soundfile.SoundFile]) -> Header:
+    """Describe files that are channels of one recording; ValueError if they differ."""
     first = files[0]
     for file in files[1:]:
         if (file.samplerate, file.frames) != (first.samplerate, first.frames):
@@ -172,5 +156,5 @@ def _header_of(files: Sequence[soundfile.SoundFile]) -> Header:
                 f"{first.name} {first.frames} at {first.samplerate} Hz"
             )
     channels = sum(file.channels for file in files)
-    shape = () if channels == 1 else (channels,)
+    shape = (channels,) if channels > 1 else ()
     return Header(first.frames, shape, first.samplerate)

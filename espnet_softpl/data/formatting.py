@@ -2,16 +2,13 @@
 
 Files that fit are used in place. Others are written as 16-bit FLAC: a part of a
 recording is cut out, channels are averaged (or one is taken), and another sample rate
-is converted only on request, by scipy's polyphase filter. Audio that cannot be
-decoded, or is empty, is named in a report, left out, and tolerated up to a share.
+is converted only on request, by scipy's polyphase filter.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,15 +17,10 @@ import soundfile
 
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.files import atomic_file
-from espnet_softpl.data.audio import READ_ERRORS, open_audio
+from espnet_softpl.data.audio import READ_ERRORS, header_of, open_audio
 from espnet_softpl.data.kaldi_dir import Cut, Recording, read_recordings
-from espnet_softpl.data.pipes import run_pipe
 from espnet_softpl.data.scan import find_defect
 from espnet_softpl.data.tables import read_scp, write_table
-
-# Kaldi's extract-segments cuts off as much at the end of a recording (its option
-# --max-overshoot), and refuses a segment that goes further.
-MAX_OVERSHOOT = 0.5
 
 
 class Job(NamedTuple):
@@ -57,31 +49,22 @@ Mapper = Callable[[Callable[[Job], list[Outcome]], list[Job]], Iterable[list[Out
 
 def write_flac(path: str | Path, audio: np.ndarray, rate: int) -> None:
     """Write samples (N,), clipped to -1..1, as a whole file of 16-bit FLAC."""
+    clipped = np.clip(audio, -1.0, 1.0)
     with atomic_file(path, durable=False) as temporary:
-        clipped = np.clip(audio, -1.0, 1.0)
         soundfile.write(temporary, clipped, rate, format="FLAC", subtype="PCM_16")
-
-
-def _open(recording: Recording) -> AbstractContextManager[list[soundfile.SoundFile]]:
-    """Open a recording; a command is run once."""
-    if recording.kind == "pipe":
-        return nullcontext([soundfile.SoundFile(io.BytesIO(run_pipe(recording.value)))])
-    return open_audio(recording.value, recording.kind)
 
 
 def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
     """Decode an utterance, (N, C); ValueError if its recording has no such part."""
-    rate, total = files[0].samplerate, files[0].frames
-    if any((file.samplerate, file.frames) != (rate, total) for file in files):
-        raise ValueError("its files differ in sample rate or length")
+    total, _, rate, _ = header_of(files)
     count = -1
     if not cut.whole:
         first = round(cut.start * rate)
         last = total if cut.end is None else round(cut.end * rate)
-        if last > total + MAX_OVERSHOOT * rate or first >= total:
-            raise ValueError(
-                f"{cut.start} to {cut.end} s of a recording of {total / rate:.2f} s"
-            )
+        # Half a second too much is cut off, as by Kaldi's extract-segments.
+        if last > total + 0.5 * rate or first >= total:
+            part = f"{cut.start} to {cut.end} s"
+            raise ValueError(f"{part} of a recording of {total / rate:.2f} s")
         count = min(last, total) - first
         for file in files:
             file.seek(first)
@@ -99,9 +82,9 @@ def format_recording(job: Job) -> list[Outcome]:
 
     A wrong rate is no problem of the audio: then `path` is empty and `rate` tells it.
     """
-    cuts = job.recording.cuts
+    value, kind, cuts = job.recording
     try:
-        with _open(job.recording) as files:
+        with open_audio(value, kind) as files:
             return [_format_cut(files, cut, job) for cut in cuts]
     except READ_ERRORS as error:
         problem = f"cannot be decoded: {error}"
@@ -149,19 +132,9 @@ def format_directory(
 
     It holds `wav.scp`, `utt2num_samples` (a shape file) and, if the source has them,
     `text` and `utt2spk` of the same utterances; audio that had to be written is in
-    `audio`, and `bad_audio` lists what could not be used.
-
-    Args:
-        source: Directory with `wav.scp`, and perhaps `segments`.
-        target: Directory to write.
-        rate: Wanted sample rate in Hz.
-        resample: Whether another rate may be converted.
-        allow_pipes: Whether commands in `wav.scp` may be run.
-        max_bad_share: Share of unusable utterances that is tolerated, 0 to 1.
-        mapper: `map`, or one that works in parallel and keeps the order.
-
-    Returns:
-        Lines for the user.
+    `audio`, and `bad_audio` lists what could not be used. The options are those of
+    `bin.format_audio`; `mapper` is `map`, or one that works in parallel and keeps the
+    order. Returns lines for the user.
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: the target must be another directory")
@@ -200,28 +173,19 @@ def check_rates(outcomes: Sequence[Outcome], rate: int) -> None:
 def list_bad(
     outcomes: Sequence[Outcome], max_bad_share: float, report: Path
 ) -> str | None:
-    """List unusable audio in a file, and refuse too much of it.
+    """List unusable audio in a file, and refuse more than a share, 0 to 1, of it.
 
-    Args:
-        outcomes: Of every utterance.
-        max_bad_share: Share that is tolerated, 0 to 1.
-        report: File for lines of `utterance reason`; removed if all is usable.
-
-    Returns:
-        A warning, or None if all is usable.
-
-    Raises:
-        UserError: More than that share is unusable.
+    Returns a warning; if all is usable, None, and the file `report` is removed.
     """
-    bad = {item.utterance: " ".join(item.problem.split()) for item in outcomes}
-    bad = {key: problem for key, problem in bad.items() if problem}
+    problems = {i.utterance: " ".join(i.problem.split()) for i in outcomes if i.problem}
     report.unlink(missing_ok=True)
-    if not bad:
+    if not problems:
         return None
-    write_table(report, bad)
-    names = f"{len(bad)} of {len(outcomes)} files are unusable: {name_some(bad)}"
-    if len(bad) > max_bad_share * len(outcomes):
-        first, reason = next(iter(bad.items()))
+    write_table(report, problems)
+    bad = f"{len(problems)} of {len(outcomes)} files are unusable"
+    names = f"{bad}: {name_some(problems)}"
+    if len(problems) > max_bad_share * len(outcomes):
+        first, reason = next(iter(problems.items()))
         raise UserError(
             f"{names} ({first} {reason}); listed in {report}. More than "
             f"--max_bad_share {max_bad_share} of the set is not tolerated"

@@ -1,12 +1,12 @@
 """Kaldi-style directories: which audio each utterance of a user's is.
 
 `wav.scp` names the audio of utterances, or, if there is a file `segments`, that of
-recordings which utterances are cut out of. An entry may be an audio file, several of
-them (channels), a place in a Kaldi archive, or a command whose output is meant.
+recordings which utterances are cut out of.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,15 +43,7 @@ class Recording(NamedTuple):
 def read_recordings(
     directory: str | Path, allow_pipes: bool = False
 ) -> list[Recording]:
-    """Read and check the audio side of a Kaldi-style directory.
-
-    Args:
-        directory: It holds `wav.scp` and perhaps `segments`.
-        allow_pipes: Whether commands may be run; `cat FILE |` and `wav-copy FILE - |`
-            are read as the file in any case.
-
-    Returns:
-        The recordings that have utterances, in the order of `wav.scp`.
+    """Read and check the recordings that have utterances, in the order of `wav.scp`.
 
     Raises:
         UserError: A file is missing or malformed, an utterance's id contains a slash,
@@ -62,33 +54,26 @@ def read_recordings(
     wav = {name: copied_file(value) or value for name, value in read_scp(scp).items()}
     if not wav:
         raise UserError(f"{scp} is empty")
-    cuts = {name: [Cut(name)] for name in wav}
-    if segments.exists():
-        cuts = read_segments(segments, wav)
-    slashes = [cut.utterance for part in cuts.values() for cut in part]
-    slashes = [utterance for utterance in slashes if "/" in utterance]
-    if slashes:
-        raise UserError(f"{scp}: utterance {slashes[0]} must not contain '/'")
+    whole = {name: [Cut(name)] for name in wav}
+    cuts = read_segments(segments, wav) if segments.exists() else whole
+    for cut in itertools.chain(*cuts.values()):
+        if "/" in cut.utterance:
+            raise UserError(f"{scp}: utterance {cut.utterance} must not contain '/'")
     recordings = [
         Recording(value, _kind_of(value), tuple(cuts[name]))
         for name, value in wav.items()
         if name in cuts
     ]
-    pipes = [recording.value for recording in recordings if recording.kind == "pipe"]
+    pipes = [value for value, kind, _ in recordings if kind == "pipe"]
     if pipes and not allow_pipes:
         raise UserError(
             f"{scp}: {len(pipes)} entries are commands ('{pipes[0]}'), and a data "
             f"file must not run programs unasked. If you trust it: --allow_pipes true "
             f"(a shell runs each once)"
         )
-    files = {
-        file
-        for recording in recordings
-        if recording.kind != "pipe"
-        for file in files_of(recording.value, recording.kind)
-    }
-    missing = [file for file in files if not Path(file).is_file()]
-    if missing:
+    parts = [files_of(value, kind) for value, kind, _ in recordings if kind != "pipe"]
+    files = set(itertools.chain(*parts))
+    if missing := [file for file in files if not Path(file).is_file()]:
         raise UserError(
             f"{len(missing)} of {len(files)} files in {scp} do not exist: "
             f"{name_some(missing)} (relative paths start at the current directory; a "
@@ -105,16 +90,11 @@ def _kind_of(value: str) -> str:
 
 
 def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[Cut]]:
-    """Read a file `segments`, lines of `utterance recording start end [channel]`.
+    """Read lines of `utterance recording start end [channel]`, by recording.
 
     Start and end are in seconds; an end of -1 is that of the recording. Channels count
-    from 0, or are A and B.
-
-    Returns:
-        Utterances by recording.
-
-    Raises:
-        UserError: A line is malformed, or its recording is not among `recordings`.
+    from 0, or are A and B. UserError if a line is malformed, or its recording is not
+    among `recordings`.
     """
     cuts: dict[str, list[Cut]] = {}
     for utterance, value in read_scp(path).items():
@@ -126,8 +106,7 @@ def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[C
                 f"{path}: {utterance}: {value!r} is not 'recording start end "
                 f"[channel]' with 0 <= start < end in seconds: {error}"
             ) from error
-    unknown = cuts.keys() - recordings.keys()
-    if unknown:
+    if unknown := cuts.keys() - recordings.keys():
         count = sum(len(cuts[name]) for name in unknown)
         raise UserError(
             f"{path}: {count} utterances are cut out of recordings that wav.scp "
@@ -142,15 +121,14 @@ def _parse_cut(utterance: str, words: list[str]) -> Cut:
     """Parse start, end and perhaps channel; ValueError if they are not allowed."""
     if len(words) not in (2, 3):
         raise ValueError(f"{len(words) + 2} columns")
-    start, end = float(words[0]), float(words[1])
+    start, end = map(float, words[:2])
     if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0):
         raise ValueError("not a time")
     if end != -1.0 and end <= start:
         raise ValueError("the end is not after the start")
     channel = None
     if len(words) == 3:
-        channel = {"A": 0, "B": 1}.get(words[2])
-        channel = int(words[2]) if channel is None else channel
+        channel = int({"A": "0", "B": "1"}.get(words[2], words[2]))
         if channel < 0:
             raise ValueError("no channel")
     return Cut(utterance, start, None if end == -1.0 else end, channel)

@@ -1,11 +1,8 @@
-"""Which audio can be used: the one place that says so, and how to mend the rest.
-
-A set is judged by the headers of its files before any work (`scan_audio`), decoded
-audio once it is read (`find_defect`).
-"""
+"""Which audio can be used, by headers and once it is decoded, and how to mend it."""
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +23,10 @@ from espnet_softpl.data.tables import read_scp
 
 DataSpec = Sequence[tuple[str, str, str]]
 
-# Headers are read for this many files of a set; reading all of a thousand hours would
-# take minutes on a network disk.
+# Reading all headers of a thousand hours would take minutes on a network disk.
 MAX_HEADERS = 500
-
-# Shape files beside the script files of Kaldi archives.
+# Shape files that ESPnet's and Kaldi's tools put beside script files.
 LENGTHS = {"wav.scp": "utt2num_samples", "feats.scp": "feats_shape"}
-
 HOW_TO_FORMAT = (
     "To make plain files of one channel and one rate: python -m "
     "espnet_softpl.bin.format_audio --source DIR --target NEW_DIR --fs HZ"
@@ -47,18 +41,10 @@ class AudioScan(NamedTuple):
 
 
 def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
-    """Read the `speech` entry of a `*_data_path_and_name_and_type` option.
+    """Read the `speech` of an option `*_data_path_and_name_and_type`, and its type.
 
-    Args:
-        specs: Triples of path, name and type.
-        option: The option's name, for messages.
-
-    Returns:
-        Value by utterance id, and ESPnet's type.
-
-    Raises:
-        UserError: There is no `speech`, its file is missing, malformed or empty, or an
-            utterance is read from a command.
+    UserError if there is none, its file is missing, malformed or empty, or an
+    utterance is read from a command.
     """
     speech = [(path, kind) for path, name, kind in specs if name == "speech"]
     if len(speech) != 1:
@@ -73,8 +59,7 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         raise UserError(f"{option}: {error}") from error
     if not entries:
         raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
-    commands = [key for key, value in entries.items() if is_command(value)]
-    if commands:
+    if commands := [key for key, value in entries.items() if is_command(value)]:
         raise UserError(
             f"{option}: {path}: {len(commands)} utterances are read from commands "
             f"({commands[0]}: '{entries[commands[0]]}'). Training reads files only, "
@@ -100,31 +85,20 @@ def some_of(entries: Mapping[str, str]) -> dict[str, str]:
 def read_some_headers(
     entries: Mapping[str, str], kind: str = "sound"
 ) -> list[tuple[str, Header]]:
-    """Return `some_of` the entries of a set with their headers.
-
-    Entries that cannot be opened are left out: they are the business of `scan_audio`.
-    So are all of a type that is not among `AUDIO_KINDS`.
-    """
+    """Return `some_of` the entries with their headers, except what cannot be read."""
     headers: list[tuple[str, Header]] = []
     for value in some_of(entries).values() if kind in AUDIO_KINDS else ():
-        try:
+        with contextlib.suppress(*READ_ERRORS):
             headers.append((value, read_header(value, kind)))
-        except READ_ERRORS:
-            continue
     return headers
 
 
 def check_sample_rates(
     sets: Mapping[str, Mapping[str, str]], kinds: Mapping[str, str] | None = None
 ) -> None:
-    """Refuse audio of different sample rates, or levels, within a set or between two.
+    """Raise UserError for audio of two sample rates, or levels, within sets or between.
 
-    Args:
-        sets: Entries by utterance id, by the name of the set.
-        kinds: ESPnet's type by the name of the set; `sound` if none is given.
-
-    Raises:
-        UserError: Two entries differ.
+    `kinds` has ESPnet's type by the name of a set, if it is not `sound`.
     """
     rates: dict[int, str] = {}
     levels: dict[bool, str] = {}
@@ -132,9 +106,8 @@ def check_sample_rates(
         kind = (kinds or {}).get(name, "sound")
         for value, header in read_some_headers(entries, kind):
             if header.rate is not None:
-                where = f"{value} ({name})"
-                rates.setdefault(header.rate, f"{where} has {header.rate} Hz")
-                levels.setdefault(header.integers, where)
+                rates.setdefault(header.rate, f"{value} ({name}) has {header.rate} Hz")
+                levels.setdefault(header.integers, f"{value} ({name})")
     if len(rates) > 1:
         raise UserError(
             f"sample rates differ: {'; '.join(rates.values())}. Resample one of them "
@@ -150,7 +123,7 @@ def check_sample_rates(
 
 
 def lengths_beside(scp: str | Path) -> Path | None:
-    """Find the shape file that ESPnet's and Kaldi's tools put beside a script file."""
+    """Find the shape file (`LENGTHS`) beside a script file."""
     name = LENGTHS.get(Path(scp).name)
     file = name and Path(scp).with_name(name)
     return file if file and file.is_file() else None
@@ -167,8 +140,7 @@ def scan_audio(
     Args:
         entries: File, or place in an archive, by utterance id.
         kind: ESPnet's type of the set, one of `AUDIO_KINDS`.
-        input_size: Dimension of the features that the model takes; None if it takes
-            audio.
+        input_size: Dimension of the model's features; None if it takes audio.
         lengths: Lengths that are known. If they are those of all entries, only
             `some_of` the headers are read, and the others if one of them is bad.
     """
@@ -194,17 +166,12 @@ def scan_audio(
 def find_misfit(
     header: Header, input_size: int | None = None, rate: int | None = None
 ) -> str | None:
-    """Say why a model cannot take audio or features with such a header.
+    """Say why a model cannot take audio or features, and what to do; or None.
 
     Args:
         header: What `read_header` finds.
-        input_size: Dimension of the features that the model takes; None if it takes
-            audio.
-        rate: Sample rate of the model's audio in Hz; None if any rate is fine, and
-            any level of the samples.
-
-    Returns:
-        The reason and what to do, or None.
+        input_size: Dimension of the model's features; None if it takes audio.
+        rate: The model's sample rate in Hz; None allows any rate and level.
     """
     # The header of a FLAC stream of unknown length says 2^63 - 1.
     if not 0 < header.length < 2**31:
@@ -212,8 +179,7 @@ def find_misfit(
     if input_size is not None:
         if header.rate is None and header.shape == (input_size,):
             return None
-        shape = (header.length, *header.shape)
-        what = "audio" if header.rate else f"shape {shape}"
+        what = "audio" if header.rate else f"shape {(header.length, *header.shape)}"
         return f"{what}, where the model takes features of dimension {input_size}"
     if header.rate is None and (header.shape or rate):
         dim = f" of dimension {header.shape[0]}" if header.shape else ""
@@ -230,8 +196,8 @@ def find_misfit(
         )
     if header.shape:
         return (
-            f"{header.shape[0]} channels, where unlabeled audio must have one. "
-            f"{HOW_TO_FORMAT} (it averages channels)"
+            f"{header.shape[0]} channels, where audio must have one. {HOW_TO_FORMAT} "
+            f"(it averages channels)"
         )
     return None
 
@@ -239,35 +205,21 @@ def find_misfit(
 def find_defect(
     audio: np.ndarray, min_samples: int = 1, sample_shape: tuple[int, ...] | None = None
 ) -> str | None:
-    """Say what makes decoded audio, (N,) or (N, ...), unusable; or None.
-
-    Args:
-        audio: The samples.
-        min_samples: Fewest samples, at least 1.
-        sample_shape: What must come after N; None allows everything.
-    """
+    """Say what makes audio unusable, or None; `sample_shape` is what must follow N."""
     if len(audio) < min_samples:
         return f"{len(audio)} samples, where at least {min_samples} are needed"
     if sample_shape is not None and audio.shape[1:] != tuple(sample_shape):
         expected = ", ".join(("N", *map(str, sample_shape)))
         return f"shape {audio.shape}, where ({expected}) is expected"
     if not np.isfinite(audio).all():
-        count = int((~np.isfinite(audio)).sum())
-        return f"{count} of {audio.size} samples are not finite"
+        return f"{(~np.isfinite(audio)).sum()} of {audio.size} samples are not finite"
     return None
 
 
 def check_bad_share(bad: Mapping[str, str], total: int, most: float, what: str) -> None:
-    """Refuse a set of which too much is unusable.
+    """Raise UserError if more than the share `most`, 0 to 1, of a set is unusable.
 
-    Args:
-        bad: Reason by utterance id.
-        total: Utterances of the set, usable or not.
-        most: Largest share that may be unusable, in [0, 1].
-        what: What is wrong with them, for the message.
-
-    Raises:
-        UserError: More than that share is.
+    `bad` has the reason by utterance id; `what` says what is wrong with them.
     """
     if len(bad) > most * total:
         raise UserError(

@@ -10,16 +10,10 @@ from espnet_softpl.core.files import atomic_write
 
 
 def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
-    """Read a Kaldi script file or another table of its form, such as text or utt2spk.
+    """Read lines of `utterance-id value`, such as wav.scp or text, in their order.
 
-    Args:
-        path: Lines of `utterance-id value`, UTF-8.
-        empty: Whether a line may have an id and no value, as in the `text` of
-            silence.
-
-    Returns:
-        Value by utterance id, in the order of the file; white space inside of a value
-        is left as it is.
+    White space inside of a value is left as it is. With `empty`, a line may have no
+    value, as in the `text` of silence.
 
     Raises:
         UserError: The file is missing or is not UTF-8, a line is empty or has no
@@ -27,37 +21,26 @@ def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
     """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist")
-    entries: dict[str, str] = {}
     try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                key, *value = line.strip().split(maxsplit=1) or [""]
-                if not key:
-                    raise UserError(f"{path}:{number}: the line is empty")
-                if not value and not empty:
-                    raise UserError(
-                        f"{path}:{number}: not 'utterance-id value': {line!r}"
-                    )
-                if key in entries:
-                    raise UserError(f"{path}:{number}: {key} occurs twice")
-                entries[key] = value[0] if value else ""
+        with open(path, encoding="utf-8") as file:
+            lines = list(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error})") from error
+    entries: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        key, *value = line.strip().split(maxsplit=1) or [""]
+        if not key:
+            raise UserError(f"{path}:{number}: the line is empty")
+        if not value and not empty:
+            raise UserError(f"{path}:{number}: not 'utterance-id value': {line!r}")
+        if key in entries:
+            raise UserError(f"{path}:{number}: {key} occurs twice")
+        entries[key] = value[0] if value else ""
     return entries
 
 
 def read_lengths(path: str | Path) -> dict[str, int]:
-    """Read the first dimension from an ESPnet shape file.
-
-    Args:
-        path: Lines of `utterance-id length[,dimension]`.
-
-    Returns:
-        Length by utterance id.
-
-    Raises:
-        UserError: The file is missing or malformed.
-    """
+    """Read lengths from a shape file of ESPnet, `utterance-id length[,dimension]`."""
     try:
         return {k: int(v.split(",")[0]) for k, v in read_scp(path).items()}
     except ValueError as error:
@@ -66,8 +49,8 @@ def read_lengths(path: str | Path) -> dict[str, int]:
 
 def write_lines(path: str | Path, table: Mapping[str, object]) -> None:
     """Write `utterance value` lines in the order of the table, as one atomic step."""
-    with atomic_write(path) as stream:
-        stream.writelines(
+    with atomic_write(path) as file:
+        file.writelines(
             f"{key} {value}".rstrip() + "\n" for key, value in table.items()
         )
 

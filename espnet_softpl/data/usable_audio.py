@@ -1,9 +1,7 @@
-"""Audio that cannot be used must not end a run: silence in its place, counted.
+"""Audio that cannot be used: silence in its place, and an end if there is too much.
 
 A file that is gone, cannot be decoded, is empty, too short or holds samples that are
-not finite becomes silence with the mark `usable` 0, which the model leaves out. Single
-bad files are skipped so; a disk that went away stops the run (`UsableShare`). Labeled
-audio is never replaced: the same failures end the run (`StrictAudio`).
+not finite becomes silence with the mark `usable` 0, which the model leaves out.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.ranges import at_least, fraction, not_negative
+from espnet_softpl.core.ranges import at_least, fraction
 from espnet_softpl.data.audio import READ_ERRORS, refuse_pickle
 from espnet_softpl.data.scan import find_defect
 
@@ -27,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 # Longer silence (70 minutes at 16 kHz) is not made, whatever a header claims.
 LONGEST_SILENCE = 2**26
-
 Item = tuple[str, dict[str, np.ndarray]]
 
 
@@ -36,15 +33,13 @@ class _Unusable(Exception):
 
 
 class _Reader(Mapping):
-    """One of ESPnet's readers, whose failures say that it was the reader that failed.
+    """One of ESPnet's readers; `READ_ERRORS` are caught around it alone.
 
-    `READ_ERRORS` are caught around it alone, so that other mistakes (TypeError,
-    KeyError for an unknown utterance, anything in the preprocessing) end the run.
+    So other mistakes (an unknown utterance, anything in the preprocessing) end the run.
     """
 
     def __init__(self, reader: Mapping[str, Any], min_samples: int) -> None:
-        self._reader = reader
-        self._min_samples = min_samples
+        self._reader, self._min_samples = reader, min_samples
         # ESPnet's adapter of `sound` and `kaldi_ark` holds the reader itself; that of
         # kaldiio has the places in archives by utterance id.
         self._files = getattr(reader, "loader", reader)
@@ -72,28 +67,23 @@ class _Reader(Mapping):
 
     def path_of(self, uid: str) -> str | None:
         """Return the file of an utterance, if the reader tells."""
-        get_path = getattr(self._files, "get_path", None)
-        if get_path is not None:
-            path = get_path(uid)
+        if hasattr(self._files, "get_path"):
+            path = self._files.get_path(uid)
             return " ".join(path) if isinstance(path, list) else str(path)
-        return str(self._archived[uid]) if uid in (self._archived or {}) else None
+        return (self._archived or {}).get(uid)
 
 
 class CheckedAudio(Dataset):
-    """ESPnet's dataset, with a look at the audio (`speech`) of every utterance.
-
-    It stands in for `ESPnetDataset` in an iterator factory (`factory.dataset`), and
-    can be sent to the processes of a loader.
+    """An `ESPnetDataset` that looks at the audio (`speech`) of every utterance.
 
     Args:
         dataset: An `ESPnetDataset`; its reader of the audio is wrapped in place.
         min_samples: Fewest samples that are usable, at least 1, before and after
-            preprocessing; `smallest_input` finds it.
-        sample_shape: What must come after N in the shape of preprocessed audio: () for
-            waveforms (N,), (C,) for C channels, (D,) for features; None allows
-            everything.
-        sample_rate: In Hz, of audio files: those of another rate are unusable. None
-            takes the rate of the first file that a process reads, as ESPnet does.
+            preprocessing.
+        sample_shape: What must follow N in the shape of preprocessed audio: () for
+            waveforms (N,), (C,) for C channels, (D,) for features; None allows all.
+        sample_rate: In Hz, of audio files; None for that of the first file that a
+            process reads, as in ESPnet.
     """
 
     def __init__(
@@ -111,18 +101,19 @@ class CheckedAudio(Dataset):
         self._reader = dataset.loader_dict["speech"] = _Reader(reader, min_samples)
         self._dataset = dataset
 
-    def _get(self, uid: str) -> Item:
-        """Return an utterance; raise `_Unusable` if its audio cannot be used."""
-        uid, data = self._dataset[uid]
-        reason = find_defect(data["speech"], self._min_samples, self._sample_shape)
-        if reason is not None:
-            raise _Unusable(reason)
-        return uid, data
-
-    def _where(self, uid: str) -> str:
-        """Name the file of an utterance, or else the script file that lists it."""
-        path, _ = self._dataset.debug_info["speech"]
-        return self._reader.path_of(uid) or str(path)
+    def _get(self, uid: str) -> tuple[dict[str, np.ndarray], str]:
+        """Return an utterance's data, and file and defect if it cannot be used."""
+        try:
+            _, data = self._dataset[uid]
+            shape = self._sample_shape
+            defect = find_defect(data["speech"], self._min_samples, shape)
+        except _Unusable as error:
+            data, defect = {}, str(error)
+        if not defect:
+            return data, ""
+        # If the reader names no file: the script file that lists it.
+        file = self._reader.path_of(uid) or self._dataset.debug_info["speech"][0]
+        return data, f"{file}: {defect}"
 
 
 class UsableAudio(CheckedAudio):
@@ -133,8 +124,8 @@ class UsableAudio(CheckedAudio):
 
     Args:
         dataset: An `ESPnetDataset` of `speech` alone.
-        expected_lengths: Samples by utterance id, as in the shape files: the length of
-            the silence, which is at least `min_samples`.
+        expected_lengths: Samples by utterance id: the length of the silence, which is
+            at least `min_samples`.
         min_samples: This and the others are those of `CheckedAudio`.
     """
 
@@ -155,42 +146,29 @@ class UsableAudio(CheckedAudio):
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance's id, and its audio and `usable` by name."""
-        try:
-            uid, data = self._get(uid)
-        except _Unusable as reason:
-            if uid not in self._warned:
-                self._warned.add(uid)
-                logger.warning(
-                    "Unlabeled utterance %s is left out: %s: %s",
-                    uid,
-                    self._where(uid),
-                    reason,
-                )
-            return uid, {"speech": self._silence(uid), "usable": np.array([0])}
-        # Not into the dictionary itself, which ESPnet may have in its cache.
-        return uid, {**data, "usable": np.array([1])}
-
-    def _silence(self, uid: str) -> np.ndarray:
+        data, reason = self._get(uid)
+        if not reason:
+            # Not into the dictionary itself, which ESPnet may have in its cache.
+            return uid, {**data, "usable": np.array([1])}
+        if uid not in self._warned:
+            self._warned.add(uid)
+            logger.warning("Unlabeled utterance %s is left out: %s", uid, reason)
         length = self._expected_lengths[uid]
-        if length > LONGEST_SILENCE:
-            length = 0
+        length = length if length <= LONGEST_SILENCE else 0
         shape = (max(length, self._min_samples), *self._sample_shape)
-        return np.zeros(shape, dtype=self._dataset.float_dtype)
+        silence = np.zeros(shape, dtype=self._dataset.float_dtype)
+        return uid, {"speech": silence, "usable": np.array([0])}
 
 
 class StrictAudio(CheckedAudio):
-    """Labeled audio: what cannot be used ends the run, and the message says why.
-
-    The message is one line, the last one of what a loader's process passes on.
-    """
+    """Labeled audio: what cannot be used ends the run, and the message says why."""
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance as ESPnet's dataset does; UserError if it is unusable."""
-        try:
-            return self._get(uid)
-        except _Unusable as reason:
-            where = self._where(uid)
-            raise UserError(f"labeled utterance {uid}: {where}: {reason}") from reason
+        data, reason = self._get(uid)
+        if reason:
+            raise UserError(f"labeled utterance {uid}: {reason}")
+        return uid, data
 
 
 class UsableShare:
@@ -198,55 +176,36 @@ class UsableShare:
 
     The share among the latest utterances varies by chance. So that a set of which
     the allowed share is bad does not stop a long run sooner or later, it must exceed
-    what is allowed by `margin` standard deviations of such a count (our rule): with
+    what is allowed by `MARGIN` standard deviations of such a count (our rule): with
     1 % of 1000 utterances allowed, 26 stop the run.
 
     Args:
         most: Largest share that may be unusable, in [0, 1] (`pl_max_bad_share`).
-        window: Latest utterances that are looked at, at least 1.
-        least: Fewest utterances before the share is judged, at least 1; a smaller
-            window is judged when it is full.
-        margin: Standard deviations of tolerance, at least 0.
-
-    Attributes:
-        seen, total: Utterances counted so far, and those that were unusable.
     """
 
-    SHOWN = 5  # Unusable utterances that the message names.
+    WINDOW = 1000  # Latest utterances that are looked at.
+    LEAST = 50  # Fewest utterances before the share is judged.
+    MARGIN = 5.0  # Standard deviations of tolerance.
 
-    def __init__(
-        self, most: float, window: int = 1000, least: int = 50, margin: float = 5.0
-    ) -> None:
+    def __init__(self, most: float) -> None:
         self._most = fraction("most", most)
-        self._margin = not_negative("margin", margin)
-        window = at_least("window", window, 1)
-        self._least = min(at_least("least", least, 1), window)
-        self._recent: collections.deque[bool] = collections.deque(maxlen=window)
-        self._last: collections.deque[str] = collections.deque(maxlen=self.SHOWN)
-        self.seen = 0
-        self.total = 0
+        self._recent: collections.deque[bool] = collections.deque(maxlen=self.WINDOW)
+        self._last: collections.deque[str] = collections.deque(maxlen=5)
 
     def count(self, utterance_ids: Sequence[str], usable: torch.Tensor) -> None:
-        """Count the B utterances of a mini-batch.
-
-        Args:
-            utterance_ids: Their ids.
-            usable: Not 0 if the audio is usable, (B,) or (B, 1).
+        """Count the utterances of a mini-batch, `usable` (B,) or (B, 1), 0 if not.
 
         Raises:
             UserError: Too many of the latest utterances are unusable.
         """
         bad = (usable.reshape(-1) == 0).tolist()
-        self._last += [
-            uid for uid, is_bad in zip(utterance_ids, bad, strict=True) if is_bad
-        ]
+        marks = zip(utterance_ids, bad, strict=True)
+        self._last += [uid for uid, is_bad in marks if is_bad]
         self._recent += bad
-        self.seen += len(bad)
-        self.total += sum(bad)
         looked_at, unusable = len(self._recent), sum(self._recent)
         deviation = (looked_at * self._most * (1.0 - self._most)) ** 0.5
-        allowed = looked_at * self._most + self._margin * deviation
-        if looked_at >= self._least and unusable > allowed:
+        allowed = looked_at * self._most + self.MARGIN * deviation
+        if looked_at >= self.LEAST and unusable > allowed:
             raise UserError(
                 f"{unusable} of the last {looked_at} unlabeled utterances "
                 f"({unusable / looked_at:.1%}) cannot be used; at most "
@@ -259,26 +218,18 @@ class UsableShare:
 def smallest_input(
     count_frames: Callable[[int], int], most: int, frames: int = 1
 ) -> int:
-    """Find the smallest number of samples of which a model makes enough frames.
-
-    By bisection, in some log2(most) calls: more samples are taken never to give fewer
-    frames, nor to fail if fewer do not.
+    """Find, by bisection, the smallest number of samples that make enough frames.
 
     Args:
-        count_frames: Frames for a number of samples; it may raise anything if there
-            are too few.
-        most: Samples that are surely enough, at least 1.
+        count_frames: Frames for a number of samples, which grow with it; it may raise
+            anything if there are too few.
+        most: Samples that are surely enough, else a ValueError.
         frames: Frames that are needed, at least 1.
-
-    Raises:
-        ValueError: `most` samples give fewer frames, or a value is out of its range.
-            What count_frames raises for `most` samples is passed on.
     """
     frames_of_most = count_frames(at_least("most", most, 1))
     if frames_of_most < at_least("frames", frames, 1):
-        raise ValueError(
-            f"{most} samples give {frames_of_most} frames, {frames} are needed"
-        )
+        what = f"{most} samples give {frames_of_most} frames, {frames} are needed"
+        raise ValueError(what)
 
     def enough(samples: int) -> bool:
         try:

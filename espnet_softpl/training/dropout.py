@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_softpl.core.modules import _dropouts, _layer_drops
+from espnet_softpl.core.modules import dropout_rates, layer_drop_rates
 
 
 class DropoutSwitch:
@@ -33,8 +33,8 @@ class DropoutSwitch:
         self._rates: list[tuple[torch.nn.Module, str, float, float]] = []
         self._on = False
         for what, new, places in (
-            ("dropout", dropout, _dropouts(module)),
-            ("layer_drop", layer_drop, _layer_drops(module)),
+            ("dropout", dropout, dropout_rates(module)),
+            ("layer_drop", layer_drop, layer_drop_rates(module)),
         ):
             rates = [(part, name, getattr(part, name)) for part, name in places]
             rates = [(*rate, new) for rate in rates if rate[2] > 0]

@@ -23,11 +23,10 @@ logger = logging.getLogger(__name__)
 def labeled_lengths(
     args: argparse.Namespace,
 ) -> tuple[dict[str, int], dict[str, int]] | None:
-    """Read the lengths of the labeled utterances from the shape files.
+    """Read tokens and samples of the labeled utterances from the shape files, by id.
 
-    Returns:
-        Tokens and samples by utterance id, or None if `train_shape_file` does not
-        name both, as `--collect_stats` and ESPnet's recipes name them.
+    None, with a warning, if `train_shape_file` does not name both as
+    `--collect_stats` and ESPnet's recipes name them.
     """
     lengths = {
         what: read_lengths(path)
@@ -46,28 +45,20 @@ def labeled_lengths(
 
 
 def sample_rate(args: argparse.Namespace) -> int:
-    """Return the sample rate of the audio in Hz, as the front end has it."""
+    """Return the sample rate of the front end in Hz; ESPnet takes "16k" as well."""
     rate = (args.frontend_conf or {}).get("fs", 16000)
-    # ESPnet takes "16k" as well.
     return humanfriendly.parse_size(rate) if isinstance(rate, str) else int(rate)
 
 
 def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
-    """Return the lengths of the unlabeled utterances: given, or read from headers.
+    """Return samples (frames of features) of the unlabeled utterances by id.
 
-    Returns:
-        Samples (frames of features) by utterance id.
-
-    Raises:
-        UserError: More than `pl_max_bad_share` of the files cannot be used: they are
-            unreadable or empty, or have another shape than the model takes. Fewer are
-            named in the log, counted and left out.
+    They stand in shape files, or are read from headers. UserError if more than
+    `pl_max_bad_share` of the files cannot be used: they are unreadable or empty, or
+    have another shape than the model takes. Fewer are named in the log and left out.
     """
-    if args.unlabeled_shape_file:
-        lengths: dict[str, int] = {}
-        for path in args.unlabeled_shape_file:
-            lengths.update(read_lengths(path))
-        return lengths
+    if files := args.unlabeled_shape_file:
+        return {key: n for path in files for key, n in read_lengths(path).items()}
     specs = getattr(args, UNLABELED_DATA)
     entries, kind = scan.speech_scp(specs, UNLABELED_DATA)
     path = next(path for path, name, _ in specs if name == "speech")
@@ -82,28 +73,23 @@ def _leave_out(bad: dict[str, str], total: int, most: float, what: str) -> None:
     """Name unusable utterances in the log, or refuse them if they are too many."""
     scan.check_bad_share(bad, total, most, what)
     if bad:
+        reason = f"{what}: {name_some(bad.values(), most=len(bad))}"
         logger.warning(
-            "%d unlabeled utterances are left out, for they %s: %s",
-            len(bad),
-            what,
-            name_some(bad.values(), most=len(bad)),
+            "%d unlabeled utterances are left out, for they %s", len(bad), reason
         )
 
 
 def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     """Write the lengths of the unlabeled utterances that the model can take.
 
-    Raises:
-        UserError: More than `pl_max_bad_share` of them are too short for a frame.
-            Fewer are named in the log and left out. Or the run is resumed with data
-            that lack what it began with.
+    UserError if more than `pl_max_bad_share` of them are too short for a frame (fewer
+    are named in the log), or a resumed run lacks some that it began with.
     """
     file = usable_shape_file(args)
     if args.resume and file.exists():
         # Audio that has gone bad since must not change the mini-batches.
         entries, _ = scan.speech_scp(getattr(args, UNLABELED_DATA), UNLABELED_DATA)
-        missing = read_lengths(file).keys() - entries.keys()
-        if missing:
+        if missing := read_lengths(file).keys() - entries.keys():
             raise UserError(
                 f"cannot resume: {len(missing)} unlabeled utterances that the run "
                 f"began with ({file}) are not in {UNLABELED_DATA} any more: "

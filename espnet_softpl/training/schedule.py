@@ -1,12 +1,9 @@
 """Which mini-batch is labeled, and what an unlabeled one weighs, step by step.
 
-A step is one mini-batch of training, counted from 0 over all epochs (with
-`accum_grad: 1`, one optimizer update). A turn is one entry of the schedule: the same
-as a step, except that the first unlabeled turns only fill the label cache, if there is
-one, and train on nothing. Nothing here keeps state: the answer for a step depends on
-the seed and the step alone, so that a resumed run, a prefetching loader and every
-process of a distributed run see the same schedule. With one labeled and two unlabeled
-mini-batches in a block and a cache of two:
+A step is one mini-batch of training, counted from 0 over all epochs. A turn is one
+entry of the schedule: a step, or one of the first unlabeled turns, which only fill the
+label cache. All depends on the seed and the step alone, so that resumed runs, loaders
+and processes see the same. One labeled, two unlabeled in a block, a cache of two:
 
     turn       0 1 2 3 4 5 6 7 8
     unlabeled  1 0 1 1 0 1 1 1 0
@@ -27,8 +24,6 @@ from espnet_softpl.core.ranges import at_least, finite, fraction, not_negative
 from espnet_softpl.core.stateful import Stateful
 
 T = TypeVar("T")
-
-RAMP_KEYS = {"from", "to", "steps", "start"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +46,6 @@ class Schedule:
             something before; None leaves the rates as they are. slimIPL lowers both
             this and the next when pseudo-labeling starts.
         layer_drop: The same for the rate at which whole layers are dropped.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     start_step: int = 0
@@ -99,8 +91,7 @@ class Schedule:
     def turn_of(self, seed: int, step: int, filling: int) -> int:
         """Find the first turn that belongs to a step: the one after that of step - 1.
 
-        The first `filling` unlabeled turns only fill the cache; such turns belong to
-        the step after them.
+        The first `filling` unlabeled turns only fill the cache, for the step after.
         """
 
         def steps_before(turn: int) -> int:
@@ -133,24 +124,19 @@ def is_ramp(value: Any) -> bool:
 def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
     """Compute a ramp's value: linear from `from` to `to`, constant before and after.
 
-    Args:
-        ramp: `from` and `to`, finite numbers; `steps`, how many mini-batches the way
-            takes, at least 1; `start`, the step at which it begins, at least 0
-            (default 0). If both ends are integers, the value is rounded to one.
-        step: The step, counted in mini-batches.
-
-    Raises:
-        ValueError: Another key, or a value out of its range.
+    It takes `steps` mini-batches, at least 1, and begins at step `start` (default 0).
+    If both ends are integers, the value is rounded to one. ValueError for another key,
+    or a value out of its range.
     """
-    if not {"steps"} <= set(ramp) <= RAMP_KEYS:
+    if not {"steps"} <= set(ramp) <= {"from", "to", "steps", "start"}:
         raise ValueError(
             f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
             f"start, got {dict(ramp)}"
         )
     steps, start = at_least("steps", ramp["steps"], 1), ramp.get("start", 0)
     ends = ramp["from"], ramp["to"]
-    for name, value in zip(("from", "to"), ends):
-        finite(name, value)
+    for name in ("from", "to"):
+        finite(name, ramp[name])
     done = min(max(step - at_least("start", start, 0), 0) / steps, 1.0)
     value = ends[0] + done * (ends[1] - ends[0])
     return round(value) if all(isinstance(end, int) for end in ends) else value
@@ -179,24 +165,16 @@ def last_step(conf: Any) -> int:
 
 
 class Scheduled(Generic[T]):
-    """An object whose settings may be ramps: it is built anew when they change.
+    """An object whose settings may hold ramps: it is built anew when they change.
 
-    The object itself knows nothing of steps. It is built at both ends at once, so that
-    a value that is refused there is refused before any work.
+    It is built at both ends at once, so that a value that `build` refuses, or a ramp
+    that is none, is refused before any work (ValueError).
 
     >>> Scheduled(SoftCE, {"temperature": {"from": 2.0, "to": 1.0, "steps": 9}}).at(9)
-
-    Args:
-        build: Makes the object from keyword arguments.
-        conf: The keyword arguments; any number in them may be a ramp.
-
-    Raises:
-        ValueError: What `build` raises, or a ramp that is not one.
     """
 
     def __init__(self, build: Callable[..., T], conf: Mapping[str, Any]) -> None:
-        self._build = build
-        self._conf = conf
+        self._build, self._conf = build, conf
         self._settings = resolve(conf, 0)
         self._object = build(**self._settings)
         self._last = last_step(conf)

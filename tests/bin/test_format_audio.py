@@ -26,7 +26,7 @@ def test_the_command_formats_a_directory(tmp_path: Path, capsys) -> None:
     for more, message in (
         (["--fs", "8000"], "--resample true"),
         (["--fs", "0"], "at least 1"),
-        (["--fs", "16000", "--max_bad_share", "2"], "0 to 1"),
+        (["--fs", "16000", "--max_bad_share", "2"], "2 is not in [0, 1]"),
         (["--fs", "16000", "--target", str(source)], "another directory"),
         (["--fs", "16000", "--source", str(tmp_path / "no")], "does not exist"),
     ):
