@@ -1,19 +1,17 @@
-"""What a criterion is, and how a name becomes one.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""What a criterion is, and how a name becomes one."""
 
 from __future__ import annotations
 
 import abc
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.registry import Registry
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
-def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     """Average the losses of a batch over all of its utterances.
 
     Args:
@@ -64,8 +62,8 @@ class PLCriterion(torch.nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """Compute the loss of each utterance.
 
         Args:
@@ -78,8 +76,8 @@ class PLCriterion(torch.nn.Module, abc.ABC):
         """
 
     def on_labeled(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, second_view: Tensor
+    ) -> Tensor:
         """Compute a further loss of labeled utterances, for `labeled_weight` > 0.
 
         Args:

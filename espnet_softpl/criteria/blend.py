@@ -1,7 +1,4 @@
-"""A weighted sum of criteria: hard and soft labels together.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""A weighted sum of criteria: hard and soft labels together."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import fraction, not_negative
 from espnet_softpl.criteria.base import PLCriterion, build, register
@@ -78,8 +76,8 @@ class Blend(PLCriterion):
         return [(p, w) for p, w in zip(self.parts, self.weights) if w > 0.0]
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         # The first term is 0, and keeps the graph if every weight is 0.
         total = 0.0 * in_float32(log_probs[:, 0].amax(-1))
@@ -92,8 +90,8 @@ class Blend(PLCriterion):
         return total
 
     def on_labeled(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, second_view: Tensor
+    ) -> Tensor:
         """See `PLCriterion.on_labeled`."""
         return sum(
             weight * part.on_labeled(log_probs, lengths, second_view)

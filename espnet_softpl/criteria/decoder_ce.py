@@ -1,13 +1,11 @@
-"""Cross-entropy of an attention decoder to a pseudo-label.
-
-B utterances, U labels, V tokens with blank, P positions of a decoder.
-"""
+"""Cross-entropy of an attention decoder to a pseudo-label."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.frame_ce import distribution_ce
 from espnet_softpl.ctc import PADDING, frame_mask, in_float32
@@ -15,8 +13,8 @@ from espnet_softpl.labels.pseudo_label import DecoderLabel
 
 
 def with_ends(
-    tokens: torch.Tensor, token_lengths: torch.Tensor, sos: int, eos: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens: Tensor, token_lengths: Tensor, sos: int, eos: int
+) -> tuple[Tensor, Tensor]:
     """Make a decoder's input and its target from transcripts, as ESPnet does.
 
     Args:
@@ -37,9 +35,7 @@ def with_ends(
     return inputs, targets.scatter(1, token_lengths.unsqueeze(1), eos)
 
 
-def hard_losses(
-    logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
-) -> torch.Tensor:
+def hard_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Compute the cross-entropy to a token at each position, smoothed as ESPnet does.
 
     The target distribution q gives 1 - smoothing to the token and the rest evenly to
@@ -67,7 +63,7 @@ def hard_losses(
     return losses.masked_fill(~mask, 0.0).sum(1)
 
 
-def soft_losses(logits: torch.Tensor, label: DecoderLabel) -> torch.Tensor:
+def soft_losses(logits: Tensor, label: DecoderLabel) -> Tensor:
     """Compute the cross-entropy to the teacher's distribution at each position.
 
     L = -sum_u sum_v q(v | u) log p(v | u); the gradient with respect to the logits is
@@ -85,7 +81,7 @@ def soft_losses(logits: torch.Tensor, label: DecoderLabel) -> torch.Tensor:
     return distribution_ce(log_probs, label.log_probs, mask)
 
 
-def decoder_disagreement(label: DecoderLabel, targets: torch.Tensor) -> torch.Tensor:
+def decoder_disagreement(label: DecoderLabel, targets: Tensor) -> Tensor:
     """Compute the share of positions at which decoder and CTC head differ.
 
     Args:

@@ -1,11 +1,8 @@
-"""CTC on the teacher's greedy transcript: the hard label of slimIPL and MPL.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""CTC on the teacher's greedy transcript: the hard label of slimIPL and MPL."""
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.base import PLCriterion, register
 from espnet_softpl.ctc import weigh
@@ -14,11 +11,8 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 def hard_ctc(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-) -> torch.Tensor:
+    log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> Tensor:
     """Compute -log P(tokens | log_probs), summed over all alignments.
 
     Args:
@@ -58,8 +52,8 @@ class HardCTC(PLCriterion):
     needs_posteriors = False
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward` and `hard_ctc`."""
         return hard_ctc(
             weigh(log_probs, pseudo_label.frame_weight),

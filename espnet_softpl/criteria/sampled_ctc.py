@@ -1,11 +1,8 @@
-"""CTC on transcripts sampled from the teacher: a soft label of whole sequences.
-
-B utterances, K samples, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""CTC on transcripts sampled from the teacher: a soft label of whole sequences."""
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, positive
 from espnet_softpl.criteria.base import PLCriterion, register
@@ -16,11 +13,8 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 def sample_transcripts(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    num_samples: int,
-    temperature: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probs: Tensor, lengths: Tensor, num_samples: int, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Draw paths frame by frame and collapse them.
 
     Args:
@@ -61,9 +55,6 @@ class SampledCTC(PLCriterion):
     Args:
         temperature: Greater than 0.
         num_samples: K, at least 1; the cost is K times that of `hard_ctc`.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     trains_decoder = True
@@ -75,8 +66,8 @@ class SampledCTC(PLCriterion):
         self.num_samples = at_least("num_samples", num_samples, 1)
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`; every call draws anew."""
         tokens, token_lengths = sample_transcripts(
             pseudo_label.log_probs, lengths, self.num_samples, self.temperature

@@ -1,12 +1,9 @@
-"""Per-frame cross-entropy to the teacher's distribution: the plain soft label.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""Per-frame cross-entropy to the teacher's distribution: the plain soft label."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, choice, positive
 from espnet_softpl.criteria.base import PLCriterion, register
@@ -18,12 +15,12 @@ BLANK_HANDLING = ("all", "drop", "symmetric")
 
 
 def soft_ce(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    teacher_log_probs: torch.Tensor,
+    log_probs: Tensor,
+    lengths: Tensor,
+    teacher_log_probs: Tensor,
     temperature: float = 1.0,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
+    weights: Tensor | None = None,
+) -> Tensor:
     """Compute the cross-entropy of two frame distributions, summed over the frames.
 
     Args:
@@ -45,9 +42,7 @@ def soft_ce(
     )
 
 
-def near_tokens(
-    teacher_log_probs: torch.Tensor, lengths: torch.Tensor, window: int
-) -> torch.Tensor:
+def near_tokens(teacher_log_probs: Tensor, lengths: Tensor, window: int) -> Tensor:
     """Mark the frames within a window around the frames that are not blank.
 
     Args:
@@ -96,9 +91,6 @@ class SoftCE(PLCriterion):
         blank: `all` uses every frame; `drop` only those whose best token, for the
             teacher, is not blank; `symmetric` those and `window` frames on both sides.
         window: Frames on each side for `symmetric`, at least 0 (0 is `drop`).
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     frame_level = True
@@ -120,8 +112,8 @@ class SoftCE(PLCriterion):
         self.window = at_least("window", window, 0)
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward` and `soft_ce`."""
         teacher, weights = pseudo_label.log_probs, pseudo_label.frame_weight
         if self.blank != "all":

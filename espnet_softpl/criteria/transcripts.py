@@ -1,11 +1,9 @@
-"""The teacher's transcripts with their weights: its greedy one, or an N-best list.
-
-B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""The teacher's transcripts with their weights: its greedy one, or an N-best list."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, positive
 from espnet_softpl.criteria.base import PLCriterion
@@ -17,7 +15,7 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 @torch.no_grad()
 def transcripts(
     label: PseudoLabel, nbest: int, beam_size: int, temperature: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """List the teacher's transcripts, weighted by their posteriors within the list.
 
     Args:
@@ -50,9 +48,6 @@ class TranscriptsCriterion(PLCriterion):
         nbest: N, at least 1.
         beam_size: Of the prefix beam search for N > 1, at least N; None takes 2 N.
         temperature: Of the teacher's frames before the search, greater than 0.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     weighs_frames = True
@@ -67,8 +62,6 @@ class TranscriptsCriterion(PLCriterion):
         self.beam_size = at_least("beam_size", beam_size, nbest)
         self.temperature = positive("temperature", temperature)
 
-    def transcripts(
-        self, label: PseudoLabel
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def transcripts(self, label: PseudoLabel) -> tuple[Tensor, Tensor, Tensor]:
         """List the teacher's transcripts; see the function of this name."""
         return transcripts(label, self.nbest, self.beam_size, self.temperature)

@@ -1,4 +1,9 @@
-"""CTC: the collapse map, alignments, likelihoods and searches, in pure torch."""
+"""CTC: the collapse map, alignments, likelihoods and searches, in pure torch.
+
+The letters of shapes, here and in the rooms above: B utterances, T frames after
+subsampling, V tokens, of which 0 is blank as in ESPnet, U labels of a transcript. Half
+precision is computed in float32.
+"""
 
 from espnet_softpl.ctc.ops import (
     BLANK,

@@ -1,6 +1,6 @@
 """A confusion network of hypotheses: one bin of weighted alternatives per position.
 
-B utterances, N hypotheses, U labels, M bins, A alternatives per bin. Alternatives of
+N hypotheses, M bins, A alternatives per bin. Alternatives of
 different bins combine freely, so that a network holds more transcripts than the list
 it came from. As the target of a CTC loss: SoftCTC, Kišš et al. 2022,
 https://arxiv.org/abs/2212.02135, and GTC, Moritz et al. 2020,
@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import torch
 from kaldialign import align
+from torch import Tensor
 
+from espnet_softpl.core.ranges import at_least
 from espnet_softpl.ctc import PADDING
 
 # Tokens and probabilities of one bin; the token PADDING stands for epsilon.
@@ -25,28 +27,18 @@ _Alignment = list[tuple[int, int]]
 class ConfusionNetwork(NamedTuple):
     """The hypotheses of B utterances, bin by bin.
 
-    The weights of a bin and its epsilon sum to 1. The weight of a path is the product
-    over the bins of what it takes there.
-
-    Attributes:
-        tokens: Alternatives of each bin, (B, M, A), padded with -1.
-        weights: Their probabilities, (B, M, A), in [0, 1], 0 if padded.
-        skips: Probability of epsilon (taking no token in this bin), (B, M), in
-            [0, 1], 1 in padded bins.
-        bins: Bins of each utterance, (B,), from 0 to M.
+    The weights of a bin and its epsilon (taking no token there) sum to 1. The weight of
+    a path is the product over the bins of what it takes there.
     """
 
-    tokens: torch.Tensor
-    weights: torch.Tensor
-    skips: torch.Tensor
-    bins: torch.Tensor
+    tokens: Tensor  # Alternatives of each bin, (B, M, A), padded with -1.
+    weights: Tensor  # Their probabilities, (B, M, A), 0 if padded.
+    skips: Tensor  # Probability of epsilon, (B, M), 1 in padded bins.
+    bins: Tensor  # Bins of each utterance, (B,), from 0 to M.
 
 
 def confusion_network(
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-    probs: torch.Tensor,
-    max_gap: int = 4,
+    tokens: Tensor, token_lengths: Tensor, probs: Tensor, max_gap: int = 4
 ) -> ConfusionNetwork:
     """Merge each utterance's list of weighted hypotheses into a confusion network.
 
@@ -74,8 +66,7 @@ def confusion_network(
         ValueError: `max_gap` is negative, or an utterance has no hypothesis of
             positive probability.
     """
-    if max_gap < 0:
-        raise ValueError(f"max_gap must be at least 0, got {max_gap}")
+    at_least("max_gap", max_gap, 0)
     utterances = []
     for row, lengths, masses in zip(
         tokens.tolist(), token_lengths.tolist(), probs.tolist()

@@ -1,55 +1,41 @@
-"""Connectionist temporal classification: the collapse map and what follows from it.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels. The blank is
-token 0 everywhere, as in ESPnet. Everything here is batched and pure torch.
-"""
+"""The collapse map and what follows from it; weights and temperatures of frames."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 BLANK = 0
 PADDING = -1
 
 
-def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
-    """Mark the frames (or labels) that exist.
-
-    Args:
-        lengths: Valid length of each row, (B,).
-        max_length: Padded length.
-
-    Returns:
-        (B, max_length), True if the position is not padding.
-    """
+def frame_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """Return (B, max_length), True for frames (or labels) within the lengths (B,)."""
     positions = torch.arange(max_length, device=lengths.device)
     return positions.unsqueeze(0) < lengths.unsqueeze(1)
 
 
-def in_float32(log_probs: torch.Tensor) -> torch.Tensor:
+def in_float32(log_probs: Tensor) -> Tensor:
     """Return half precision as float32, and anything else as it is."""
     if log_probs.dtype in (torch.float16, torch.bfloat16):
         return log_probs.float()
     return log_probs
 
 
-def sharpen(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+def sharpen(log_probs: Tensor, temperature: float) -> Tensor:
     """Return log softmax(log_probs / temperature), over the last axis.
 
     Args:
         log_probs: (..., V).
         temperature: Greater than 0; below 1 sharpens, above 1 flattens, 1 returns the
             input itself.
-
-    Returns:
-        (..., V).
     """
     if temperature == 1.0:
         return log_probs
     return (log_probs / temperature).log_softmax(-1)
 
 
-def weigh(log_probs: torch.Tensor, frame_weight: torch.Tensor | None) -> torch.Tensor:
+def weigh(log_probs: Tensor, frame_weight: Tensor | None) -> Tensor:
     """Multiply frame log-posteriors by the trust in each frame.
 
     In a sum over alignments a frame of weight 0 may then be any token, at no cost.
@@ -67,8 +53,8 @@ def weigh(log_probs: torch.Tensor, frame_weight: torch.Tensor | None) -> torch.T
 
 
 def collapse(
-    path: torch.Tensor, lengths: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor] | list[int]:
+    path: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor] | list[int]:
     """Map alignments to transcripts: merge repeats first, then drop blanks.
 
     The order matters: "l <blank> l" is two letters, "l l" is one. Removing blanks
@@ -107,32 +93,19 @@ def collapse(
     return tokens, token_lengths
 
 
-def greedy(
-    log_probs: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def greedy(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Transcribe by the best token of every frame, collapsed.
 
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V). Any monotone scores do.
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        tokens (B, U) padded with -1, and token_lengths (B,).
+    From log-posteriors (B, T, V), or any monotone scores, and lengths (B,) to tokens
+    (B, U) padded with -1 and token_lengths (B,).
     """
     return collapse(log_probs.argmax(-1), lengths)
 
 
-def min_frames(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
-    """Count the frames that a transcript needs.
+def min_frames(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """Count the frames that transcripts (B, U) of token_lengths (B,) need, (B,).
 
     One frame per token, and one blank between two equal neighbors.
-
-    Args:
-        tokens: Transcripts, (B, U), padded with any value.
-        token_lengths: Tokens per utterance, (B,).
-
-    Returns:
-        (B,), the length of the shortest alignment of each transcript.
     """
     if tokens.size(1) < 2:
         return token_lengths.clone()

@@ -1,7 +1,4 @@
-"""What a filter of pseudo-labels is, and how several are applied in order.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""What a filter of pseudo-labels is, and how several are applied in order."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.registry import Registry
 from espnet_softpl.core.stateful import Stateful
@@ -30,7 +28,7 @@ class Candidate(NamedTuple):
     """
 
     label: PseudoLabel
-    speech_lengths: torch.Tensor
+    speech_lengths: Tensor
     labeled_tokens_per_sample: float
     relabel: Callable[[], PseudoLabel]
 
@@ -52,7 +50,7 @@ class Filter(Stateful, abc.ABC):
     needs_dropout: bool = False
 
     @abc.abstractmethod
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """Judge a batch of labels.
 
         Args:
@@ -64,11 +62,7 @@ class Filter(Stateful, abc.ABC):
         """
 
     def observe(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        tokens: torch.Tensor,
-        token_lengths: torch.Tensor,
+        self, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> None:
         """Look at a labeled batch; there is nothing to do unless a subclass says so.
 
@@ -90,7 +84,7 @@ build = REGISTRY.build
 @torch.no_grad()
 def apply(
     filters: Sequence[tuple[str, Filter]], candidate: Candidate
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Weigh a batch of labels by several filters, in order.
 
     Once nothing is left of a batch, the filters that remain are not called: the later

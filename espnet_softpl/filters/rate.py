@@ -5,7 +5,7 @@ B utterances.
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative, positive
 from espnet_softpl.filters.base import Candidate, Filter, register
@@ -49,7 +49,7 @@ class Rate(Filter):
                 f"max_ratio must be at least min_ratio={min_ratio!r}, got {max_ratio!r}"
             )
 
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""
         samples = candidate.speech_lengths.clamp(min=1).double()
         rate = candidate.label.token_lengths / samples

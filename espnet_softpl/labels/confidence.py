@@ -1,16 +1,14 @@
-"""How sure a teacher is of frames, tokens and utterances.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""How sure a teacher is of frames, tokens and utterances."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
 
 
-def frame_confidence(log_probs: torch.Tensor) -> torch.Tensor:
+def frame_confidence(log_probs: Tensor) -> Tensor:
     """Return the posterior of the best token of every frame.
 
     Args:
@@ -22,7 +20,7 @@ def frame_confidence(log_probs: torch.Tensor) -> torch.Tensor:
     return in_float32(log_probs.amax(-1)).exp()
 
 
-def token_confidence(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def token_confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Return, for every frame, the highest posterior in its run of the best path.
 
     A run is a stretch of frames with the same best token: all frames of a token, or of
@@ -46,9 +44,7 @@ def token_confidence(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Te
     return highest.gather(1, run)
 
 
-def utterance_confidence(
-    log_probs: torch.Tensor, lengths: torch.Tensor
-) -> torch.Tensor:
+def utterance_confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Return the geometric mean of the best posteriors of the frames with a token.
 
     Args:

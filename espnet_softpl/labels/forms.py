@@ -1,8 +1,4 @@
-"""Who learns from a label beside the last layer's CTC: the decoder, other layers.
-
-B utterances, U labels, V tokens with blank. The positions of a decoder are its
-transcript's tokens and the end after them: U + 1.
-"""
+"""Who learns from a label beside the last layer's CTC: the decoder, other layers."""
 
 from __future__ import annotations
 

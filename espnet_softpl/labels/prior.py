@@ -1,13 +1,11 @@
-"""The mean frame posterior: of a batch, and as a running mean over batches.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""The mean frame posterior: of a batch, and as a running mean over batches."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import fraction
 from espnet_softpl.ctc import frame_mask, in_float32
@@ -16,7 +14,7 @@ from espnet_softpl.ctc import frame_mask, in_float32
 FLOOR = 1e-6
 
 
-def mean_posterior(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def mean_posterior(log_probs: Tensor, mask: Tensor) -> Tensor:
     """Average the frame posteriors of a batch.
 
     Args:
@@ -32,7 +30,7 @@ def mean_posterior(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return probs.sum(0) / max(probs.size(0), 1)
 
 
-def with_floor(distribution: torch.Tensor) -> torch.Tensor:
+def with_floor(distribution: Tensor) -> Tensor:
     """Give every token a share of at least about 1e-6.
 
     A token that was never seen is rare, not impossible: at a share of 0, its
@@ -58,17 +56,14 @@ class RunningMean:
 
     Args:
         decay: In [0, 1]; 0 is the latest batch, 1 the plain mean of all batches.
-
-    Raises:
-        ValueError: decay is out of its range.
     """
 
     def __init__(self, decay: float = 0.99) -> None:
         self.decay = fraction("decay", decay)
-        self._total: torch.Tensor | None = None
+        self._total: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> None:
+    def update(self, log_probs: Tensor, lengths: Tensor) -> None:
         """Take in a batch.
 
         A batch without frames, or with a posterior that is NaN (an overflow in mixed
@@ -87,7 +82,7 @@ class RunningMean:
         self._total = mean
 
     @property
-    def value(self) -> torch.Tensor | None:
+    def value(self) -> Tensor | None:
         """The mean, (V,), float32, with sum 1; None before the first batch."""
         return None if self._total is None else self._total / self._total.sum()
 

@@ -1,8 +1,4 @@
-"""Pseudo-labels: what a teacher outputs for a batch of unlabeled utterances.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels, P positions
-of a decoder.
-"""
+"""Pseudo-labels: what a teacher outputs for a batch of unlabeled utterances."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.ctc import PADDING, collapse, frame_mask
 
@@ -33,14 +30,14 @@ class PseudoLabel(NamedTuple):
             same audio, (B, T, V), with gradient; only for criteria with two `views`.
     """
 
-    log_probs: torch.Tensor
-    lengths: torch.Tensor
-    tokens: torch.Tensor
-    token_lengths: torch.Tensor
-    weight: torch.Tensor
-    frame_weight: torch.Tensor | None = None
-    prior: torch.Tensor | None = None
-    second_view: torch.Tensor | None = None
+    log_probs: Tensor
+    lengths: Tensor
+    tokens: Tensor
+    token_lengths: Tensor
+    weight: Tensor
+    frame_weight: Tensor | None = None
+    prior: Tensor | None = None
+    second_view: Tensor | None = None
 
 
 class DecoderLabel(NamedTuple):
@@ -53,9 +50,9 @@ class DecoderLabel(NamedTuple):
             the best tokens are the target.
     """
 
-    tokens: torch.Tensor
-    lengths: torch.Tensor
-    log_probs: torch.Tensor | None = None
+    tokens: Tensor
+    lengths: Tensor
+    log_probs: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,28 +78,26 @@ class Labels:
 
     utterance_ids: list[str]
     label: PseudoLabel
-    path: torch.Tensor
-    reason: torch.Tensor
-    statistics: Mapping[str, torch.Tensor | float]
+    path: Tensor
+    reason: Tensor
+    statistics: Mapping[str, Tensor | float]
     step: int
     uses: int = 0
     decoder: DecoderLabel | None = None
     layers: tuple[PseudoLabel, ...] = ()
 
-    def transcripts(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def transcripts(self) -> tuple[Tensor, Tensor]:
         """Return the teacher's greedy transcripts, (B, U), and their lengths, (B,)."""
         return collapse(self.path, self.label.lengths)
 
 
-def best_path(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def best_path(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Return the best token of every frame, (B, T), -1 in the padding."""
     path = log_probs.argmax(-1)
     return path.masked_fill(~frame_mask(lengths, path.size(1)), PADDING)
 
 
-def without_nan(
-    log_probs: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def without_nan(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Make frames uniform that are NaN, or that give no token a chance.
 
     Args:

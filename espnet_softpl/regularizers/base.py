@@ -1,11 +1,8 @@
-"""Regularizers: criteria on the student's mean posterior, added to any criterion.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""Regularizers: criteria on the student's mean posterior, added to any criterion."""
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative
 from espnet_softpl.core.registry import Registry
@@ -22,8 +19,8 @@ build = REGISTRY.build
 
 
 def kept_mean(
-    log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+) -> tuple[Tensor, Tensor]:
     """Average the student's posteriors over the utterances that are kept.
 
     A term R of the mean, in nats per frame, becomes a loss in nats per utterance as
@@ -50,9 +47,6 @@ class MeanRegularizer(PLCriterion):
 
     Args:
         weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
-
-    Raises:
-        ValueError: weight is out of its range.
     """
 
     needs_posteriors = False

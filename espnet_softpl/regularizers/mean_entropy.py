@@ -1,17 +1,15 @@
-"""Entropy of the mean posterior: against the use of few tokens.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""Entropy of the mean posterior: against the use of few tokens."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 
 
-def negative_entropy(mean: torch.Tensor) -> torch.Tensor:
+def negative_entropy(mean: Tensor) -> Tensor:
     """Compute sum_v m(v) log m(v).
 
     Args:
@@ -43,8 +41,8 @@ class MeanEntropy(MeanRegularizer):
     """
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         mean, frames = kept_mean(log_probs, lengths, pseudo_label)
         return self.weight * frames * negative_entropy(mean)

@@ -1,11 +1,8 @@
-"""Divergence of the mean posterior from that on labeled data.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""Divergence of the mean posterior from that on labeled data."""
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from espnet_softpl.labels.prior import with_floor
 from espnet_softpl.labels.pseudo_label import PseudoLabel
@@ -13,7 +10,7 @@ from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 from espnet_softpl.regularizers.mean_entropy import negative_entropy
 
 
-def kl_to_prior(mean: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+def kl_to_prior(mean: Tensor, prior: Tensor) -> Tensor:
     """Compute KL(m || q) = sum_v m(v) log (m(v) / q(v)).
 
     Args:
@@ -51,8 +48,8 @@ class PriorKL(MeanRegularizer):
     needs_prior = True
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         mean, frames = kept_mean(log_probs, lengths, pseudo_label)
         if pseudo_label.prior is None:

@@ -1,13 +1,11 @@
-"""Align the teacher's use of tokens with that on labeled data.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""Align the teacher's use of tokens with that on labeled data."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative
 from espnet_softpl.ctc import in_float32
@@ -18,9 +16,7 @@ from espnet_softpl.shaping.base import Shaping, register, relabel
 MAX_RATIO = 10.0
 
 
-def align(
-    log_probs: torch.Tensor, prior: torch.Tensor, mean: torch.Tensor, power: float = 1.0
-) -> torch.Tensor:
+def align(log_probs: Tensor, prior: Tensor, mean: Tensor, power: float = 1.0) -> Tensor:
     """Multiply posteriors by (prior / mean) ** power, and renormalize.
 
     Args:
@@ -58,9 +54,6 @@ class Align(Shaping):
     Args:
         decay: Of the running mean per batch, in [0, 1].
         power: At least 0; 0 changes nothing, 1 is the full alignment.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     needs_prior = True

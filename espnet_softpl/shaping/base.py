@@ -1,13 +1,10 @@
-"""What may change a teacher's label before the criterion sees it.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""What may change a teacher's label before the criterion sees it."""
 
 from __future__ import annotations
 
 import abc
 
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.registry import Registry
 from espnet_softpl.core.stateful import Stateful
@@ -48,7 +45,7 @@ available = REGISTRY.available
 build = REGISTRY.build
 
 
-def relabel(label: PseudoLabel, log_probs: torch.Tensor) -> PseudoLabel:
+def relabel(label: PseudoLabel, log_probs: Tensor) -> PseudoLabel:
     """Replace the teacher's posteriors, and read the transcript from the new ones.
 
     Args:

@@ -1,11 +1,9 @@
-"""Shift the teacher's balance between blank and tokens.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""Shift the teacher's balance between blank and tokens."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import finite, not_negative
 from espnet_softpl.ctc import BLANK, in_float32
@@ -14,7 +12,7 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register, relabel
 
 
-def shift_blank(log_probs: torch.Tensor, shift: float | torch.Tensor) -> torch.Tensor:
+def shift_blank(log_probs: Tensor, shift: float | Tensor) -> Tensor:
     """Add to the log-posterior of blank, and renormalize.
 
     Args:
@@ -46,9 +44,6 @@ class ShiftBlank(Shaping):
     Args:
         bias: In nats, finite; 0 changes nothing.
         prior_scale: At least 0; 0 leaves the prior out.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     def __init__(self, bias: float = 0.0, prior_scale: float = 0.0) -> None:
@@ -60,7 +55,7 @@ class ShiftBlank(Shaping):
     def __call__(self, label: PseudoLabel) -> PseudoLabel:
         """See `Shaping.__call__`."""
         log_probs = in_float32(label.log_probs)
-        shift: float | torch.Tensor = self.bias
+        shift: float | Tensor = self.bias
         if self.needs_prior and label.prior is not None:
             odds = with_floor(label.prior.to(log_probs))[BLANK].logit()
             shift = self.bias - self.prior_scale * odds

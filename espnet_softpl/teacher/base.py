@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.registry import Registry
@@ -51,7 +52,7 @@ class Teacher:
         self,
         student: torch.nn.Module,
         finished: Sequence[tuple[int, float]],
-        read: Callable[[int], Mapping[str, torch.Tensor]],
+        read: Callable[[int], Mapping[str, Tensor]],
     ) -> None:
         """Take in the epochs before; called at the start of every epoch.
 

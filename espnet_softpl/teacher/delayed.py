@@ -24,9 +24,6 @@ class DelayedTeacher(FollowingTeacher):
     Args:
         steps: Optimizer steps from one copy to the next, at least 1; 1 is the student
             of the last update.
-
-    Raises:
-        ValueError: steps is out of its range.
     """
 
     kind = "delayed"

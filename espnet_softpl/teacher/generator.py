@@ -1,13 +1,11 @@
-"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch.
-
-B utterances, N samples, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.modules import dropouts, evaluating
 from espnet_softpl.ctc import PADDING, frame_mask, greedy
@@ -26,10 +24,10 @@ class CTCOutputs(NamedTuple):
             empty if they were not asked for.
     """
 
-    log_probs: torch.Tensor
-    lengths: torch.Tensor
-    encoder_out: torch.Tensor
-    layers: tuple[torch.Tensor, ...] = ()
+    log_probs: Tensor
+    lengths: Tensor
+    encoder_out: Tensor
+    layers: tuple[Tensor, ...] = ()
 
     def views(self, count: int) -> list[CTCOutputs]:
         """Split the outputs of `count` views that were run as one batch."""
@@ -53,11 +51,11 @@ class TeacherOutputs(NamedTuple):
     """
 
     label: PseudoLabel
-    encoder_out: torch.Tensor
+    encoder_out: Tensor
     layers: tuple[PseudoLabel, ...] = ()
 
 
-def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
+def as_label(log_probs: Tensor, lengths: Tensor) -> PseudoLabel:
     """Label by the best token of every frame, with full trust.
 
     Args:
@@ -88,8 +86,8 @@ class PseudoLabelGenerator:
     def run(
         self,
         student: torch.nn.Module,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
+        speech: Tensor,
+        speech_lengths: Tensor,
         dropout: bool = False,
     ) -> TeacherOutputs:
         """Run the teacher on a mini-batch.
@@ -121,8 +119,8 @@ class PseudoLabelGenerator:
     def __call__(
         self,
         student: torch.nn.Module,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
+        speech: Tensor,
+        speech_lengths: Tensor,
         dropout: bool = False,
     ) -> PseudoLabel:
         """Return the CTC head's labels of a mini-batch, (B, N); see `run`."""
@@ -131,7 +129,7 @@ class PseudoLabelGenerator:
     @torch.no_grad()
     def force(
         self, student: torch.nn.Module, outputs: TeacherOutputs, label: PseudoLabel
-    ) -> tuple[DecoderLabel, torch.Tensor]:
+    ) -> tuple[DecoderLabel, Tensor]:
         """Feed the teacher's decoder with transcripts, all positions at once.
 
         Source: CTC-driven teacher forcing, USR 2.0 (Haliassos et al. 2026,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.modules import average, check_structure
 from espnet_softpl.core.ranges import at_least, choice
@@ -57,9 +58,6 @@ class TopNTeacher(FrozenTeacher):
             `best_model_criterion`: phase (`train` or `valid`), statistic, and `min` or
             `max`.
 
-    Raises:
-        ValueError: A value out of its range.
-
     Attributes:
         epochs: The epochs that it is the average of, the best first; empty while it is
             a copy of the student.
@@ -92,7 +90,7 @@ class TopNTeacher(FrozenTeacher):
         self,
         student: torch.nn.Module,
         finished: Sequence[tuple[int, float]],
-        read: Callable[[int], Mapping[str, torch.Tensor]],
+        read: Callable[[int], Mapping[str, Tensor]],
     ) -> None:
         """See `Teacher.begin_epoch`; does nothing before the first unlabeled batch.
 
