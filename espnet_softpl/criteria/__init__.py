@@ -1,4 +1,7 @@
-"""Criteria: the loss of a student against a pseudo-label, one file each."""
+"""Criteria: the loss of a student against a pseudo-label, one file each.
+
+Letters of shapes as in `espnet_softpl.ctc`; K samples or paths, N transcripts.
+"""
 
 from espnet_softpl.criteria.base import (
     REGISTRY,

@@ -38,9 +38,6 @@ class Blend(PLCriterion):
         parts: Mappings with the keys `criterion` (a name or 'module:Class'),
             `criterion_conf` (its settings) and `weight` (at least 0, default 1). A
             part of weight 0 is not computed.
-
-    Raises:
-        ValueError: A value out of its range, an unknown key or an empty list.
     """
 
     def __init__(

@@ -14,13 +14,7 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 def frame_kl(log_probs: Tensor, target_log_probs: Tensor, weights: Tensor) -> Tensor:
     """Compute KL(target || p), summed over frames; the gradient reaches p only.
 
-    Args:
-        log_probs: log p, (B, T, V), float32 or float64.
-        target_log_probs: (B, T, V).
-        weights: Of every frame, (B, T), 0 in the padding.
-
-    Returns:
-        (B,), in nats.
+    Arguments and result as for `distribution_ce`.
     """
     target = target_log_probs.detach().to(log_probs.dtype)
     entropy = distribution_ce(target, target, weights)

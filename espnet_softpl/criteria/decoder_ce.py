@@ -1,4 +1,4 @@
-"""Cross-entropy of an attention decoder to a pseudo-label."""
+"""Cross-entropy of an attention decoder, at P positions, to a pseudo-label."""
 
 from __future__ import annotations
 
@@ -66,15 +66,8 @@ def hard_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tens
 def soft_losses(logits: Tensor, label: DecoderLabel) -> Tensor:
     """Compute the cross-entropy to the teacher's distribution at each position.
 
-    L = -sum_u sum_v q(v | u) log p(v | u); the gradient with respect to the logits is
-    p - q.
-
-    Args:
-        logits: A decoder's scores, (B, P, V).
-        label: With `log_probs`.
-
-    Returns:
-        (B,), in nats, a sum over positions.
+    L = -sum_u sum_v q(v | u) log p(v | u), (B,), in nats, from logits (B, P, V) and a
+    label with `log_probs`; the gradient with respect to the logits is p - q.
     """
     log_probs = in_float32(logits).log_softmax(-1)
     mask = frame_mask(label.lengths, log_probs.size(1)).to(log_probs.dtype)
@@ -84,11 +77,7 @@ def soft_losses(logits: Tensor, label: DecoderLabel) -> Tensor:
 def decoder_disagreement(label: DecoderLabel, targets: Tensor) -> Tensor:
     """Compute the share of positions at which decoder and CTC head differ.
 
-    Args:
-        label: What the teacher's decoder answered.
-        targets: The transcript that it was fed, with the end, (B, P), padded with -1.
-
-    Returns:
-        A scalar in [0, 1].
+    A scalar in [0, 1], from what the teacher's decoder answered and the transcript that
+    it was fed, with the end, (B, P), padded with -1.
     """
     return (label.tokens != targets)[targets != PADDING].float().mean()

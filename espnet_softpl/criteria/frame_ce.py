@@ -11,15 +11,12 @@ from espnet_softpl.ctc import PADDING, frame_mask
 
 
 def frame_weights(lengths: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
-    """Return the weight of every frame, 0 in the padding.
+    """Return the weight of every frame, (B, T), 0 in the padding.
 
     Args:
         lengths: Frames per utterance, (B,).
         weight: Trust in each frame, (B, T), or None for full trust.
         like: (B, T, ...), gives the size and the floating-point type.
-
-    Returns:
-        (B, T).
     """
     mask = frame_mask(lengths, like.size(1))
     if weight is None:
@@ -46,16 +43,7 @@ def distribution_ce(
 
 
 def probability_ce(log_probs: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Compute -sum_t w_t sum_v q(v | t) log p(v | t) from q itself.
-
-    Args:
-        log_probs: log p, (B, T, V), float32 or float64.
-        target: q, (B, T, V), not necessarily normalized; no gradient flows to it.
-        weights: w, (B, T), 0 in the padding.
-
-    Returns:
-        (B,), in nats.
-    """
+    """Compute the same as `distribution_ce` from q itself, normalized or not."""
     target = target.detach().to(log_probs.dtype)
     return -(_ExpectedLogProb.apply(log_probs, target, False) * weights).sum(-1)
 

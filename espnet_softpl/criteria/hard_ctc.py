@@ -13,19 +13,10 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 def hard_ctc(
     log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
 ) -> Tensor:
-    """Compute -log P(tokens | log_probs), summed over all alignments.
+    """Compute `ctc_nll` of one transcript of each utterance, (B, U), to (B,), in nats.
 
-    Args:
-        log_probs: The student's normalized frame log-posteriors, (B, T, V). Half
-            precision is computed in float32.
-        lengths: Frames per utterance, (B,).
-        tokens: Transcripts, (B, U), padded with -1.
-        token_lengths: Tokens per utterance, (B,). An empty transcript is allowed: its
-            loss is -sum_t log p(blank | t).
-
-    Returns:
-        (B,), in nats. A transcript longer than its frames allow has no alignment; its
-        loss and gradient are 0.
+    An empty transcript is allowed; one that is longer than its frames allow has loss
+    and gradient 0.
     """
     transcripts = tokens.unsqueeze(1), token_lengths.unsqueeze(1)
     return ctc_nll(log_probs, lengths, *transcripts).squeeze(1)

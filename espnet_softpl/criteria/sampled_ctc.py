@@ -15,23 +15,16 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 def sample_transcripts(
     log_probs: Tensor, lengths: Tensor, num_samples: int, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Draw paths frame by frame and collapse them.
+    """Draw paths frame by frame, as `sample_paths`, and collapse them.
 
-    Args:
-        log_probs: The teacher's frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-        num_samples: K, at least 1.
-        temperature: Greater than 0.
-
-    Returns:
-        tokens (B, K, U) padded with -1, and token_lengths (B, K).
+    Returns tokens (B, K, U) padded with -1, and token_lengths (B, K).
     """
     paths = sample_paths(log_probs, lengths, num_samples, temperature)
     tokens, token_lengths = collapse(
         paths.flatten(0, 1), lengths.repeat_interleave(num_samples)
     )
-    batch = paths.size(0)
-    return tokens.view(batch, num_samples, -1), token_lengths.view(batch, num_samples)
+    shape = paths.shape[:2]
+    return tokens.view(*shape, -1), token_lengths.view(shape)
 
 
 @register("sampled_ctc")

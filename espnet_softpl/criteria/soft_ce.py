@@ -11,8 +11,6 @@ from espnet_softpl.criteria.frame_ce import distribution_ce, frame_weights
 from espnet_softpl.ctc import BLANK, frame_mask, in_float32, sharpen
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
-BLANK_HANDLING = ("all", "drop", "symmetric")
-
 
 def soft_ce(
     log_probs: Tensor,
@@ -24,12 +22,10 @@ def soft_ce(
     """Compute the cross-entropy of two frame distributions, summed over the frames.
 
     Args:
-        log_probs: The student's normalized frame log-posteriors, (B, T, V). Half
-            precision is computed in float32.
+        log_probs: The student's normalized frame log-posteriors, (B, T, V).
         lengths: Frames per utterance, (B,).
         teacher_log_probs: The teacher's, (B, T, V); no gradient flows to it.
-        temperature: The teacher's distribution is softmax(log_probs / temperature):
-            below 1 sharpens it, above 1 flattens it. Greater than 0.
+        temperature: Of the teacher's distribution, greater than 0.
         weights: Weight of every frame, (B, T), or None for 1.
 
     Returns:
@@ -43,16 +39,9 @@ def soft_ce(
 
 
 def near_tokens(teacher_log_probs: Tensor, lengths: Tensor, window: int) -> Tensor:
-    """Mark the frames within a window around the frames that are not blank.
+    """Mark the frames at most `window` frames away from one that is not blank, (B, T).
 
-    Args:
-        teacher_log_probs: (B, T, V).
-        lengths: Frames per utterance, (B,).
-        window: Frames kept on both sides, at least 0.
-
-    Returns:
-        (B, T), True if the best token of the frame, or of one at most `window`
-        frames away, is not blank.
+    From the teacher's log-posteriors, (B, T, V), by the best token of each frame.
     """
     spikes = teacher_log_probs.argmax(-1) != BLANK
     spikes = spikes & frame_mask(lengths, spikes.size(1))
@@ -108,7 +97,7 @@ class SoftCE(PLCriterion):
         self.temperature = positive("temperature", temperature)
         self.student_temperature = positive("student_temperature", student_temperature)
         self.scale = self.temperature**2 if scale_by_square else 1.0
-        self.blank = choice("blank", blank, BLANK_HANDLING)
+        self.blank = choice("blank", blank, ("all", "drop", "symmetric"))
         self.window = at_least("window", window, 0)
 
     def forward(

@@ -37,11 +37,7 @@ class ViterbiCE(PLCriterion):
     ) -> Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
-        path, _ = viterbi(
-            pseudo_label.log_probs,
-            lengths,
-            pseudo_label.tokens,
-            pseudo_label.token_lengths,
-        )
+        transcripts = pseudo_label.tokens, pseudo_label.token_lengths
+        path, _ = viterbi(pseudo_label.log_probs, lengths, *transcripts)
         weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
         return path_ce(log_probs, path.unsqueeze(1), weights)

@@ -17,49 +17,30 @@ KEPT = -1
 
 
 class Candidate(NamedTuple):
-    """What a filter may look at: a batch of labels before the criterion sees them.
+    """What a filter may look at: a batch of labels before the criterion sees them."""
 
-    Attributes:
-        label: The labels of B utterances, after shaping.
-        speech_lengths: Length of the audio, (B,), in samples.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-        relabel: Labels the same audio again by the teacher with dropout on, without
-            gradient; a fresh draw at each call.
-    """
-
-    label: PseudoLabel
-    speech_lengths: Tensor
-    labeled_tokens_per_sample: float
+    label: PseudoLabel  # After shaping.
+    speech_lengths: Tensor  # In samples, (B,).
+    labeled_tokens_per_sample: float  # Speech rate of labeled data, NaN if unknown.
+    # Label the same audio again by the teacher with dropout on, a fresh draw each time.
     relabel: Callable[[], PseudoLabel]
 
 
 class Filter(Stateful, abc.ABC):
     """A rule that gives each label of a batch a factor on its weight.
 
-    Subclasses implement `__call__` and take their settings as keyword arguments. They
-    leave the candidate as it is, and what they compute has no gradient.
-
-    Attributes:
-        needs_rate: True if `Candidate.labeled_tokens_per_sample` is used.
-        needs_labeled: True if `observe` is to be called.
-        needs_dropout: True if `Candidate.relabel` is used.
+    Subclasses implement `__call__` and take their settings as keyword arguments; a
+    value that is out of its range raises ValueError. They leave the candidate as it is,
+    and what they compute has no gradient.
     """
 
-    needs_rate: bool = False
-    needs_labeled: bool = False
-    needs_dropout: bool = False
+    needs_rate: bool = False  # Whether `Candidate.labeled_tokens_per_sample` is used,
+    needs_labeled: bool = False  # `observe` is to be called,
+    needs_dropout: bool = False  # and `Candidate.relabel` is used.
 
     @abc.abstractmethod
     def __call__(self, candidate: Candidate) -> Tensor:
-        """Judge a batch of labels.
-
-        Args:
-            candidate: The labels of B utterances, and what they were made of.
-
-        Returns:
-            (B,), in [0, 1] (or bool): the factor on the weight of each utterance; 0
-            drops it.
-        """
+        """Return the factor on each utterance's weight, (B,), in [0, 1] or bool."""
 
     def observe(
         self, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
@@ -92,7 +73,7 @@ def apply(
 
     Args:
         filters: Names and filters.
-        candidate: The labels of B utterances, and what they were made of.
+        candidate: The batch.
 
     Returns:
         weight (B,), the label's own times all factors; and reason (B,), int64: the

@@ -76,13 +76,6 @@ class Confidence(Filter):
         max_error: Highest token error rate of what is kept, in (0, 1]. Exactly one of
             the two must be given.
         window: Labeled utterances that are remembered for `max_error`, at least 1.
-
-    Attributes:
-        threshold: The lowest confidence that is kept now; infinity keeps nothing.
-
-    Raises:
-        ValueError: A value is out of its range, or both or none of `threshold` and
-            `max_error` are given.
     """
 
     def __init__(

@@ -30,9 +30,6 @@ class Rate(Filter):
         min_ratio: Lowest r, at least 0; None sets no lower limit.
         max_ratio: Highest r, greater than 0 and at least `min_ratio`; None sets no
             upper limit. At least one of the two is needed.
-
-    Raises:
-        ValueError: A value is out of its range, or none is given.
     """
 
     needs_rate = True

@@ -9,14 +9,7 @@ from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
 
 
 def frame_confidence(log_probs: Tensor) -> Tensor:
-    """Return the posterior of the best token of every frame.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-
-    Returns:
-        (B, T), in [0, 1].
-    """
+    """Return the best token's posterior of every frame: (B, T, V) to (B, T)."""
     return in_float32(log_probs.amax(-1)).exp()
 
 
@@ -24,14 +17,7 @@ def token_confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Return, for every frame, the highest posterior in its run of the best path.
 
     A run is a stretch of frames with the same best token: all frames of a token, or of
-    a pause, get the same value.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        (B, T), in [0, 1]; any value in the padding.
+    a pause, get the same value, (B, T); any value stands in the padding.
     """
     path = log_probs.argmax(-1)
     # The padding is a run of its own, whatever it holds.
@@ -45,15 +31,9 @@ def token_confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 
 def utterance_confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """Return the geometric mean of the best posteriors of the frames with a token.
+    """Return the geometric mean, (B,), of the best posteriors of frames with a token.
 
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        (B,), in [0, 1], over the frames whose best token is not blank, or over all
-        frames if there are none.
+    These are the frames whose best token is not blank, or all if there are none.
     """
     best, path = log_probs.max(-1)
     mask = frame_mask(lengths, path.size(1))

@@ -7,8 +7,6 @@ import dataclasses
 from espnet_softpl.core.ranges import choice
 
 DECODER_TARGETS = ("auto", "none", "transcript", "forced", "forced_soft")
-
-
 LAYER_TARGETS = ("none", "last", "own")
 
 
@@ -49,12 +47,7 @@ class LabelForms:
         return self.decoder == "forced_soft"
 
     def decoder_target(self, on_transcripts: bool, transducer: bool) -> str:
-        """Return what a decoder is trained on: any of `decoder` but `auto`.
-
-        Args:
-            on_transcripts: Whether the criterion is on transcripts.
-            transducer: Whether the decoder is a transducer's.
-        """
+        """Return what a decoder is trained on: any of `decoder` but `auto`."""
         if self.decoder != "auto":
             return self.decoder
         return "transcript" if on_transcripts and not transducer else "none"

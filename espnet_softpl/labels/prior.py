@@ -15,12 +15,7 @@ FLOOR = 1e-6
 
 
 def mean_posterior(log_probs: Tensor, mask: Tensor) -> Tensor:
-    """Average the frame posteriors of a batch.
-
-    Args:
-        log_probs: Normalized frame log-posteriors, (B, T, V). Half precision is
-            computed in float32.
-        mask: The frames to average, (B, T), bool.
+    """Average the posteriors (B, T, V) of the frames that a mask (B, T) marks.
 
     Returns:
         (V,), a distribution, with gradient; zeros if no frame is marked.
@@ -31,16 +26,10 @@ def mean_posterior(log_probs: Tensor, mask: Tensor) -> Tensor:
 
 
 def with_floor(distribution: Tensor) -> Tensor:
-    """Give every token a share of at least about 1e-6.
+    """Give every token a share of at least about 1e-6, in a distribution (V,).
 
     A token that was never seen is rare, not impossible: at a share of 0, its
     log-ratio to any other estimate would be infinite.
-
-    Args:
-        distribution: (V,), not negative, with sum 1.
-
-    Returns:
-        (V,), positive, with sum 1.
     """
     floored = distribution.clamp(min=FLOOR)
     return floored / floored.sum()
@@ -64,14 +53,10 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, log_probs: Tensor, lengths: Tensor) -> None:
-        """Take in a batch.
+        """Take in a batch, (B, T, V), of lengths (B,).
 
         A batch without frames, or with a posterior that is NaN (an overflow in mixed
         precision), is passed over: it would stay in the mean for good.
-
-        Args:
-            log_probs: Normalized frame log-posteriors, (B, T, V).
-            lengths: Frames per utterance, (B,).
         """
         mean = mean_posterior(log_probs, frame_mask(lengths, log_probs.size(1)))
         if not mean.sum() > 0:
@@ -91,9 +76,5 @@ class RunningMean:
         return {"total": self._total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Args:
-            state: What `state_dict` returned.
-        """
+        """Restore what `state_dict` returned."""
         self._total = state["total"]

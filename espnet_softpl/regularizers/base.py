@@ -26,11 +26,8 @@ def kept_mean(
     A term R of the mean, in nats per frame, becomes a loss in nats per utterance as
     frames * R: it then weighs against a criterion alike in batches of any size.
 
-    Args:
-        log_probs: The student's normalized frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-        pseudo_label: The label, for its `weight`: utterances above 0 are kept, and
-            all of them count alike. `frame_weight` is ignored.
+    Arguments as for `PLCriterion.forward`. Kept are utterances with a `weight` above 0,
+    all of them alike; `frame_weight` is ignored.
 
     Returns:
         mean (V,), with gradient, zeros if nothing is kept; and frames (B,), 0 for

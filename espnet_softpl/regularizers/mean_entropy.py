@@ -10,13 +10,9 @@ from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 
 
 def negative_entropy(mean: Tensor) -> Tensor:
-    """Compute sum_v m(v) log m(v).
+    """Compute sum_v m(v) log m(v), a scalar in nats, in [-log V, 0], from m, (V,).
 
-    Args:
-        mean: m, (V,). Shares of exactly 0 cost nothing, and have a finite gradient.
-
-    Returns:
-        A scalar in nats, in [-log V, 0].
+    Shares of exactly 0 cost nothing, and have a finite gradient.
     """
     tiny = torch.finfo(mean.dtype).tiny
     return (mean * mean.clamp(min=tiny).log()).sum()

@@ -11,15 +11,12 @@ from espnet_softpl.regularizers.mean_entropy import negative_entropy
 
 
 def kl_to_prior(mean: Tensor, prior: Tensor) -> Tensor:
-    """Compute KL(m || q) = sum_v m(v) log (m(v) / q(v)).
+    """Compute KL(m || q) = sum_v m(v) log (m(v) / q(v)), a scalar in nats, at least 0.
 
     Args:
         mean: m, (V,). Shares of exactly 0 cost nothing, and have a finite gradient.
         prior: q, (V,); a token never seen is given a small share, for its cost
             would be infinite. No gradient flows to it.
-
-    Returns:
-        A scalar in nats, at least 0.
     """
     log_prior = with_floor(prior.detach().to(mean)).log()
     return negative_entropy(mean) - (mean * log_prior).sum()

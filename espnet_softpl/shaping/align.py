@@ -13,8 +13,6 @@ from espnet_softpl.labels.prior import RunningMean, with_floor
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register, relabel
 
-MAX_RATIO = 10.0
-
 
 def align(log_probs: Tensor, prior: Tensor, mean: Tensor, power: float = 1.0) -> Tensor:
     """Multiply posteriors by (prior / mean) ** power, and renormalize.
@@ -26,12 +24,9 @@ def align(log_probs: Tensor, prior: Tensor, mean: Tensor, power: float = 1.0) ->
             token that neither has seen is left as it is, and the ratio is held in
             [1/10, 10]: that of a rare token is mostly chance.
         power: At least 0; 0 changes nothing, 1 aligns fully.
-
-    Returns:
-        (B, T, V), normalized.
     """
     ratio = with_floor(prior.to(log_probs)) / with_floor(mean.to(log_probs))
-    log_ratio = ratio.clamp(1.0 / MAX_RATIO, MAX_RATIO).log()
+    log_ratio = ratio.clamp(0.1, 10.0).log()
     return (log_probs + power * log_ratio).log_softmax(-1)
 
 
@@ -74,7 +69,7 @@ class Align(Shaping):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Shaping.state_dict`: the running mean's."""
+        """See `Shaping.state_dict`."""
         return self.mean.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

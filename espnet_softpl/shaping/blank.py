@@ -13,15 +13,7 @@ from espnet_softpl.shaping.base import Shaping, register, relabel
 
 
 def shift_blank(log_probs: Tensor, shift: float | Tensor) -> Tensor:
-    """Add to the log-posterior of blank, and renormalize.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V), float32 or float64.
-        shift: In nats, a number or a scalar tensor.
-
-    Returns:
-        (B, T, V), normalized.
-    """
+    """Add a number of nats to the log-posterior of blank, and renormalize (B, T, V)."""
     shifted = log_probs.clone()
     shifted[..., BLANK] += shift
     return shifted.log_softmax(-1)

@@ -17,15 +17,7 @@ from espnet_softpl.shaping.base import Shaping, register
 
 
 def weigh_frames(label: PseudoLabel, weight: Tensor) -> PseudoLabel:
-    """Multiply a label's frame weights.
-
-    Args:
-        label: The labels of B utterances; without frame weights they are 1.
-        weight: (B, T), in [0, 1].
-
-    Returns:
-        The label with new frame weights, 0 in the padding.
-    """
+    """Multiply a label's frame weights, if any, by (B, T) in [0, 1]; padding gets 0."""
     if label.frame_weight is not None:
         weight = weight * label.frame_weight
     mask = frame_mask(label.lengths, weight.size(1))

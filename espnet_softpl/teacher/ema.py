@@ -8,8 +8,6 @@ from espnet_softpl.core.ranges import at_least, choice, fraction, is_finite, pos
 from espnet_softpl.teacher.base import register
 from espnet_softpl.teacher.following import FollowingTeacher, follow
 
-DEFAULT_DECAY = 0.999
-
 
 def resolve_decay(
     decay: float | None = None,
@@ -35,7 +33,7 @@ def resolve_decay(
             raise ValueError(f"retention must be a number in (0, 1], got {retention!r}")
         epoch = at_least("steps_per_epoch", steps_per_epoch, 1)
         return retention ** (every_steps / epoch)
-    return fraction("decay", DEFAULT_DECAY if decay is None else decay)
+    return fraction("decay", 0.999 if decay is None else decay)
 
 
 @register("ema")
@@ -70,9 +68,6 @@ class EMATeacher(FollowingTeacher):
         buffers: `copy` takes the student's buffers (batch-norm statistics) as they
             are, `average` averages the floating-point ones with the same decay.
             Integer ones (counters) are copied either way.
-
-    Raises:
-        ValueError: A value out of its range, or settings that exclude each other.
     """
 
     kind = "ema"

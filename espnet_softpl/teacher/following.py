@@ -63,9 +63,6 @@ def follow(
         decay: In [0, 1]; 0 copies the student.
         average_buffers: Whether floating-point buffers are averaged like the weights;
             else they are copied.
-
-    Raises:
-        ValueError: The modules differ in the number of their tensors.
     """
     old, new = _copy_integers(teacher.parameters(), student.parameters())
     if old and decay == 0.0:
@@ -95,12 +92,7 @@ class FollowingTeacher(FrozenTeacher, abc.ABC):
 
     @abc.abstractmethod
     def move(self, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
-        """Change the teacher's weights; `updates` counts this move already.
-
-        Args:
-            teacher: The copy that labels, changed in place.
-            student: The model in training.
-        """
+        """Change the copy that labels, in place; `updates` counts this move already."""
 
     def update(self, student: torch.nn.Module) -> None:
         """See `Teacher.update`; does nothing before the first unlabeled batch."""

@@ -14,20 +14,12 @@ from espnet_softpl.teacher import Teacher
 
 
 class CTCOutputs(NamedTuple):
-    """What a model's encoder and CTC head make of a batch.
+    """What a model's encoder and CTC head make of a batch."""
 
-    Attributes:
-        log_probs: Frame log-posteriors of the last layer, (B, T, V), in float32.
-        lengths: Frames per utterance, (B,).
-        encoder_out: What a decoder attends to, (B, T, D).
-        layers: Frame log-posteriors of intermediate layers, (B, T, V) each, in order;
-            empty if they were not asked for.
-    """
-
-    log_probs: Tensor
-    lengths: Tensor
-    encoder_out: Tensor
-    layers: tuple[Tensor, ...] = ()
+    log_probs: Tensor  # Frame log-posteriors of the last layer, (B, T, V), in float32.
+    lengths: Tensor  # Frames per utterance, (B,).
+    encoder_out: Tensor  # What a decoder attends to, (B, T, D).
+    layers: tuple[Tensor, ...] = ()  # `log_probs` of intermediate layers, if asked for.
 
     def views(self, count: int) -> list[CTCOutputs]:
         """Split the outputs of `count` views that were run as one batch."""
@@ -40,31 +32,15 @@ class CTCOutputs(NamedTuple):
 
 
 class TeacherOutputs(NamedTuple):
-    """What a teacher makes of a batch.
+    """What a teacher makes of a batch."""
 
-    Attributes:
-        label: The label that its CTC head makes, with full trust.
-        encoder_out: What its decoder attends to, (B, T, D).
-        layers: The labels that intermediate layers make, in order. Trust is 0 where
-            a layer's own transcript is empty and the last layer's is not: it would
-            learn to output nothing for speech.
-    """
-
-    label: PseudoLabel
-    encoder_out: Tensor
-    layers: tuple[PseudoLabel, ...] = ()
+    label: PseudoLabel  # What its CTC head makes, with full trust.
+    encoder_out: Tensor  # What its decoder attends to, (B, T, D).
+    layers: tuple[PseudoLabel, ...] = ()  # What intermediate layers make, in order.
 
 
 def as_label(log_probs: Tensor, lengths: Tensor) -> PseudoLabel:
-    """Label by the best token of every frame, with full trust.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        The labels.
-    """
+    """Label by the best token of every frame, (B, T, V), with full trust."""
     tokens, token_lengths = greedy(log_probs, lengths)
     weight = torch.ones_like(log_probs[:, 0, 0])
     return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
@@ -73,9 +49,7 @@ def as_label(log_probs: Tensor, lengths: Tensor) -> PseudoLabel:
 class PseudoLabelGenerator:
     """Labels un-augmented audio with a teacher in eval mode, online.
 
-    Args:
-        teacher: Who labels.
-        layers: Whether intermediate layers label too.
+    With `layers`, intermediate layers label too.
     """
 
     def __init__(self, teacher: Teacher, layers: bool = False) -> None:
@@ -112,6 +86,7 @@ class PseudoLabelGenerator:
         layers = []
         for log_probs in outputs.layers:
             layer = as_label(log_probs, outputs.lengths)
+            # Else it would learn to output nothing for speech.
             is_trusted = (layer.token_lengths > 0) | (label.token_lengths == 0)
             layers.append(layer._replace(weight=is_trusted.to(layer.weight)))
         return TeacherOutputs(label, outputs.encoder_out, tuple(layers))

@@ -19,16 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def best_epochs(finished: Sequence[tuple[int, float]], n: int, mode: str) -> list[int]:
-    """Pick the best epochs.
+    """Pick the n best of pairs of epoch and value; `mode` is `min` or `max`.
 
-    Args:
-        finished: Number and value of every finished epoch. A value that is not finite
-            leaves its epoch out.
-        n: How many, at least 1; fewer if there are fewer.
-        mode: `min` if small values are good, `max` if great ones are.
-
-    Returns:
-        Numbers of epochs, the best first; of equal values the earlier epoch.
+    The best first, of equal values the earlier epoch; a value that is not finite leaves
+    its epoch out.
     """
     sign = 1.0 if mode == "min" else -1.0
     ranked = sorted(
@@ -57,10 +51,6 @@ class TopNTeacher(FrozenTeacher):
         criterion: What they are the best by, three words as in ESPnet's
             `best_model_criterion`: phase (`train` or `valid`), statistic, and `min` or
             `max`.
-
-    Attributes:
-        epochs: The epochs that it is the average of, the best first; empty while it is
-            a copy of the student.
     """
 
     kind = "topn"
@@ -79,6 +69,7 @@ class TopNTeacher(FrozenTeacher):
         choice("criterion[0]", words[0], ("train", "valid"))
         choice("criterion[2]", words[2], ("min", "max"))
         self.criterion = tuple(words)
+        # What it is the average of, the best first; empty while it copies the student.
         self.epochs: list[int] = []
 
     @property
@@ -94,9 +85,7 @@ class TopNTeacher(FrozenTeacher):
     ) -> None:
         """See `Teacher.begin_epoch`; does nothing before the first unlabeled batch.
 
-        Raises:
-            UserError: The model of an epoch does not fit the student. The teacher
-                stays as it is.
+        If an epoch's model does not fit the student (UserError), it stays as it is.
         """
         phase, statistic, mode = self.criterion
         epochs = best_epochs(finished, self.n, mode)
