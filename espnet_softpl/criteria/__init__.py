@@ -22,25 +22,3 @@ from espnet_softpl.criteria.soft_ce import SoftCE, soft_ce
 from espnet_softpl.criteria.soft_ctc import SoftCTC
 from espnet_softpl.criteria.viterbi_ce import ViterbiCE
 from espnet_softpl.labels.pseudo_label import PseudoLabel
-
-__all__ = [
-    "REGISTRY",
-    "BestPathCE",
-    "Blend",
-    "Consistency",
-    "HardCTC",
-    "NBestCTC",
-    "OccupancyCE",
-    "PLCriterion",
-    "PseudoLabel",
-    "SampledCTC",
-    "SampledPathCE",
-    "SoftCE",
-    "SoftCTC",
-    "ViterbiCE",
-    "available",
-    "build",
-    "hard_ctc",
-    "register",
-    "soft_ce",
-]

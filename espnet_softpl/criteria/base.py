@@ -1,7 +1,5 @@
 """What a criterion is, and how a name becomes one."""
 
-from __future__ import annotations
-
 import abc
 
 import torch

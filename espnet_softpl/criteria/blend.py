@@ -1,7 +1,5 @@
 """A weighted sum of criteria: hard and soft labels together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

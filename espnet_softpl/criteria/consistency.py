@@ -1,7 +1,5 @@
 """Two augmented views of the same audio teach each other (CR-CTC)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative

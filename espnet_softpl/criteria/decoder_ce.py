@@ -1,7 +1,5 @@
 """Cross-entropy of an attention decoder, at P positions, to a pseudo-label."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Per-frame cross-entropy to a distribution or to a path, summed over the frames."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """CTC on the teacher's greedy transcript: the hard label of slimIPL and MPL."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.criteria.base import PLCriterion, register

@@ -1,7 +1,5 @@
 """CTC on the teacher's N best transcripts, weighted by their posteriors."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.criteria.base import register

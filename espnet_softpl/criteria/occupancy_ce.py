@@ -1,7 +1,5 @@
 """Per-frame cross-entropy to the teacher's CTC occupancies: soft in time."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.criteria.base import register

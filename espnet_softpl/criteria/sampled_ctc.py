@@ -1,7 +1,5 @@
 """CTC on transcripts sampled from the teacher: a soft label of whole sequences."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, positive
@@ -19,12 +17,7 @@ def sample_transcripts(
 
     Returns tokens (B, K, U) padded with -1, and token_lengths (B, K).
     """
-    paths = sample_paths(log_probs, lengths, num_samples, temperature)
-    tokens, token_lengths = collapse(
-        paths.flatten(0, 1), lengths.repeat_interleave(num_samples)
-    )
-    shape = paths.shape[:2]
-    return tokens.view(*shape, -1), token_lengths.view(shape)
+    return collapse(sample_paths(log_probs, lengths, num_samples, temperature), lengths)
 
 
 @register("sampled_ctc")

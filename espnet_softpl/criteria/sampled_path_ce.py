@@ -1,7 +1,5 @@
 """Per-frame cross-entropy to alignments sampled from the teacher."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, positive

@@ -1,7 +1,5 @@
 """Per-frame cross-entropy to the teacher's distribution: the plain soft label."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor
 

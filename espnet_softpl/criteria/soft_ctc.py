@@ -1,7 +1,5 @@
 """CTC over a confusion network of the teacher's hypotheses (SoftCTC)."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.criteria.base import register

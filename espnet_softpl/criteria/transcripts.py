@@ -1,7 +1,5 @@
 """The teacher's transcripts with their weights: its greedy one, or an N-best list."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Per-frame cross-entropy to the Viterbi alignment of the teacher's transcript."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.criteria.base import PLCriterion, register

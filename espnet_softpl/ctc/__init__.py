@@ -16,15 +16,3 @@ from espnet_softpl.ctc.ops import (
     sharpen,
     weigh,
 )
-
-__all__ = [
-    "BLANK",
-    "PADDING",
-    "collapse",
-    "frame_mask",
-    "greedy",
-    "in_float32",
-    "min_frames",
-    "sharpen",
-    "weigh",
-]

@@ -10,8 +10,6 @@ compared. Prefixes are told apart by a 64-bit hash: equal ones are merged exactl
 two unequal ones of a beam are confused with a chance of about 2**-60.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -105,7 +103,9 @@ def prefix_beam_search(
     paths = _trace_back(links, torch.stack(tokens), best)
     end = lengths.view(1, -1, 1).expand(1, *best.shape)
     best_scores = torch.stack(scores).gather(0, end).squeeze(0)
-    return _transcribe(paths, lengths + 1, best_scores)
+    paths = paths.masked_fill((best_scores == NO_MASS).unsqueeze(-1), BLANK)
+    # To collapse merges no true double: a token is only added anew after a blank.
+    return NBest(*collapse(paths, lengths + 1), best_scores)
 
 
 def _candidates(frames: Tensor, token_beam: int) -> tuple[Tensor, Tensor]:
@@ -230,17 +230,3 @@ def _trace_back(parents: Tensor, tokens: Tensor, slots: Tensor) -> Tensor:
         path.append(token.gather(1, slots))
         slots = parent.gather(1, slots)
     return torch.stack(path, dim=-1).flip(-1)
-
-
-def _transcribe(paths: Tensor, lengths: Tensor, scores: Tensor) -> NBest:
-    """Turn alignments (B, N, S) of S steps, `lengths` (B,) valid, into hypotheses.
-
-    Collapsing them merges no true double: a token is only added anew after a blank.
-    """
-    num_utterances, nbest, _ = paths.shape
-    paths = paths.masked_fill((scores == NO_MASS).unsqueeze(-1), BLANK)
-    tokens, token_lengths = collapse(
-        paths.flatten(0, 1), lengths.repeat_interleave(nbest)
-    )
-    tokens = tokens.view(num_utterances, nbest, tokens.size(1))
-    return NBest(tokens, token_lengths.view(num_utterances, nbest), scores)

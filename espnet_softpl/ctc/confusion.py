@@ -1,13 +1,9 @@
 """A confusion network of hypotheses: one bin of weighted alternatives per position.
 
-N hypotheses, M bins, A alternatives per bin. Alternatives of
-different bins combine freely, so that a network holds more transcripts than the list
-it came from. As the target of a CTC loss: SoftCTC, Kišš et al. 2022,
-https://arxiv.org/abs/2212.02135, and GTC, Moritz et al. 2020,
-https://arxiv.org/abs/2010.15653.
+N hypotheses, M bins, A alternatives per bin. Alternatives of different bins combine
+freely, so that a network holds more transcripts than the list it came from. As the
+target of a CTC loss: `espnet_softpl.ctc.graph`.
 """
-
-from __future__ import annotations
 
 from itertools import chain
 from typing import NamedTuple
@@ -58,9 +54,8 @@ def confusion_network(
             hypotheses may join to a longer one.
 
     Returns:
-        The network, on the device of `tokens`; weights and skips have the type of
-        `probs`. One hypothesis alone makes the plain transcript: weights of 1, skips
-        of 0.
+        The network, in the type of `probs`. One hypothesis alone makes the plain
+        transcript: weights of 1, skips of 0.
 
     Raises:
         ValueError: `max_gap` is negative, or an utterance has no hypothesis of
@@ -68,9 +63,8 @@ def confusion_network(
     """
     at_least("max_gap", max_gap, 0)
     utterances = []
-    for row, lengths, masses in zip(
-        tokens.tolist(), token_lengths.tolist(), probs.tolist()
-    ):
+    columns = tokens.tolist(), token_lengths.tolist(), probs.tolist()
+    for row, lengths, masses in zip(*columns):
         present = [
             (hypothesis[:length], mass)
             for hypothesis, length, mass in zip(row, lengths, masses)
@@ -85,9 +79,7 @@ def confusion_network(
 def _merge(hypotheses: list[tuple[list[int], float]], max_gap: int) -> list[_Bin]:
     """Make the bins of one utterance from its (tokens, probability) pairs."""
     pivot = hypotheses[0][0]
-    aligned = [
-        (align(pivot, hypothesis, PADDING), mass) for hypothesis, mass in hypotheses
-    ]
+    aligned = [(align(pivot, tokens, PADDING), mass) for tokens, mass in hypotheses]
     kept = [(pairs, mass) for pairs, mass in aligned if _longest_gap(pairs) <= max_gap]
     total = sum(mass for _, mass in kept)
     positions: list[_Bin] = [{} for _ in pivot]

@@ -1,7 +1,5 @@
 """Edit distances between two transcripts of each utterance, in tokens."""
 
-from __future__ import annotations
-
 import editdistance
 import torch
 from torch import Tensor
@@ -24,10 +22,8 @@ def edits(
     Raises:
         ValueError: The two batches differ in size.
     """
-    pairs = zip(
-        _lists(tokens, token_lengths), _lists(other, other_lengths), strict=True
-    )
-    counts = [editdistance.eval(one, two) for one, two in pairs]
+    batches = _lists(tokens, token_lengths), _lists(other, other_lengths)
+    counts = [editdistance.eval(one, two) for one, two in zip(*batches, strict=True)]
     return torch.tensor(counts, dtype=torch.int64, device=token_lengths.device)
 
 

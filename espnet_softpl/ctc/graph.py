@@ -6,11 +6,11 @@ Kišš et al. 2022, https://arxiv.org/abs/2212.02135, and GTC, Moritz et al. 202
 https://arxiv.org/abs/2010.15653.
 
 M bins, A alternatives per bin, S labels of a network. There are two kinds of state:
-label s of bin j, and
-the blank after bin i, entered from the labels of bin i alone (blank 0 is the start),
-so that each pair of path and alignment is one state sequence and counts once. Between
-frames stand exits, which sum what can leave a bin; a label is entered from at most one
-exit of each earlier bin in reach, whatever the number of alternatives there:
+label s of bin j, and the blank after bin i, entered from the labels of bin i alone
+(blank 0 is the start), so that each pair of path and alignment is one state sequence
+and counts once. Between frames stand exits, which sum what can leave a bin; a label is
+entered from at most one exit of each earlier bin in reach, whatever the number of
+alternatives there:
 
     exit i               = blank i + labels of bin i
     exit i, barred for y = the same but for labels with token y, which need a blank
@@ -19,8 +19,6 @@ exit of each earlier bin in reach, whatever the number of alternatives there:
 
 All in log space, where FLOOR stands for log 0: finite, so that no difference is NaN.
 """
-
-from __future__ import annotations
 
 import math
 from typing import NamedTuple

@@ -7,8 +7,6 @@ Source: Graves et al. 2006, "Connectionist temporal classification"; the trick t
 reads the occupancies off the gradient is derived at `_reduced_ctc`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The collapse map and what follows from it; weights and temperatures of frames."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -23,12 +21,9 @@ def in_float32(log_probs: Tensor) -> Tensor:
 
 
 def sharpen(log_probs: Tensor, temperature: float) -> Tensor:
-    """Return log softmax(log_probs / temperature), over the last axis.
+    """Return log softmax(log_probs / temperature), (..., V), over the last axis.
 
-    Args:
-        log_probs: (..., V).
-        temperature: Greater than 0; below 1 sharpens, above 1 flattens, 1 returns the
-            input itself.
+    Below 1 it sharpens, above 1 it flattens, 1 returns the input itself.
     """
     if temperature == 1.0:
         return log_probs
@@ -36,16 +31,10 @@ def sharpen(log_probs: Tensor, temperature: float) -> Tensor:
 
 
 def weigh(log_probs: Tensor, frame_weight: Tensor | None) -> Tensor:
-    """Multiply frame log-posteriors by the trust in each frame.
+    """Multiply frame log-posteriors, (B, T, V), by the trust in each frame, (B, T).
 
-    In a sum over alignments a frame of weight 0 may then be any token, at no cost.
-
-    Args:
-        log_probs: (B, T, V).
-        frame_weight: (B, T), in [0, 1], or None for full trust.
-
-    Returns:
-        (B, T, V), no longer normalized.
+    In a sum over alignments a frame of weight 0 may then be any token, at no cost. None
+    is full trust.
     """
     if frame_weight is None:
         return log_probs
@@ -61,13 +50,12 @@ def collapse(
     first would lose every true double letter (a fault seen in public code).
 
     Args:
-        path: One token per frame, (T,) or (B, T).
-        lengths: Frames per row, (B,); required for a (B, T) path, and for a (T,) path
-            an optional scalar.
+        path: One token per frame, (T,), (B, T), or (B, K, T) for K paths of each.
+        lengths: Frames per utterance, (B,); for a (T,) path an optional scalar.
 
     Returns:
-        For (T,) a list of ints; for (B, T) the pair tokens (B, U) padded with -1 and
-        token_lengths (B,).
+        For (T,) a list of ints; else tokens (B, U) or (B, K, U) padded with -1, and
+        token_lengths (B,) or (B, K).
 
     Raises:
         ValueError: The path has another rank, or (B, T) comes without lengths.
@@ -76,6 +64,11 @@ def collapse(
         frames = path.new_tensor([path.numel() if lengths is None else int(lengths)])
         tokens, token_lengths = collapse(path.unsqueeze(0), frames)
         return tokens[0, : int(token_lengths[0])].tolist()
+    if path.dim() == 3 and lengths is not None:
+        rows = path.flatten(0, 1), lengths.repeat_interleave(path.size(1))
+        tokens, token_lengths = collapse(*rows)
+        shape = path.shape[:2]
+        return tokens.view(*shape, tokens.size(1)), token_lengths.view(shape)
     if path.dim() != 2 or lengths is None:
         raise ValueError(
             f"collapse takes a (T,) path, or a (B, T) path with lengths (B,); got a "

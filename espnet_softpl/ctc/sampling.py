@@ -1,7 +1,5 @@
 """Alignments sampled from frame posteriors, the same for an utterance in any batch."""
 
-from __future__ import annotations
-
 import zlib
 
 import torch

@@ -3,8 +3,6 @@
 S = 2U + 1 states: blank, label, blank, label, ..., blank.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

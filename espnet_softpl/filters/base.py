@@ -1,7 +1,5 @@
 """What a filter of pseudo-labels is, and how several are applied in order."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

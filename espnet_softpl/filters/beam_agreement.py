@@ -1,7 +1,5 @@
 """Leave out utterances whose transcript depends on how it is searched for."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, not_negative

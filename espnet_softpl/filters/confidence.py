@@ -1,7 +1,5 @@
 """Leave out utterances of which the teacher is not sure enough."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

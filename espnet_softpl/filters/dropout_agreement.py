@@ -1,7 +1,5 @@
 """Leave out transcripts that change when the teacher labels with dropout."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Leave out transcripts that the frames cannot hold."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least

@@ -3,8 +3,6 @@
 B utterances.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least

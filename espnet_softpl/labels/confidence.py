@@ -1,7 +1,5 @@
 """How sure a teacher is of frames, tokens and utterances."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Who learns from a label beside the last layer's CTC: the decoder, other layers."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from espnet_softpl.core.ranges import choice

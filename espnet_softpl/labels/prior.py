@@ -1,7 +1,5 @@
 """The mean frame posterior: of a batch, and as a running mean over batches."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Pseudo-labels: what a teacher outputs for a batch of unlabeled utterances."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping

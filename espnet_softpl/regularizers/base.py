@@ -1,7 +1,5 @@
 """Regularizers: criteria on the student's mean posterior, added to any criterion."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative

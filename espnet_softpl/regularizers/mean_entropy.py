@@ -1,7 +1,5 @@
 """Entropy of the mean posterior: against the use of few tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

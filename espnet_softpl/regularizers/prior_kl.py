@@ -1,7 +1,5 @@
 """Divergence of the mean posterior from that on labeled data."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from espnet_softpl.labels.prior import with_floor

@@ -1,7 +1,5 @@
 """Align the teacher's use of tokens with that on labeled data."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

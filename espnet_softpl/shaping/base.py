@@ -1,7 +1,5 @@
 """What may change a teacher's label before the criterion sees it."""
 
-from __future__ import annotations
-
 import abc
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Shift the teacher's balance between blank and tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Weigh frames, tokens and utterances by how sure the teacher is of them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

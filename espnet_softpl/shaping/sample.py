@@ -1,7 +1,5 @@
 """Replace the greedy transcript by a sampled one."""
 
-from __future__ import annotations
-
 import torch
 
 from espnet_softpl.core.ranges import positive

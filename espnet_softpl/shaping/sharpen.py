@@ -1,7 +1,5 @@
 """Sharpen (or flatten) the teacher's posteriors."""
 
-from __future__ import annotations
-
 import torch
 
 from espnet_softpl.core.ranges import positive

@@ -15,18 +15,3 @@ from espnet_softpl.teacher.ema import EMATeacher
 from espnet_softpl.teacher.following import FollowingTeacher
 from espnet_softpl.teacher.frozen import FrozenTeacher
 from espnet_softpl.teacher.topn import TopNTeacher
-
-__all__ = [
-    "REGISTRY",
-    "DelayedTeacher",
-    "EMATeacher",
-    "FollowingTeacher",
-    "FrozenTeacher",
-    "Teacher",
-    "TopNTeacher",
-    "available",
-    "build",
-    "evaluating",
-    "frozen_copy",
-    "register",
-]

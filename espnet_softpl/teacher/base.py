@@ -1,7 +1,5 @@
 """What every teacher can do, and the live student as the simplest of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

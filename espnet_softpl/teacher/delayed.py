@@ -1,7 +1,5 @@
 """A copy of the student that is renewed now and then."""
 
-from __future__ import annotations
-
 import torch
 
 from espnet_softpl.teacher.base import register

@@ -1,7 +1,5 @@
 """An exponential moving average of the student."""
 
-from __future__ import annotations
-
 import torch
 
 from espnet_softpl.core.ranges import at_least, choice, fraction, is_finite, positive

@@ -1,7 +1,5 @@
 """Teachers that follow the student, every so many optimizer steps."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -21,7 +19,7 @@ class CTCOutputs(NamedTuple):
     encoder_out: Tensor  # What a decoder attends to, (B, T, D).
     layers: tuple[Tensor, ...] = ()  # `log_probs` of intermediate layers, if asked for.
 
-    def views(self, count: int) -> list[CTCOutputs]:
+    def views(self, count: int) -> list["CTCOutputs"]:
         """Split the outputs of `count` views that were run as one batch."""
         layers = [layer.chunk(count) for layer in self.layers]
         parts = zip(*(part.chunk(count) for part in self[:3]))

@@ -1,7 +1,5 @@
 """The average of the best epochs' models."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
