@@ -11,8 +11,6 @@ from espnet_softpl.criteria.base import PLCriterion, build, register
 from espnet_softpl.ctc import in_float32
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
-PART_KEYS = ("criterion", "criterion_conf", "weight")
-
 
 @register("blend")
 class Blend(PLCriterion):
@@ -55,9 +53,7 @@ class Blend(PLCriterion):
         if not parts:
             raise ValueError("parts: give at least one criterion")
         self.parts = torch.nn.ModuleList(_build_part(part) for part in parts)
-        self.weights = [
-            not_negative("weight", part.get("weight", 1.0)) for part in parts
-        ]
+        self.weights = [not_negative("weight", p.get("weight", 1.0)) for p in parts]
         # Of all parts, for a weight that is 0 now may be scheduled to rise.
         self.frame_level = any(part.frame_level for part in self.parts)
         self.trains_decoder = any(part.trains_decoder for part in self.parts)
@@ -95,14 +91,12 @@ class Blend(PLCriterion):
 
 
 def _build_part(part: Mapping[str, Any]) -> PLCriterion:
+    keys = ("criterion", "criterion_conf", "weight")
+    allowed = ", ".join(keys)
     if not isinstance(part, Mapping) or "criterion" not in part:
         raise ValueError(
-            f"parts: each part is a mapping with the keys {', '.join(PART_KEYS)}; got "
-            f"{part!r}"
+            f"parts: each part is a mapping with the keys {allowed}; got {part!r}"
         )
-    unknown = set(part) - set(PART_KEYS)
-    if unknown:
-        raise ValueError(
-            f"parts: unknown keys {sorted(unknown)}. Allowed: {', '.join(PART_KEYS)}"
-        )
+    if unknown := set(part) - set(keys):
+        raise ValueError(f"parts: unknown keys {sorted(unknown)}. Allowed: {allowed}")
     return build(part["criterion"], **part.get("criterion_conf", {}))

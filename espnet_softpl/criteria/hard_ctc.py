@@ -44,9 +44,6 @@ class HardCTC(PLCriterion):
         self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
     ) -> Tensor:
         """See `PLCriterion.forward` and `hard_ctc`."""
-        return hard_ctc(
-            weigh(log_probs, pseudo_label.frame_weight),
-            lengths,
-            pseudo_label.tokens,
-            pseudo_label.token_lengths,
-        )
+        transcripts = pseudo_label.tokens, pseudo_label.token_lengths
+        log_probs = weigh(log_probs, pseudo_label.frame_weight)
+        return hard_ctc(log_probs, lengths, *transcripts)

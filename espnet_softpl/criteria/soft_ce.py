@@ -31,9 +31,8 @@ def soft_ce(
     """
     log_probs = in_float32(log_probs)
     target = sharpen(teacher_log_probs.detach(), temperature)
-    return distribution_ce(
-        log_probs, target, frame_weights(lengths, weights, log_probs)
-    )
+    weights = frame_weights(lengths, weights, log_probs)
+    return distribution_ce(log_probs, target, weights)
 
 
 def near_tokens(teacher_log_probs: Tensor, lengths: Tensor, window: int) -> Tensor:

@@ -45,11 +45,8 @@ class Filter(Stateful, abc.ABC):
     ) -> None:
         """Look at a labeled batch; there is nothing to do unless a subclass says so.
 
-        Args:
-            log_probs: The model's frame log-posteriors, (B, T, V), without gradient.
-            lengths: Frames per utterance, (B,).
-            tokens: The true transcripts, (B, U), padded with -1.
-            token_lengths: Tokens per utterance, (B,).
+        The model's frame log-posteriors (B, T, V), without gradient, with lengths (B,),
+        and the true transcripts (B, U), padded with -1, with theirs.
         """
 
 

@@ -1,7 +1,4 @@
-"""Leave out transcripts that are spoken much slower or faster than labeled speech.
-
-B utterances.
-"""
+"""Leave out transcripts that are spoken much slower or faster than labeled speech."""
 
 from torch import Tensor
 

@@ -1,7 +1,4 @@
-"""Leave out transcripts that are too short or too long.
-
-B utterances.
-"""
+"""Leave out transcripts that are too short or too long."""
 
 from torch import Tensor
 

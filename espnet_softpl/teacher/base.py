@@ -44,12 +44,9 @@ class Teacher:
     ) -> None:
         """Take in the epochs before; called at the start of every epoch.
 
-        Args:
-            student: The model in training.
-            finished: Number and value of `criterion` of every finished epoch; NaN
-                if an epoch has none. Empty for a teacher without `criterion`.
-            read: Returns the model of an epoch, its `state_dict()` as ESPnet saved
-                it; for the `keep` best epochs.
+        `finished` has number and value of `criterion` of every finished epoch, NaN for
+        none; it is empty for a teacher without `criterion`. `read` returns the model of
+        one of the `keep` best epochs, its `state_dict()` as ESPnet saved it.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,10 +59,6 @@ class Teacher:
 
     def load_state_dict(self, state: dict[str, Any], student: torch.nn.Module) -> None:
         """Restore a state; subclasses call this first.
-
-        Args:
-            state: What `state_dict` returned.
-            student: The model in training, for its structure and device.
 
         Raises:
             UserError: It is the state of a teacher of another kind, or of another

@@ -23,10 +23,10 @@ def best_epochs(finished: Sequence[tuple[int, float]], n: int, mode: str) -> lis
     its epoch out.
     """
     sign = 1.0 if mode == "min" else -1.0
-    ranked = sorted(
+    finite = [
         (sign * value, epoch) for epoch, value in finished if math.isfinite(value)
-    )
-    return [epoch for _, epoch in ranked[:n]]
+    ]
+    return [epoch for _, epoch in sorted(finite)[:n]]
 
 
 @register("topn")
