@@ -1,4 +1,7 @@
-"""Criteria: the loss of a student against a pseudo-label, one file each."""
+"""Criteria: the loss of a student against a pseudo-label, one file each.
+
+Letters of shapes as in `espnet_softpl.ctc`; K samples or paths, N transcripts.
+"""
 
 from espnet_softpl.criteria.base import (
     REGISTRY,
@@ -19,25 +22,3 @@ from espnet_softpl.criteria.soft_ce import SoftCE, soft_ce
 from espnet_softpl.criteria.soft_ctc import SoftCTC
 from espnet_softpl.criteria.viterbi_ce import ViterbiCE
 from espnet_softpl.labels.pseudo_label import PseudoLabel
-
-__all__ = [
-    "REGISTRY",
-    "BestPathCE",
-    "Blend",
-    "Consistency",
-    "HardCTC",
-    "NBestCTC",
-    "OccupancyCE",
-    "PLCriterion",
-    "PseudoLabel",
-    "SampledCTC",
-    "SampledPathCE",
-    "SoftCE",
-    "SoftCTC",
-    "ViterbiCE",
-    "available",
-    "build",
-    "hard_ctc",
-    "register",
-    "soft_ce",
-]

@@ -1,29 +1,19 @@
-"""What a criterion is, and how a name becomes one.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""What a criterion is, and how a name becomes one."""
 
 import abc
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.registry import Registry
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
-def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Average the losses of a batch over all of its utterances.
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Compute sum(weights * losses) / B, a scalar, from two of (B,).
 
-    Args:
-        losses: Loss of each utterance, (B,).
-        weights: Of each utterance, (B,); 0 removes it exactly, even if its loss is
-            not finite.
-
-    Returns:
-        sum(weights * losses) / B, a scalar: a dropped utterance does not make the
-        others count more, as in ESPnet's own CTC.
+    A weight of 0 removes an utterance exactly, even if its loss is not finite, and does
+    not make the others count more, as in ESPnet's own CTC.
     """
     losses = torch.where(weights > 0, losses, torch.zeros_like(losses))
     return (losses * weights).sum() / losses.numel()
@@ -32,31 +22,20 @@ def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 class PLCriterion(torch.nn.Module, abc.ABC):
     """The loss of a student against a pseudo-label.
 
-    Subclasses implement `forward` and take their settings as keyword arguments. A
-    criterion knows nothing of reduction, mixed precision, processes, filtering or the
-    step count.
-
-    Attributes:
-        frame_level: True if the target is one distribution (or token) per frame,
-            so that the student's augmentation must not move frames in time.
-        trains_decoder: True if the target is a transcript on which the attention
-            decoder of a hybrid model can be trained too.
-        views: Augmented views of the audio that the student must see, 1 or 2.
-        labeled_weight: Weight of the criterion on labeled batches, where it has a
-            meaning there (two views without a teacher), else 0.
-        needs_prior: True if `PseudoLabel.prior` is used.
-        weighs_frames: True if `PseudoLabel.frame_weight` is used.
-        needs_posteriors: True if `PseudoLabel.log_probs` is used, so that a label
-            cache must keep them; if False, they may be uniform.
+    Subclasses implement `forward` and take their settings as keyword arguments; a value
+    that is out of its range raises ValueError. A criterion knows nothing of reduction,
+    mixed precision, processes, filtering or the step count.
     """
 
+    # The target is one distribution (or token) per frame: the student's augmentation
+    # must not move frames in time.
     frame_level: bool = False
-    trains_decoder: bool = False
-    views: int = 1
-    labeled_weight: float = 0.0
-    needs_prior: bool = False
-    weighs_frames: bool = False
-    needs_posteriors: bool = True
+    trains_decoder: bool = False  # A hybrid's decoder can learn the target as well.
+    views: int = 1  # Augmented views of the audio that the student must see, 1 or 2.
+    labeled_weight: float = 0.0  # Of the criterion on labeled batches: `on_labeled`.
+    needs_prior: bool = False  # Whether `PseudoLabel.prior` is used,
+    weighs_frames: bool = False  # and `frame_weight`,
+    needs_posteriors: bool = True  # and `log_probs`; if not, a cache may drop them.
 
     def __init__(self) -> None:
         # Stated, for torch's own takes any argument: settings can then be checked.
@@ -64,8 +43,8 @@ class PLCriterion(torch.nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """Compute the loss of each utterance.
 
         Args:
@@ -78,17 +57,12 @@ class PLCriterion(torch.nn.Module, abc.ABC):
         """
 
     def on_labeled(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, second_view: Tensor
+    ) -> Tensor:
         """Compute a further loss of labeled utterances, for `labeled_weight` > 0.
 
-        Args:
-            log_probs: The student's log-posteriors of one view, (B, T, V).
-            lengths: Frames per utterance, (B,).
-            second_view: Those of a second view, (B, T, V).
-
-        Returns:
-            (B,), in nats per utterance, `labeled_weight` included.
+        From the student's log-posteriors of two views, (B, T, V), and lengths, (B,), to
+        (B,), in nats per utterance, `labeled_weight` included.
         """
         return torch.zeros_like(lengths, dtype=log_probs.dtype)
 

@@ -1,11 +1,6 @@
-"""Per-frame cross-entropy to the teacher's best path: a hard label without CTC.
+"""Per-frame cross-entropy to the teacher's best path: a hard label without CTC."""
 
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.base import PLCriterion, register
 from espnet_softpl.criteria.frame_ce import frame_weights, path_ce
@@ -33,8 +28,8 @@ class BestPathCE(PLCriterion):
     weighs_frames = True
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
         path = pseudo_label.log_probs.argmax(-1)

@@ -1,21 +1,15 @@
-"""A weighted sum of criteria: hard and soft labels together.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""A weighted sum of criteria: hard and soft labels together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import fraction, not_negative
 from espnet_softpl.criteria.base import PLCriterion, build, register
 from espnet_softpl.ctc import in_float32
 from espnet_softpl.labels.pseudo_label import PseudoLabel
-
-PART_KEYS = ("criterion", "criterion_conf", "weight")
 
 
 @register("blend")
@@ -40,9 +34,6 @@ class Blend(PLCriterion):
         parts: Mappings with the keys `criterion` (a name or 'module:Class'),
             `criterion_conf` (its settings) and `weight` (at least 0, default 1). A
             part of weight 0 is not computed.
-
-    Raises:
-        ValueError: A value out of its range, an unknown key or an empty list.
     """
 
     def __init__(
@@ -62,9 +53,7 @@ class Blend(PLCriterion):
         if not parts:
             raise ValueError("parts: give at least one criterion")
         self.parts = torch.nn.ModuleList(_build_part(part) for part in parts)
-        self.weights = [
-            not_negative("weight", part.get("weight", 1.0)) for part in parts
-        ]
+        self.weights = [not_negative("weight", p.get("weight", 1.0)) for p in parts]
         # Of all parts, for a weight that is 0 now may be scheduled to rise.
         self.frame_level = any(part.frame_level for part in self.parts)
         self.trains_decoder = any(part.trains_decoder for part in self.parts)
@@ -78,8 +67,8 @@ class Blend(PLCriterion):
         return [(p, w) for p, w in zip(self.parts, self.weights) if w > 0.0]
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         # The first term is 0, and keeps the graph if every weight is 0.
         total = 0.0 * in_float32(log_probs[:, 0].amax(-1))
@@ -92,8 +81,8 @@ class Blend(PLCriterion):
         return total
 
     def on_labeled(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, second_view: Tensor
+    ) -> Tensor:
         """See `PLCriterion.on_labeled`."""
         return sum(
             weight * part.on_labeled(log_probs, lengths, second_view)
@@ -102,14 +91,12 @@ class Blend(PLCriterion):
 
 
 def _build_part(part: Mapping[str, Any]) -> PLCriterion:
+    keys = ("criterion", "criterion_conf", "weight")
+    allowed = ", ".join(keys)
     if not isinstance(part, Mapping) or "criterion" not in part:
         raise ValueError(
-            f"parts: each part is a mapping with the keys {', '.join(PART_KEYS)}; got "
-            f"{part!r}"
+            f"parts: each part is a mapping with the keys {allowed}; got {part!r}"
         )
-    unknown = set(part) - set(PART_KEYS)
-    if unknown:
-        raise ValueError(
-            f"parts: unknown keys {sorted(unknown)}. Allowed: {', '.join(PART_KEYS)}"
-        )
+    if unknown := set(part) - set(keys):
+        raise ValueError(f"parts: unknown keys {sorted(unknown)}. Allowed: {allowed}")
     return build(part["criterion"], **part.get("criterion_conf", {}))

@@ -1,11 +1,6 @@
-"""Two augmented views of the same audio teach each other (CR-CTC).
+"""Two augmented views of the same audio teach each other (CR-CTC)."""
 
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative
 from espnet_softpl.criteria.base import PLCriterion, register
@@ -14,18 +9,10 @@ from espnet_softpl.ctc import in_float32
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
-def frame_kl(
-    log_probs: torch.Tensor, target_log_probs: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
+def frame_kl(log_probs: Tensor, target_log_probs: Tensor, weights: Tensor) -> Tensor:
     """Compute KL(target || p), summed over frames; the gradient reaches p only.
 
-    Args:
-        log_probs: log p, (B, T, V), float32 or float64.
-        target_log_probs: (B, T, V).
-        weights: Of every frame, (B, T), 0 in the padding.
-
-    Returns:
-        (B,), in nats.
+    Arguments and result as for `distribution_ce`.
     """
     target = target_log_probs.detach().to(log_probs.dtype)
     entropy = distribution_ce(target, target, weights)
@@ -52,9 +39,6 @@ class Consistency(PLCriterion):
         labeled_weight: Weight of the same term on labeled batches, relative to their
             CTC loss, at least 0; 0 leaves labeled batches as they are. CR-CTC's
             published code has 0.2.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     frame_level = True
@@ -67,8 +51,8 @@ class Consistency(PLCriterion):
         self.labeled_weight = not_negative("labeled_weight", labeled_weight)
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
         weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
@@ -77,16 +61,14 @@ class Consistency(PLCriterion):
         return self._symmetric(log_probs, pseudo_label.second_view, weights)
 
     def on_labeled(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, second_view: torch.Tensor
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, second_view: Tensor
+    ) -> Tensor:
         """See `PLCriterion.on_labeled`."""
         log_probs = in_float32(log_probs)
         weights = frame_weights(lengths, None, log_probs)
         return self.labeled_weight * self._symmetric(log_probs, second_view, weights)
 
     @staticmethod
-    def _symmetric(
-        one: torch.Tensor, other: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
+    def _symmetric(one: Tensor, other: Tensor, weights: Tensor) -> Tensor:
         other = in_float32(other)
         return 0.5 * (frame_kl(one, other, weights) + frame_kl(other, one, weights))

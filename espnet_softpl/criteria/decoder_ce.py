@@ -1,13 +1,9 @@
-"""Cross-entropy of an attention decoder to a pseudo-label.
-
-B utterances, U labels, V tokens with blank, P positions of a decoder.
-"""
-
-from __future__ import annotations
+"""Cross-entropy of an attention decoder, at P positions, to a pseudo-label."""
 
 import math
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.frame_ce import distribution_ce
 from espnet_softpl.ctc import PADDING, frame_mask, in_float32
@@ -15,8 +11,8 @@ from espnet_softpl.labels.pseudo_label import DecoderLabel
 
 
 def with_ends(
-    tokens: torch.Tensor, token_lengths: torch.Tensor, sos: int, eos: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens: Tensor, token_lengths: Tensor, sos: int, eos: int
+) -> tuple[Tensor, Tensor]:
     """Make a decoder's input and its target from transcripts, as ESPnet does.
 
     Args:
@@ -37,9 +33,7 @@ def with_ends(
     return inputs, targets.scatter(1, token_lengths.unsqueeze(1), eos)
 
 
-def hard_losses(
-    logits: torch.Tensor, targets: torch.Tensor, smoothing: float = 0.0
-) -> torch.Tensor:
+def hard_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Compute the cross-entropy to a token at each position, smoothed as ESPnet does.
 
     The target distribution q gives 1 - smoothing to the token and the rest evenly to
@@ -67,32 +61,21 @@ def hard_losses(
     return losses.masked_fill(~mask, 0.0).sum(1)
 
 
-def soft_losses(logits: torch.Tensor, label: DecoderLabel) -> torch.Tensor:
+def soft_losses(logits: Tensor, label: DecoderLabel) -> Tensor:
     """Compute the cross-entropy to the teacher's distribution at each position.
 
-    L = -sum_u sum_v q(v | u) log p(v | u); the gradient with respect to the logits is
-    p - q.
-
-    Args:
-        logits: A decoder's scores, (B, P, V).
-        label: With `log_probs`.
-
-    Returns:
-        (B,), in nats, a sum over positions.
+    L = -sum_u sum_v q(v | u) log p(v | u), (B,), in nats, from logits (B, P, V) and a
+    label with `log_probs`; the gradient with respect to the logits is p - q.
     """
     log_probs = in_float32(logits).log_softmax(-1)
     mask = frame_mask(label.lengths, log_probs.size(1)).to(log_probs.dtype)
     return distribution_ce(log_probs, label.log_probs, mask)
 
 
-def decoder_disagreement(label: DecoderLabel, targets: torch.Tensor) -> torch.Tensor:
+def decoder_disagreement(label: DecoderLabel, targets: Tensor) -> Tensor:
     """Compute the share of positions at which decoder and CTC head differ.
 
-    Args:
-        label: What the teacher's decoder answered.
-        targets: The transcript that it was fed, with the end, (B, P), padded with -1.
-
-    Returns:
-        A scalar in [0, 1].
+    A scalar in [0, 1], from what the teacher's decoder answered and the transcript that
+    it was fed, with the end, (B, P), padded with -1.
     """
     return (label.tokens != targets)[targets != PADDING].float().mean()

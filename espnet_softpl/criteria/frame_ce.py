@@ -1,29 +1,20 @@
-"""Per-frame cross-entropy to a distribution or to a path, summed over the frames.
-
-B utterances, K paths, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""Per-frame cross-entropy to a distribution or to a path, summed over the frames."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.ctc import PADDING, frame_mask
 
 
-def frame_weights(
-    lengths: torch.Tensor, weight: torch.Tensor | None, like: torch.Tensor
-) -> torch.Tensor:
-    """Return the weight of every frame, 0 in the padding.
+def frame_weights(lengths: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
+    """Return the weight of every frame, (B, T), 0 in the padding.
 
     Args:
         lengths: Frames per utterance, (B,).
         weight: Trust in each frame, (B, T), or None for full trust.
         like: (B, T, ...), gives the size and the floating-point type.
-
-    Returns:
-        (B, T).
     """
     mask = frame_mask(lengths, like.size(1))
     if weight is None:
@@ -32,8 +23,8 @@ def frame_weights(
 
 
 def distribution_ce(
-    log_probs: torch.Tensor, target_log_probs: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
+    log_probs: Tensor, target_log_probs: Tensor, weights: Tensor
+) -> Tensor:
     """Compute -sum_t w_t sum_v q(v | t) log p(v | t), without a copy of the target.
 
     Args:
@@ -49,26 +40,13 @@ def distribution_ce(
     return -(_ExpectedLogProb.apply(log_probs, target, True) * weights).sum(-1)
 
 
-def probability_ce(
-    log_probs: torch.Tensor, target: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """Compute -sum_t w_t sum_v q(v | t) log p(v | t) from q itself.
-
-    Args:
-        log_probs: log p, (B, T, V), float32 or float64.
-        target: q, (B, T, V), not necessarily normalized; no gradient flows to it.
-        weights: w, (B, T), 0 in the padding.
-
-    Returns:
-        (B,), in nats.
-    """
+def probability_ce(log_probs: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Compute the same as `distribution_ce` from q itself, normalized or not."""
     target = target.detach().to(log_probs.dtype)
     return -(_ExpectedLogProb.apply(log_probs, target, False) * weights).sum(-1)
 
 
-def path_ce(
-    log_probs: torch.Tensor, paths: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
+def path_ce(log_probs: Tensor, paths: Tensor, weights: Tensor) -> Tensor:
     """Compute -sum_t w_t log p(path_t | t), a mean over the paths.
 
     Args:
@@ -93,9 +71,7 @@ class _ExpectedLogProb(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, log_probs: torch.Tensor, target: torch.Tensor, is_log: bool
-    ) -> torch.Tensor:
+    def forward(ctx: Any, log_probs: Tensor, target: Tensor, is_log: bool) -> Tensor:
         ctx.save_for_backward(target)
         ctx.is_log = is_log
         probs = target.exp() if is_log else target
@@ -106,7 +82,7 @@ class _ExpectedLogProb(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (target,) = ctx.saved_tensors
         grad = grad.unsqueeze(-1)
         gradient = target.exp().mul_(grad) if ctx.is_log else target * grad

@@ -1,11 +1,6 @@
-"""CTC on the teacher's greedy transcript: the hard label of slimIPL and MPL.
+"""CTC on the teacher's greedy transcript: the hard label of slimIPL and MPL."""
 
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.base import PLCriterion, register
 from espnet_softpl.ctc import weigh
@@ -14,24 +9,12 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 def hard_ctc(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-) -> torch.Tensor:
-    """Compute -log P(tokens | log_probs), summed over all alignments.
+    log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> Tensor:
+    """Compute `ctc_nll` of one transcript of each utterance, (B, U), to (B,), in nats.
 
-    Args:
-        log_probs: The student's normalized frame log-posteriors, (B, T, V). Half
-            precision is computed in float32.
-        lengths: Frames per utterance, (B,).
-        tokens: Transcripts, (B, U), padded with -1.
-        token_lengths: Tokens per utterance, (B,). An empty transcript is allowed: its
-            loss is -sum_t log p(blank | t).
-
-    Returns:
-        (B,), in nats. A transcript longer than its frames allow has no alignment; its
-        loss and gradient are 0.
+    An empty transcript is allowed; one that is longer than its frames allow has loss
+    and gradient 0.
     """
     transcripts = tokens.unsqueeze(1), token_lengths.unsqueeze(1)
     return ctc_nll(log_probs, lengths, *transcripts).squeeze(1)
@@ -58,12 +41,9 @@ class HardCTC(PLCriterion):
     needs_posteriors = False
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward` and `hard_ctc`."""
-        return hard_ctc(
-            weigh(log_probs, pseudo_label.frame_weight),
-            lengths,
-            pseudo_label.tokens,
-            pseudo_label.token_lengths,
-        )
+        transcripts = pseudo_label.tokens, pseudo_label.token_lengths
+        log_probs = weigh(log_probs, pseudo_label.frame_weight)
+        return hard_ctc(log_probs, lengths, *transcripts)

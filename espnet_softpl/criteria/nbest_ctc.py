@@ -1,11 +1,6 @@
-"""CTC on the teacher's N best transcripts, weighted by their posteriors.
+"""CTC on the teacher's N best transcripts, weighted by their posteriors."""
 
-B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.base import register
 from espnet_softpl.criteria.transcripts import TranscriptsCriterion
@@ -36,8 +31,8 @@ class NBestCTC(TranscriptsCriterion):
     trains_decoder = True
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         tokens, token_lengths, weights = self.transcripts(pseudo_label)
         log_probs = weigh(log_probs, pseudo_label.frame_weight)

@@ -1,11 +1,6 @@
-"""Per-frame cross-entropy to the teacher's CTC occupancies: soft in time.
+"""Per-frame cross-entropy to the teacher's CTC occupancies: soft in time."""
 
-B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.base import register
 from espnet_softpl.criteria.frame_ce import frame_weights, probability_ce
@@ -43,8 +38,8 @@ class OccupancyCE(TranscriptsCriterion):
         super().__init__(nbest, beam_size, temperature)
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
         hypotheses = self.transcripts(pseudo_label)

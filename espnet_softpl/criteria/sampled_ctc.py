@@ -1,11 +1,6 @@
-"""CTC on transcripts sampled from the teacher: a soft label of whole sequences.
+"""CTC on transcripts sampled from the teacher: a soft label of whole sequences."""
 
-B utterances, K samples, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, positive
 from espnet_softpl.criteria.base import PLCriterion, register
@@ -16,28 +11,13 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 
 def sample_transcripts(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    num_samples: int,
-    temperature: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw paths frame by frame and collapse them.
+    log_probs: Tensor, lengths: Tensor, num_samples: int, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Draw paths frame by frame, as `sample_paths`, and collapse them.
 
-    Args:
-        log_probs: The teacher's frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-        num_samples: K, at least 1.
-        temperature: Greater than 0.
-
-    Returns:
-        tokens (B, K, U) padded with -1, and token_lengths (B, K).
+    Returns tokens (B, K, U) padded with -1, and token_lengths (B, K).
     """
-    paths = sample_paths(log_probs, lengths, num_samples, temperature)
-    tokens, token_lengths = collapse(
-        paths.flatten(0, 1), lengths.repeat_interleave(num_samples)
-    )
-    batch = paths.size(0)
-    return tokens.view(batch, num_samples, -1), token_lengths.view(batch, num_samples)
+    return collapse(sample_paths(log_probs, lengths, num_samples, temperature), lengths)
 
 
 @register("sampled_ctc")
@@ -61,9 +41,6 @@ class SampledCTC(PLCriterion):
     Args:
         temperature: Greater than 0.
         num_samples: K, at least 1; the cost is K times that of `hard_ctc`.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     trains_decoder = True
@@ -75,8 +52,8 @@ class SampledCTC(PLCriterion):
         self.num_samples = at_least("num_samples", num_samples, 1)
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`; every call draws anew."""
         tokens, token_lengths = sample_transcripts(
             pseudo_label.log_probs, lengths, self.num_samples, self.temperature

@@ -1,11 +1,6 @@
-"""Per-frame cross-entropy to alignments sampled from the teacher.
+"""Per-frame cross-entropy to alignments sampled from the teacher."""
 
-B utterances, K samples, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, positive
 from espnet_softpl.criteria.base import PLCriterion, register
@@ -34,9 +29,6 @@ class SampledPathCE(PLCriterion):
     Args:
         temperature: Greater than 0; 1 samples from the teacher as it is.
         num_samples: K, at least 1.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     frame_level = True
@@ -48,8 +40,8 @@ class SampledPathCE(PLCriterion):
         self.num_samples = at_least("num_samples", num_samples, 1)
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`; every call draws anew."""
         log_probs = in_float32(log_probs)
         paths = sample_paths(

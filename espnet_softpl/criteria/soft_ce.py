@@ -1,12 +1,7 @@
-"""Per-frame cross-entropy to the teacher's distribution: the plain soft label.
+"""Per-frame cross-entropy to the teacher's distribution: the plain soft label."""
 
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
-
-import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, choice, positive
 from espnet_softpl.criteria.base import PLCriterion, register
@@ -14,25 +9,21 @@ from espnet_softpl.criteria.frame_ce import distribution_ce, frame_weights
 from espnet_softpl.ctc import BLANK, frame_mask, in_float32, sharpen
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
-BLANK_HANDLING = ("all", "drop", "symmetric")
-
 
 def soft_ce(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    teacher_log_probs: torch.Tensor,
+    log_probs: Tensor,
+    lengths: Tensor,
+    teacher_log_probs: Tensor,
     temperature: float = 1.0,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
+    weights: Tensor | None = None,
+) -> Tensor:
     """Compute the cross-entropy of two frame distributions, summed over the frames.
 
     Args:
-        log_probs: The student's normalized frame log-posteriors, (B, T, V). Half
-            precision is computed in float32.
+        log_probs: The student's normalized frame log-posteriors, (B, T, V).
         lengths: Frames per utterance, (B,).
         teacher_log_probs: The teacher's, (B, T, V); no gradient flows to it.
-        temperature: The teacher's distribution is softmax(log_probs / temperature):
-            below 1 sharpens it, above 1 flattens it. Greater than 0.
+        temperature: Of the teacher's distribution, greater than 0.
         weights: Weight of every frame, (B, T), or None for 1.
 
     Returns:
@@ -40,24 +31,14 @@ def soft_ce(
     """
     log_probs = in_float32(log_probs)
     target = sharpen(teacher_log_probs.detach(), temperature)
-    return distribution_ce(
-        log_probs, target, frame_weights(lengths, weights, log_probs)
-    )
+    weights = frame_weights(lengths, weights, log_probs)
+    return distribution_ce(log_probs, target, weights)
 
 
-def near_tokens(
-    teacher_log_probs: torch.Tensor, lengths: torch.Tensor, window: int
-) -> torch.Tensor:
-    """Mark the frames within a window around the frames that are not blank.
+def near_tokens(teacher_log_probs: Tensor, lengths: Tensor, window: int) -> Tensor:
+    """Mark the frames at most `window` frames away from one that is not blank, (B, T).
 
-    Args:
-        teacher_log_probs: (B, T, V).
-        lengths: Frames per utterance, (B,).
-        window: Frames kept on both sides, at least 0.
-
-    Returns:
-        (B, T), True if the best token of the frame, or of one at most `window`
-        frames away, is not blank.
+    From the teacher's log-posteriors, (B, T, V), by the best token of each frame.
     """
     spikes = teacher_log_probs.argmax(-1) != BLANK
     spikes = spikes & frame_mask(lengths, spikes.size(1))
@@ -96,9 +77,6 @@ class SoftCE(PLCriterion):
         blank: `all` uses every frame; `drop` only those whose best token, for the
             teacher, is not blank; `symmetric` those and `window` frames on both sides.
         window: Frames on each side for `symmetric`, at least 0 (0 is `drop`).
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     frame_level = True
@@ -116,12 +94,12 @@ class SoftCE(PLCriterion):
         self.temperature = positive("temperature", temperature)
         self.student_temperature = positive("student_temperature", student_temperature)
         self.scale = self.temperature**2 if scale_by_square else 1.0
-        self.blank = choice("blank", blank, BLANK_HANDLING)
+        self.blank = choice("blank", blank, ("all", "drop", "symmetric"))
         self.window = at_least("window", window, 0)
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward` and `soft_ce`."""
         teacher, weights = pseudo_label.log_probs, pseudo_label.frame_weight
         if self.blank != "all":

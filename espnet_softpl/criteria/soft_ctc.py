@@ -1,11 +1,6 @@
-"""CTC over a confusion network of the teacher's hypotheses (SoftCTC).
+"""CTC over a confusion network of the teacher's hypotheses (SoftCTC)."""
 
-B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.base import register
 from espnet_softpl.criteria.transcripts import TranscriptsCriterion
@@ -39,8 +34,8 @@ class SoftCTC(TranscriptsCriterion):
     trains_decoder = True
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         network = confusion_network(*self.transcripts(pseudo_label))
         log_probs = weigh(in_float32(log_probs), pseudo_label.frame_weight)

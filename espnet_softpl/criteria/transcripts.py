@@ -1,46 +1,13 @@
-"""The teacher's transcripts with their weights: its greedy one, or an N-best list.
-
-B utterances, N transcripts, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
+"""The teacher's transcripts with their weights: its greedy one, or an N-best list."""
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, positive
 from espnet_softpl.criteria.base import PLCriterion
 from espnet_softpl.ctc import in_float32, sharpen
 from espnet_softpl.ctc.beam_search import prefix_beam_search
 from espnet_softpl.labels.pseudo_label import PseudoLabel
-
-
-@torch.no_grad()
-def transcripts(
-    label: PseudoLabel, nbest: int, beam_size: int, temperature: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """List the teacher's transcripts, weighted by their posteriors within the list.
-
-    Args:
-        label: The labels of B utterances.
-        nbest: N, at least 1. For 1 it is the label's own transcript, which filters
-            and statistics have seen; for more a prefix beam search decides.
-        beam_size: Prefixes kept at each frame, at least N.
-        temperature: Of the teacher's frames, greater than 0.
-
-    Returns:
-        tokens (B, N, U) padded with -1, token_lengths (B, N), and weights (B, N),
-        which sum to 1 (0 if there are fewer than N transcripts).
-    """
-    if nbest == 1:
-        weights = torch.ones(len(label.tokens), 1, device=label.tokens.device)
-        return label.tokens.unsqueeze(1), label.token_lengths.unsqueeze(1), weights
-    frames = sharpen(in_float32(label.log_probs.detach()), temperature)
-    best = prefix_beam_search(frames, label.lengths, nbest, beam_size)
-    weights = best.scores.softmax(-1)
-    # A teacher that says NaN has no list; its loss is NaN, and that step is skipped.
-    first = torch.eye(1, nbest).to(weights).expand_as(weights)
-    weights = torch.where(weights.isnan(), first, weights)
-    return best.tokens, best.token_lengths, weights
 
 
 class TranscriptsCriterion(PLCriterion):
@@ -50,9 +17,6 @@ class TranscriptsCriterion(PLCriterion):
         nbest: N, at least 1.
         beam_size: Of the prefix beam search for N > 1, at least N; None takes 2 N.
         temperature: Of the teacher's frames before the search, greater than 0.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     weighs_frames = True
@@ -67,8 +31,24 @@ class TranscriptsCriterion(PLCriterion):
         self.beam_size = at_least("beam_size", beam_size, nbest)
         self.temperature = positive("temperature", temperature)
 
-    def transcripts(
-        self, label: PseudoLabel
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """List the teacher's transcripts; see the function of this name."""
-        return transcripts(label, self.nbest, self.beam_size, self.temperature)
+    @torch.no_grad()
+    def transcripts(self, label: PseudoLabel) -> tuple[Tensor, Tensor, Tensor]:
+        """List the teacher's transcripts, weighted by their posteriors within the list.
+
+        For N = 1 it is the label's own transcript, which filters and statistics have
+        seen; for more a prefix beam search decides.
+
+        Returns:
+            tokens (B, N, U) padded with -1, token_lengths (B, N), and weights (B, N),
+            which sum to 1 (0 if there are fewer than N transcripts).
+        """
+        if self.nbest == 1:
+            weights = torch.ones(len(label.tokens), 1, device=label.tokens.device)
+            return label.tokens.unsqueeze(1), label.token_lengths.unsqueeze(1), weights
+        frames = sharpen(in_float32(label.log_probs.detach()), self.temperature)
+        best = prefix_beam_search(frames, label.lengths, self.nbest, self.beam_size)
+        weights = best.scores.softmax(-1)
+        # A teacher that says NaN has no list: its loss is NaN, and the step is skipped.
+        first = torch.eye(1, self.nbest).to(weights).expand_as(weights)
+        weights = torch.where(weights.isnan(), first, weights)
+        return best.tokens, best.token_lengths, weights

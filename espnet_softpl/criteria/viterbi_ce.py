@@ -1,11 +1,6 @@
-"""Per-frame cross-entropy to the Viterbi alignment of the teacher's transcript.
+"""Per-frame cross-entropy to the Viterbi alignment of the teacher's transcript."""
 
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.criteria.base import PLCriterion, register
 from espnet_softpl.criteria.frame_ce import frame_weights, path_ce
@@ -36,15 +31,11 @@ class ViterbiCE(PLCriterion):
     weighs_frames = True
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         log_probs = in_float32(log_probs)
-        path, _ = viterbi(
-            pseudo_label.log_probs,
-            lengths,
-            pseudo_label.tokens,
-            pseudo_label.token_lengths,
-        )
+        transcripts = pseudo_label.tokens, pseudo_label.token_lengths
+        path, _ = viterbi(pseudo_label.log_probs, lengths, *transcripts)
         weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
         return path_ce(log_probs, path.unsqueeze(1), weights)

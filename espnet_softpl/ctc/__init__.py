@@ -1,4 +1,9 @@
-"""CTC: the collapse map, alignments, likelihoods and searches, in pure torch."""
+"""CTC: the collapse map, alignments, likelihoods and searches, in pure torch.
+
+The letters of shapes, here and in the rooms above: B utterances, T frames after
+subsampling, V tokens, of which 0 is blank as in ESPnet, U labels of a transcript. Half
+precision is computed in float32.
+"""
 
 from espnet_softpl.ctc.ops import (
     BLANK,
@@ -11,15 +16,3 @@ from espnet_softpl.ctc.ops import (
     sharpen,
     weigh,
 )
-
-__all__ = [
-    "BLANK",
-    "PADDING",
-    "collapse",
-    "frame_mask",
-    "greedy",
-    "in_float32",
-    "min_frames",
-    "sharpen",
-    "weigh",
-]

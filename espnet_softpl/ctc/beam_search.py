@@ -1,8 +1,7 @@
 """Batched CTC prefix beam search: the best transcripts of a teacher, with their mass.
 
-B utterances, T frames after subsampling, V tokens with blank, U labels, N hypotheses,
-W prefixes in the beam, C tokens that may extend a prefix. Everything is pure torch,
-batched, with one loop over frames and one back.
+N hypotheses, W prefixes in the beam, C tokens that may extend a prefix. One loop over
+frames and one back, for the whole batch.
 
 The search is that of Hannun et al. 2014, https://arxiv.org/abs/1408.2873, without a
 language model. A prefix carries the log-mass of its alignments that end in blank and of
@@ -11,12 +10,12 @@ compared. Prefixes are told apart by a 64-bit hash: equal ones are merged exactl
 two unequal ones of a beam are confused with a chance of about 2**-60.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from espnet_softpl.core.ranges import at_least
 from espnet_softpl.ctc import BLANK, collapse, frame_mask, in_float32
 
 NO_MASS = -float("inf")
@@ -31,40 +30,28 @@ NO_PREFIX = 0
 class NBest(NamedTuple):
     """The best transcripts of a batch, best first.
 
-    Attributes:
-        tokens: Transcripts, (B, N, U), padded with -1.
-        token_lengths: Tokens per transcript, (B, N).
-        scores: log P(transcript | log_probs) in nats as far as the beam saw its
-            alignments, (B, N); -inf if the search found fewer than N transcripts,
-            and there the transcript is empty.
+    A score is log P(transcript | log_probs) in nats as far as the beam saw its
+    alignments; -inf, of an empty transcript, if the search found fewer than N.
     """
 
-    tokens: torch.Tensor
-    token_lengths: torch.Tensor
-    scores: torch.Tensor
+    tokens: Tensor  # (B, N, U), padded with -1
+    token_lengths: Tensor  # (B, N)
+    scores: Tensor  # (B, N)
 
 
 class _Beam(NamedTuple):
-    """Prefixes, best first; a slot without mass has keys of zero.
+    """Prefixes, best first; a slot without mass has keys of zero."""
 
-    Attributes:
-        scores: Log-mass of the prefix, (B, W).
-        blank: Its part that ends in blank, (B, W).
-        nonblank: Its part that ends in the last token, (B, W).
-        keys: Hash, hash of the prefix without its last token, and last token
-            (blank for the empty prefix), (3, B, W).
-    """
-
-    scores: torch.Tensor
-    blank: torch.Tensor
-    nonblank: torch.Tensor
-    keys: torch.Tensor
+    scores: Tensor  # Log-mass of the prefix, (B, W).
+    blank: Tensor  # Its part that ends in blank, (B, W).
+    nonblank: Tensor  # Its part that ends in the last token, (B, W).
+    keys: Tensor  # Hash, hash without the last token, last token or blank, (3, B, W).
 
 
 @torch.no_grad()
 def prefix_beam_search(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
+    log_probs: Tensor,
+    lengths: Tensor,
     nbest: int,
     beam_size: int,
     token_beam: int | None = None,
@@ -77,24 +64,24 @@ def prefix_beam_search(
     on a GPU, equal scores may be ordered differently in another batch.
 
     Args:
-        log_probs: Frame log-posteriors, (B, T, V), in nats; token 0 is blank. Half
-            precision is computed in float32.
+        log_probs: Frame log-posteriors, (B, T, V), in nats.
         lengths: Frames per utterance, (B,), 0 to T.
-        nbest: N, the hypotheses wanted per utterance, at least 1.
+        nbest: N, at least 1.
         beam_size: W, the prefixes kept after every frame, at least `nbest`.
-        token_beam: C, how many non-blank tokens may extend the prefixes at a frame,
-            at least 1: the best ones of the frame. None takes as many as `beam_size`.
-            Never more than V - 1. Holding the last token for another frame and blank
-            are always allowed.
+        token_beam: C, at least 1: so many of the frame's best tokens may extend a
+            prefix; None takes `beam_size`. To hold the last token for another frame
+            and blank are always allowed.
 
     Returns:
         The N best transcripts of each utterance, without gradient.
 
     Raises:
-        ValueError: `nbest`, `beam_size` or `token_beam` is out of its range.
+        ValueError: A size is out of its range.
     """
     token_beam = beam_size if token_beam is None else token_beam
-    _check_sizes(nbest, beam_size, token_beam)
+    at_least("nbest", nbest, 1)
+    at_least("beam_size", beam_size, nbest)
+    at_least("token_beam", token_beam, 1)
     log_probs = in_float32(log_probs)
     frames = log_probs.transpose(0, 1)
     choices, extensions = _candidates(frames, min(token_beam, frames.size(2) - 1))
@@ -116,26 +103,12 @@ def prefix_beam_search(
     paths = _trace_back(links, torch.stack(tokens), best)
     end = lengths.view(1, -1, 1).expand(1, *best.shape)
     best_scores = torch.stack(scores).gather(0, end).squeeze(0)
-    return _transcribe(paths, lengths + 1, best_scores)
+    paths = paths.masked_fill((best_scores == NO_MASS).unsqueeze(-1), BLANK)
+    # To collapse merges no true double: a token is only added anew after a blank.
+    return NBest(*collapse(paths, lengths + 1), best_scores)
 
 
-def _check_sizes(nbest: int, beam_size: int, token_beam: int) -> None:
-    """Refuse sizes that make no search."""
-    if nbest < 1:
-        raise ValueError(f"nbest={nbest}: want at least 1 hypothesis")
-    if beam_size < nbest:
-        raise ValueError(
-            f"beam_size={beam_size}: want at least nbest={nbest} prefixes in the beam"
-        )
-    if token_beam < 1:
-        raise ValueError(
-            f"token_beam={token_beam}: want at least 1 token per frame, or None"
-        )
-
-
-def _candidates(
-    frames: torch.Tensor, token_beam: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _candidates(frames: Tensor, token_beam: int) -> tuple[Tensor, Tensor]:
     """List what may happen at each frame: choice 0 is to stay, others add a token.
 
     Returns the tokens, blank first, over their hashes, (T, 2, B, C + 1); and the
@@ -155,20 +128,17 @@ def _candidates(
     return torch.stack((tokens, hashes), dim=1), extensions
 
 
-def _empty_prefix(log_probs: torch.Tensor, beam_size: int) -> _Beam:
+def _empty_prefix(log_probs: Tensor, beam_size: int) -> _Beam:
     """Start every utterance from the empty prefix, certain."""
-    num_utterances = log_probs.size(0)
-    scores = log_probs.new_full((num_utterances, beam_size), NO_MASS)
+    scores = log_probs.new_full((log_probs.size(0), beam_size), NO_MASS)
     nonblank = scores.clone()
     scores[:, 0] = 0.0
-    keys = torch.full(
-        (3, num_utterances, beam_size), NO_PREFIX, device=log_probs.device
-    )
+    keys = torch.full((3, *scores.shape), NO_PREFIX, device=log_probs.device)
     keys[0, :, 0] = EMPTY_PREFIX
     return _Beam(scores, scores, nonblank, keys)
 
 
-def _log_add(pair: torch.Tensor) -> torch.Tensor:
+def _log_add(pair: Tensor) -> Tensor:
     """Add the two masses of (..., 2).
 
     The masses must lie side by side as they do here: on the CPU, logaddexp of dense
@@ -179,8 +149,8 @@ def _log_add(pair: torch.Tensor) -> torch.Tensor:
 
 
 def _spread(
-    beam: _Beam, frame: torch.Tensor, tokens: torch.Tensor, extensions: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    beam: _Beam, frame: Tensor, tokens: Tensor, extensions: Tensor
+) -> tuple[Tensor, Tensor]:
     """Carry the mass of a beam over one frame, (B, V), with `tokens` as choices.
 
     Returns candidates (B, C + 1, W), the log-mass of every prefix as it is (row 0) and
@@ -217,14 +187,14 @@ def _spread(
     return candidates, masses
 
 
-def _extend_hash(prefixes: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def _extend_hash(prefixes: Tensor, tokens: Tensor) -> Tensor:
     """Hash prefixes with one more token, from both hashes, modulo 2**64."""
     return (prefixes ^ tokens).mul_(PREFIX_FACTOR)
 
 
 def _select(
-    beam: _Beam, candidates: torch.Tensor, masses: torch.Tensor, choices: torch.Tensor
-) -> tuple[_Beam, torch.Tensor, torch.Tensor]:
+    beam: _Beam, candidates: Tensor, masses: Tensor, choices: Tensor
+) -> tuple[_Beam, Tensor, Tensor]:
     """Keep the best candidates of a frame, which `_spread` made from `choices`.
 
     Returns the prefixes after the frame; for each of them the slot that it comes from,
@@ -249,9 +219,7 @@ def _select(
     return _Beam(scores, blank, nonblank, keys), parents, tokens
 
 
-def _trace_back(
-    parents: torch.Tensor, tokens: torch.Tensor, slots: torch.Tensor
-) -> torch.Tensor:
+def _trace_back(parents: Tensor, tokens: Tensor, slots: Tensor) -> Tensor:
     """Follow prefixes from `slots` (B, N) of the last step to the first.
 
     From the slot one step earlier and the token got at each step, both (S, B, W), to
@@ -262,19 +230,3 @@ def _trace_back(
         path.append(token.gather(1, slots))
         slots = parent.gather(1, slots)
     return torch.stack(path, dim=-1).flip(-1)
-
-
-def _transcribe(
-    paths: torch.Tensor, lengths: torch.Tensor, scores: torch.Tensor
-) -> NBest:
-    """Turn alignments (B, N, S) of S steps, `lengths` (B,) valid, into hypotheses.
-
-    Collapsing them merges no true double: a token is only added anew after a blank.
-    """
-    num_utterances, nbest, _ = paths.shape
-    paths = paths.masked_fill((scores == NO_MASS).unsqueeze(-1), BLANK)
-    tokens, token_lengths = collapse(
-        paths.flatten(0, 1), lengths.repeat_interleave(nbest)
-    )
-    tokens = tokens.view(num_utterances, nbest, tokens.size(1))
-    return NBest(tokens, token_lengths.view(num_utterances, nbest), scores)

@@ -1,20 +1,18 @@
 """A confusion network of hypotheses: one bin of weighted alternatives per position.
 
-B utterances, N hypotheses, U labels, M bins, A alternatives per bin. Alternatives of
-different bins combine freely, so that a network holds more transcripts than the list
-it came from. As the target of a CTC loss: SoftCTC, Kišš et al. 2022,
-https://arxiv.org/abs/2212.02135, and GTC, Moritz et al. 2020,
-https://arxiv.org/abs/2010.15653.
+N hypotheses, M bins, A alternatives per bin. Alternatives of different bins combine
+freely, so that a network holds more transcripts than the list it came from. As the
+target of a CTC loss: `espnet_softpl.ctc.graph`.
 """
-
-from __future__ import annotations
 
 from itertools import chain
 from typing import NamedTuple
 
 import torch
 from kaldialign import align
+from torch import Tensor
 
+from espnet_softpl.core.ranges import at_least
 from espnet_softpl.ctc import PADDING
 
 # Tokens and probabilities of one bin; the token PADDING stands for epsilon.
@@ -25,28 +23,18 @@ _Alignment = list[tuple[int, int]]
 class ConfusionNetwork(NamedTuple):
     """The hypotheses of B utterances, bin by bin.
 
-    The weights of a bin and its epsilon sum to 1. The weight of a path is the product
-    over the bins of what it takes there.
-
-    Attributes:
-        tokens: Alternatives of each bin, (B, M, A), padded with -1.
-        weights: Their probabilities, (B, M, A), in [0, 1], 0 if padded.
-        skips: Probability of epsilon (taking no token in this bin), (B, M), in
-            [0, 1], 1 in padded bins.
-        bins: Bins of each utterance, (B,), from 0 to M.
+    The weights of a bin and its epsilon (taking no token there) sum to 1. The weight of
+    a path is the product over the bins of what it takes there.
     """
 
-    tokens: torch.Tensor
-    weights: torch.Tensor
-    skips: torch.Tensor
-    bins: torch.Tensor
+    tokens: Tensor  # Alternatives of each bin, (B, M, A), padded with -1.
+    weights: Tensor  # Their probabilities, (B, M, A), 0 if padded.
+    skips: Tensor  # Probability of epsilon, (B, M), 1 in padded bins.
+    bins: Tensor  # Bins of each utterance, (B,), from 0 to M.
 
 
 def confusion_network(
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-    probs: torch.Tensor,
-    max_gap: int = 4,
+    tokens: Tensor, token_lengths: Tensor, probs: Tensor, max_gap: int = 4
 ) -> ConfusionNetwork:
     """Merge each utterance's list of weighted hypotheses into a confusion network.
 
@@ -66,20 +54,17 @@ def confusion_network(
             hypotheses may join to a longer one.
 
     Returns:
-        The network, on the device of `tokens`; weights and skips have the type of
-        `probs`. One hypothesis alone makes the plain transcript: weights of 1, skips
-        of 0.
+        The network, in the type of `probs`. One hypothesis alone makes the plain
+        transcript: weights of 1, skips of 0.
 
     Raises:
         ValueError: `max_gap` is negative, or an utterance has no hypothesis of
             positive probability.
     """
-    if max_gap < 0:
-        raise ValueError(f"max_gap must be at least 0, got {max_gap}")
+    at_least("max_gap", max_gap, 0)
     utterances = []
-    for row, lengths, masses in zip(
-        tokens.tolist(), token_lengths.tolist(), probs.tolist()
-    ):
+    columns = tokens.tolist(), token_lengths.tolist(), probs.tolist()
+    for row, lengths, masses in zip(*columns):
         present = [
             (hypothesis[:length], mass)
             for hypothesis, length, mass in zip(row, lengths, masses)
@@ -94,9 +79,7 @@ def confusion_network(
 def _merge(hypotheses: list[tuple[list[int], float]], max_gap: int) -> list[_Bin]:
     """Make the bins of one utterance from its (tokens, probability) pairs."""
     pivot = hypotheses[0][0]
-    aligned = [
-        (align(pivot, hypothesis, PADDING), mass) for hypothesis, mass in hypotheses
-    ]
+    aligned = [(align(pivot, tokens, PADDING), mass) for tokens, mass in hypotheses]
     kept = [(pairs, mass) for pairs, mass in aligned if _longest_gap(pairs) <= max_gap]
     total = sum(mass for _, mass in kept)
     positions: list[_Bin] = [{} for _ in pivot]

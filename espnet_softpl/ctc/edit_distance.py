@@ -1,20 +1,13 @@
-"""Edit distances between two transcripts of each utterance, in tokens.
-
-B utterances, U labels.
-"""
-
-from __future__ import annotations
+"""Edit distances between two transcripts of each utterance, in tokens."""
 
 import editdistance
 import torch
+from torch import Tensor
 
 
 def edits(
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-    other: torch.Tensor,
-    other_lengths: torch.Tensor,
-) -> torch.Tensor:
+    tokens: Tensor, token_lengths: Tensor, other: Tensor, other_lengths: Tensor
+) -> Tensor:
     """Count the insertions, deletions and substitutions between transcripts.
 
     Args:
@@ -24,36 +17,28 @@ def edits(
         other_lengths: Tokens per utterance, (B,).
 
     Returns:
-        (B,), int64, on the device of `token_lengths`: the fewest edits that turn one
-        into the other.
+        (B,), int64, on the device of `token_lengths`.
 
     Raises:
         ValueError: The two batches differ in size.
     """
-    pairs = zip(
-        _lists(tokens, token_lengths), _lists(other, other_lengths), strict=True
-    )
-    counts = [editdistance.eval(one, two) for one, two in pairs]
+    batches = _lists(tokens, token_lengths), _lists(other, other_lengths)
+    counts = [editdistance.eval(one, two) for one, two in zip(*batches, strict=True)]
     return torch.tensor(counts, dtype=torch.int64, device=token_lengths.device)
 
 
 def distance(
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-    other: torch.Tensor,
-    other_lengths: torch.Tensor,
-) -> torch.Tensor:
-    """Compute the edits per token of the first transcript; arguments as for `edits`.
+    tokens: Tensor, token_lengths: Tensor, other: Tensor, other_lengths: Tensor
+) -> Tensor:
+    """Compute edits / max(1, token_lengths), (B,), float32; arguments as for `edits`.
 
-    Returns:
-        (B,), float32, at least 0: edits divided by max(1, token_lengths). It passes 1
-        if the other transcript is much longer.
+    It passes 1 if the other transcript is much longer.
     """
     counts = edits(tokens, token_lengths, other, other_lengths)
     return counts.float() / token_lengths.clamp(min=1).float()
 
 
-def _lists(tokens: torch.Tensor, token_lengths: torch.Tensor) -> list[list[int]]:
+def _lists(tokens: Tensor, token_lengths: Tensor) -> list[list[int]]:
     """Return the transcripts without their padding."""
     rows = zip(tokens.tolist(), token_lengths.tolist(), strict=True)
     return [row[:length] for row, length in rows]

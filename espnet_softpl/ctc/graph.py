@@ -5,12 +5,12 @@ W is the product of the bins' weights, P the usual CTC sum over alignments. Soft
 Kišš et al. 2022, https://arxiv.org/abs/2212.02135, and GTC, Moritz et al. 2020,
 https://arxiv.org/abs/2010.15653.
 
-B utterances, T frames after subsampling, V tokens with blank, M bins, A alternatives
-per bin, S labels of a network. There are two kinds of state: label s of bin j, and
-the blank after bin i, entered from the labels of bin i alone (blank 0 is the start),
-so that each pair of path and alignment is one state sequence and counts once. Between
-frames stand exits, which sum what can leave a bin; a label is entered from at most one
-exit of each earlier bin in reach, whatever the number of alternatives there:
+M bins, A alternatives per bin, S labels of a network. There are two kinds of state:
+label s of bin j, and the blank after bin i, entered from the labels of bin i alone
+(blank 0 is the start), so that each pair of path and alignment is one state sequence
+and counts once. Between frames stand exits, which sum what can leave a bin; a label is
+entered from at most one exit of each earlier bin in reach, whatever the number of
+alternatives there:
 
     exit i               = blank i + labels of bin i
     exit i, barred for y = the same but for labels with token y, which need a blank
@@ -20,12 +20,11 @@ exit of each earlier bin in reach, whatever the number of alternatives there:
 All in log space, where FLOOR stands for log 0: finite, so that no difference is NaN.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import pad, threshold_
 
@@ -41,51 +40,34 @@ class _Graph(NamedTuple):
 
     The nodes of one frame are a single row: B x (M+1) exits, B x C barred exits,
     B x S labels, B x (M+1) blanks and one node that is never reached.
-
-    Attributes:
-        enter: Sources of each label, (1 + D, B * S): the label itself, then the exit
-            1 to D bins before it. D - 1 is the longest run of skippable bins.
-        enter_weights: Log weights of these arcs, (1 + D, B * S).
-        leave: Sources of each exit, barred ones included, (1 + A, B * (M + 1 + C)):
-            its blank, then the labels of its bin.
-        tail: Log weight of skipping all bins after bin i, (B, M + 1).
-        label_tokens: (B, S), blank if padded.
-        sections: Nodes of each kind, in the order above.
     """
 
-    enter: torch.Tensor
-    enter_weights: torch.Tensor
-    leave: torch.Tensor
-    tail: torch.Tensor
-    label_tokens: torch.Tensor
-    sections: list[int]
+    # Sources of each label, (1 + D, B * S): the label itself, then the exit 1 to D bins
+    # before it. D - 1 is the longest run of skippable bins.
+    enter: Tensor
+    enter_weights: Tensor  # Log weights of these arcs, (1 + D, B * S).
+    # Sources of each exit, (1 + A, B * (M + 1 + C)): its blank, the labels of its bin.
+    leave: Tensor
+    tail: Tensor  # Log weight of skipping all bins after bin i, (B, M + 1).
+    label_tokens: Tensor  # (B, S), blank if padded.
+    sections: list[int]  # Nodes of each kind, in the order above.
 
 
 class _Labels(NamedTuple):
     """The labels of each network, numbered bin by bin, and the bins they are in.
 
     Bin 0 is the start: it has no labels and cannot be skipped.
-
-    Attributes:
-        bins: Bin of each label, from 1, (B, S), 0 if padded.
-        tokens: (B, S), blank if padded.
-        log_weights: (B, S), -inf if padded.
-        bin_tokens: Alternatives of each bin, (B, M + 1, A), -1 if there is none.
-        numbers: Their numbers among the labels, (B, M + 1, A), -1 if there is none.
-        log_skips: (B, M + 1), 0 if padded.
     """
 
-    bins: torch.Tensor
-    tokens: torch.Tensor
-    log_weights: torch.Tensor
-    bin_tokens: torch.Tensor
-    numbers: torch.Tensor
-    log_skips: torch.Tensor
+    bins: Tensor  # Bin of each label, from 1, (B, S), 0 if padded.
+    tokens: Tensor  # (B, S), blank if padded.
+    log_weights: Tensor  # (B, S), -inf if padded.
+    bin_tokens: Tensor  # Alternatives of each bin, (B, M + 1, A), -1 for none.
+    numbers: Tensor  # Their numbers among the labels, (B, M + 1, A), -1 for none.
+    log_skips: Tensor  # (B, M + 1), 0 if padded.
 
 
-def graph_ctc(
-    log_probs: torch.Tensor, lengths: torch.Tensor, network: ConfusionNetwork
-) -> torch.Tensor:
+def graph_ctc(log_probs: Tensor, lengths: Tensor, network: ConfusionNetwork) -> Tensor:
     """Compute the CTC loss of each utterance against its confusion network.
 
     Two paths that spell the same transcript both count. The gradient is the exact one
@@ -93,8 +75,7 @@ def graph_ctc(
     probability that a frame emits a token.
 
     Args:
-        log_probs: Frame log-posteriors, (B, T, V); half precision is computed in
-            float32.
+        log_probs: Frame log-posteriors, (B, T, V).
         lengths: Frames per utterance, (B,), at most T.
         network: The target; its tokens are in [1, V). Constant: it gets no gradient.
 
@@ -112,8 +93,8 @@ class _GraphCTC(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, log_probs: torch.Tensor, lengths: torch.Tensor, graph: _Graph
-    ) -> torch.Tensor:
+        ctx: FunctionCtx, log_probs: Tensor, lengths: Tensor, graph: _Graph
+    ) -> Tensor:
         """Compute -log of the weighted sum over paths and alignments, (B,)."""
         nodes = _forward_pass(*_emissions(log_probs, lengths, graph), graph)
         ends = _exits(nodes, graph)[_end(lengths)] + graph.tail
@@ -128,9 +109,7 @@ class _GraphCTC(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: FunctionCtx, grad_output: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
         """Scale the occupancies of the tokens, (B, T, V), by the loss's gradient."""
         nodes, lengths, posteriors = ctx.saved_tensors
         graph, (num_utterances, num_frames, _) = ctx.graph, ctx.shape
@@ -151,8 +130,8 @@ class _GraphCTC(torch.autograd.Function):
 
 
 def _emissions(
-    log_probs: torch.Tensor, lengths: torch.Tensor, graph: _Graph
-) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probs: Tensor, lengths: Tensor, graph: _Graph
+) -> tuple[Tensor, Tensor]:
     """Gather what labels (T, B * S) and blanks (T, B) emit; 0 in padding frames."""
     padding = ~frame_mask(lengths, log_probs.size(1)).unsqueeze(2)
     index = graph.label_tokens.unsqueeze(1).expand(-1, log_probs.size(1), -1)
@@ -161,28 +140,26 @@ def _emissions(
     return labels.transpose(0, 1).flatten(1), blanks.squeeze(2).t().contiguous()
 
 
-def _exits(nodes: torch.Tensor, graph: _Graph) -> torch.Tensor:
+def _exits(nodes: Tensor, graph: _Graph) -> Tensor:
     """View the exits that bar no label, (T + 1, B, M + 1)."""
     return nodes[:, : graph.sections[0]].view(-1, *graph.tail.shape)
 
 
-def _by_frame(
-    nodes: torch.Tensor, graph: _Graph
-) -> tuple[tuple[torch.Tensor, ...], ...]:
+def _by_frame(nodes: Tensor, graph: _Graph) -> tuple[tuple[Tensor, ...], ...]:
     """View the exits with the barred ones, the labels, and the blanks, row by row."""
     sections = [sum(graph.sections[:2]), *graph.sections[2:]]
     exits, labels, blanks, _ = nodes.split(sections, 1)
     return exits.unbind(), labels.unbind(), blanks.unbind()
 
 
-def _end(lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _end(lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Index each utterance's nodes after its last frame."""
     return lengths, torch.arange(lengths.numel(), device=lengths.device)
 
 
 def _forward_pass(
-    label_emissions: torch.Tensor, blank_emissions: torch.Tensor, graph: _Graph
-) -> torch.Tensor:
+    label_emissions: Tensor, blank_emissions: Tensor, graph: _Graph
+) -> Tensor:
     """Compute the forward log-probability of every node, (T + 1, nodes).
 
     Row t holds the nodes after t frames; in row 0 nothing is reached but exit 0.
@@ -211,9 +188,7 @@ def _forward_pass(
     return nodes
 
 
-def _backward_pass(
-    nodes: torch.Tensor, occupancies: torch.Tensor, graph: _Graph
-) -> None:
+def _backward_pass(nodes: Tensor, occupancies: Tensor, graph: _Graph) -> None:
     """Send occupancies back from the ends, in place, each along its arcs.
 
     A node's occupancy goes to its sources in proportion to what they brought it. This
@@ -236,7 +211,7 @@ def _backward_pass(
         exits[t][: graph.sections[0]] += blanks[t + 1]
 
 
-def _exp_sum(log_parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _exp_sum(log_parts: Tensor) -> tuple[Tensor, Tensor]:
     """Replace log parts (P, K) by exp(part - peak); return peak and sum, both (K,).
 
     Row by row, for the bits of torch's logsumexp, softmax and sum depend on K and on
@@ -302,12 +277,8 @@ def _build_graph(network: ConfusionNetwork, dtype: torch.dtype) -> _Graph:
 
 
 def _leave(
-    labels: _Labels,
-    barred: torch.Tensor,
-    order: torch.Tensor,
-    own: torch.Tensor,
-    blanks: torch.Tensor,
-) -> torch.Tensor:
+    labels: _Labels, barred: Tensor, order: Tensor, own: Tensor, blanks: Tensor
+) -> Tensor:
     """List the sources of the exits, then of the barred ones: `_Graph.leave`.
 
     `barred` marks the labels whose token some exit bars, `order` numbers those exits,
@@ -330,7 +301,7 @@ def _leave(
     return torch.cat([plain.flatten(0, 1), table.flatten(0, 1)]).t().contiguous()
 
 
-def _tail(log_skips: torch.Tensor) -> torch.Tensor:
+def _tail(log_skips: Tensor) -> Tensor:
     """Sum the log skips of all bins after each of bins 0 to M, (B, M + 1)."""
     after = pad(log_skips[:, 1:], (0, 1))
     return after.flip(1).cumsum(1).flip(1).clamp_(min=FLOOR)
@@ -363,7 +334,7 @@ def _list_labels(network: ConfusionNetwork, dtype: torch.dtype) -> _Labels:
     )
 
 
-def _reach_back(labels: _Labels) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _reach_back(labels: _Labels) -> tuple[Tensor, Tensor, Tensor]:
     """Find the bins that each label can follow, from the nearest to the farthest.
 
     Returns three (D, B, S): the bin, the log weight of skipping what lies between and

@@ -1,41 +1,35 @@
 """The CTC likelihood of several transcripts at once, and the occupancies behind it.
 
-B utterances, K transcripts of each, T frames after subsampling, V tokens with blank,
-U labels. Both are computed by torch's own CTC on the tokens of the transcript alone,
-so that time and memory grow with U and not with the vocabulary.
+K transcripts of each utterance. Both are computed by torch's own CTC on the tokens of
+the transcript alone, so that time and memory grow with U and not with the vocabulary.
 
 Source: Graves et al. 2006, "Connectionist temporal classification"; the trick that
 reads the occupancies off the gradient is derived at `_reduced_ctc`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from espnet_softpl.ctc import BLANK, frame_mask, in_float32
 
 
 def ctc_nll(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-) -> torch.Tensor:
+    log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> Tensor:
     """Compute -log P(transcript | log_probs), summed over all alignments.
 
     The gradient with respect to `log_probs` is exact whether or not they are
     normalized (torch's own CTC assumes that they are).
 
     Args:
-        log_probs: Frame log-posteriors, (B, T, V). Half precision is computed in
-            float32.
+        log_probs: Frame log-posteriors, (B, T, V).
         lengths: Frames per utterance, (B,).
         tokens: Transcripts, (B, K, U), padded with any value.
-        token_lengths: Tokens per transcript, (B, K). An empty transcript is allowed:
-            its loss is -sum_t log p(blank | t).
+        token_lengths: Tokens per transcript, (B, K); the loss of an empty one is
+            -sum_t log p(blank | t).
 
     Returns:
         (B, K), in nats. A transcript longer than its frames allow has no alignment;
@@ -46,12 +40,12 @@ def ctc_nll(
 
 
 def occupancies(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-    weights: torch.Tensor,
-) -> torch.Tensor:
+    log_probs: Tensor,
+    lengths: Tensor,
+    tokens: Tensor,
+    token_lengths: Tensor,
+    weights: Tensor,
+) -> Tensor:
     """Compute P(token v at frame t | transcript), averaged over transcripts.
 
     Args:
@@ -62,8 +56,8 @@ def occupancies(
         weights: Weight of each transcript, (B, K).
 
     Returns:
-        (B, T, V) in float32 or float64: every frame sums to the weights of the
-        transcripts that have an alignment; frames of padding are 0.
+        (B, T, V): every frame sums to the weights of the transcripts that have an
+        alignment; frames of padding are 0.
     """
     log_probs = in_float32(log_probs.detach())
     symbols, labels = _reduce(tokens, token_lengths)
@@ -71,9 +65,7 @@ def occupancies(
     return _expand(reduced, weights, symbols, log_probs.shape)
 
 
-def _reduce(
-    tokens: torch.Tensor, token_lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _reduce(tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Give every run of equal tokens a symbol of its own.
 
     Equal neighbors must share a symbol, because CTC puts a blank between them; any
@@ -94,12 +86,12 @@ def _reduce(
 
 
 def _reduced_ctc(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    symbols: torch.Tensor,
-    labels: torch.Tensor,
-    token_lengths: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probs: Tensor,
+    lengths: Tensor,
+    symbols: Tensor,
+    labels: Tensor,
+    token_lengths: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Run torch's CTC forward and backward on the symbols of each transcript.
 
     torch's gradient with respect to its input x is exp(x) - occupancy, as if a
@@ -135,11 +127,8 @@ def _reduced_ctc(
 
 
 def _expand(
-    reduced: torch.Tensor,
-    weights: torch.Tensor,
-    symbols: torch.Tensor,
-    shape: torch.Size,
-) -> torch.Tensor:
+    reduced: Tensor, weights: Tensor, symbols: Tensor, shape: torch.Size
+) -> Tensor:
     """Sum weighted occupancies of symbols, (T, B, K, S), into those of tokens."""
     num_frames = reduced.size(0)
     reduced = (reduced * weights.to(reduced.dtype).unsqueeze(-1)).flatten(2)
@@ -155,11 +144,11 @@ class _CTCNegativeLogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        tokens: torch.Tensor,
-        token_lengths: torch.Tensor,
-    ) -> torch.Tensor:
+        log_probs: Tensor,
+        lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+    ) -> Tensor:
         symbols, labels = _reduce(tokens, token_lengths)
         losses, gamma = _reduced_ctc(log_probs, lengths, symbols, labels, token_lengths)
         ctx.save_for_backward(gamma, symbols)
@@ -168,6 +157,6 @@ class _CTCNegativeLogLikelihood(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gamma, symbols = ctx.saved_tensors
         return _expand(gamma, -grad, symbols, ctx.shape), None, None, None

@@ -1,65 +1,40 @@
-"""Connectionist temporal classification: the collapse map and what follows from it.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels. The blank is
-token 0 everywhere, as in ESPnet. Everything here is batched and pure torch.
-"""
-
-from __future__ import annotations
+"""The collapse map and what follows from it; weights and temperatures of frames."""
 
 import torch
+from torch import Tensor
 
 BLANK = 0
 PADDING = -1
 
 
-def frame_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
-    """Mark the frames (or labels) that exist.
-
-    Args:
-        lengths: Valid length of each row, (B,).
-        max_length: Padded length.
-
-    Returns:
-        (B, max_length), True if the position is not padding.
-    """
+def frame_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """Return (B, max_length), True for frames (or labels) within the lengths (B,)."""
     positions = torch.arange(max_length, device=lengths.device)
     return positions.unsqueeze(0) < lengths.unsqueeze(1)
 
 
-def in_float32(log_probs: torch.Tensor) -> torch.Tensor:
+def in_float32(log_probs: Tensor) -> Tensor:
     """Return half precision as float32, and anything else as it is."""
     if log_probs.dtype in (torch.float16, torch.bfloat16):
         return log_probs.float()
     return log_probs
 
 
-def sharpen(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return log softmax(log_probs / temperature), over the last axis.
+def sharpen(log_probs: Tensor, temperature: float) -> Tensor:
+    """Return log softmax(log_probs / temperature), (..., V), over the last axis.
 
-    Args:
-        log_probs: (..., V).
-        temperature: Greater than 0; below 1 sharpens, above 1 flattens, 1 returns the
-            input itself.
-
-    Returns:
-        (..., V).
+    Below 1 it sharpens, above 1 it flattens, 1 returns the input itself.
     """
     if temperature == 1.0:
         return log_probs
     return (log_probs / temperature).log_softmax(-1)
 
 
-def weigh(log_probs: torch.Tensor, frame_weight: torch.Tensor | None) -> torch.Tensor:
-    """Multiply frame log-posteriors by the trust in each frame.
+def weigh(log_probs: Tensor, frame_weight: Tensor | None) -> Tensor:
+    """Multiply frame log-posteriors, (B, T, V), by the trust in each frame, (B, T).
 
-    In a sum over alignments a frame of weight 0 may then be any token, at no cost.
-
-    Args:
-        log_probs: (B, T, V).
-        frame_weight: (B, T), in [0, 1], or None for full trust.
-
-    Returns:
-        (B, T, V), no longer normalized.
+    In a sum over alignments a frame of weight 0 may then be any token, at no cost. None
+    is full trust.
     """
     if frame_weight is None:
         return log_probs
@@ -67,21 +42,20 @@ def weigh(log_probs: torch.Tensor, frame_weight: torch.Tensor | None) -> torch.T
 
 
 def collapse(
-    path: torch.Tensor, lengths: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor] | list[int]:
+    path: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor] | list[int]:
     """Map alignments to transcripts: merge repeats first, then drop blanks.
 
     The order matters: "l <blank> l" is two letters, "l l" is one. Removing blanks
     first would lose every true double letter (a fault seen in public code).
 
     Args:
-        path: One token per frame, (T,) or (B, T).
-        lengths: Frames per row, (B,); required for a (B, T) path, and for a (T,) path
-            an optional scalar.
+        path: One token per frame, (T,), (B, T), or (B, K, T) for K paths of each.
+        lengths: Frames per utterance, (B,); for a (T,) path an optional scalar.
 
     Returns:
-        For (T,) a list of ints; for (B, T) the pair tokens (B, U) padded with -1 and
-        token_lengths (B,).
+        For (T,) a list of ints; else tokens (B, U) or (B, K, U) padded with -1, and
+        token_lengths (B,) or (B, K).
 
     Raises:
         ValueError: The path has another rank, or (B, T) comes without lengths.
@@ -90,6 +64,11 @@ def collapse(
         frames = path.new_tensor([path.numel() if lengths is None else int(lengths)])
         tokens, token_lengths = collapse(path.unsqueeze(0), frames)
         return tokens[0, : int(token_lengths[0])].tolist()
+    if path.dim() == 3 and lengths is not None:
+        rows = path.flatten(0, 1), lengths.repeat_interleave(path.size(1))
+        tokens, token_lengths = collapse(*rows)
+        shape = path.shape[:2]
+        return tokens.view(*shape, tokens.size(1)), token_lengths.view(shape)
     if path.dim() != 2 or lengths is None:
         raise ValueError(
             f"collapse takes a (T,) path, or a (B, T) path with lengths (B,); got a "
@@ -107,32 +86,19 @@ def collapse(
     return tokens, token_lengths
 
 
-def greedy(
-    log_probs: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def greedy(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Transcribe by the best token of every frame, collapsed.
 
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V). Any monotone scores do.
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        tokens (B, U) padded with -1, and token_lengths (B,).
+    From log-posteriors (B, T, V), or any monotone scores, and lengths (B,) to tokens
+    (B, U) padded with -1 and token_lengths (B,).
     """
     return collapse(log_probs.argmax(-1), lengths)
 
 
-def min_frames(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
-    """Count the frames that a transcript needs.
+def min_frames(tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    """Count the frames that transcripts (B, U) of token_lengths (B,) need, (B,).
 
     One frame per token, and one blank between two equal neighbors.
-
-    Args:
-        tokens: Transcripts, (B, U), padded with any value.
-        token_lengths: Tokens per utterance, (B,).
-
-    Returns:
-        (B,), the length of the shortest alignment of each transcript.
     """
     if tokens.size(1) < 2:
         return token_lengths.clone()

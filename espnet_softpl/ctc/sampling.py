@@ -1,24 +1,17 @@
-"""Alignments sampled from frame posteriors, the same for an utterance in any batch.
-
-B utterances, K samples, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""Alignments sampled from frame posteriors, the same for an utterance in any batch."""
 
 import zlib
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.ctc import PADDING, frame_mask, in_float32
 
 
 @torch.no_grad()
 def sample_paths(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    num_samples: int,
-    temperature: float = 1.0,
-) -> torch.Tensor:
+    log_probs: Tensor, lengths: Tensor, num_samples: int, temperature: float = 1.0
+) -> Tensor:
     """Draw tokens independently per frame from softmax(log_probs / temperature).
 
     The draw is seeded from torch's global generator (one number per call), mixed with
@@ -26,8 +19,7 @@ def sample_paths(
     the utterances in the batch changes it.
 
     Args:
-        log_probs: Frame log-posteriors, (B, T, V). Half precision is computed in
-            float32.
+        log_probs: Frame log-posteriors, (B, T, V).
         lengths: Frames per utterance, (B,).
         num_samples: K, at least 1.
         temperature: Greater than 0; towards 0 every sample is the best path.
@@ -50,9 +42,7 @@ def sample_paths(
     return paths.masked_fill(~mask, PADDING)
 
 
-def _uniform(
-    log_probs: torch.Tensor, lengths: torch.Tensor, num_samples: int
-) -> torch.Tensor:
+def _uniform(log_probs: Tensor, lengths: Tensor, num_samples: int) -> Tensor:
     """Draw (B, K, T) numbers in [0, 1), a function of one seed and each utterance."""
     seed = int(torch.randint(2**62, ()))
     fingerprints = log_probs.amax(-1).cpu()

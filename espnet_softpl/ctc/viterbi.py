@@ -1,13 +1,11 @@
 """The best CTC alignment of a transcript: batched Viterbi, one loop over frames.
 
-B utterances, T frames after subsampling, V tokens with blank, U labels, S = 2U + 1
-states: blank, label, blank, label, ..., blank.
+S = 2U + 1 states: blank, label, blank, label, ..., blank.
 """
-
-from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
 
@@ -17,16 +15,12 @@ NEVER = -1e30
 
 @torch.no_grad()
 def viterbi(
-    log_probs: torch.Tensor,
-    lengths: torch.Tensor,
-    tokens: torch.Tensor,
-    token_lengths: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> tuple[Tensor, Tensor]:
     """Find the most probable alignment of each transcript.
 
     Args:
-        log_probs: Frame log-posteriors, (B, T, V). Half precision is computed in
-            float32.
+        log_probs: Frame log-posteriors, (B, T, V).
         lengths: Frames per utterance, (B,).
         tokens: Transcripts, (B, U), padded with any value.
         token_lengths: Tokens per utterance, (B,).
@@ -51,9 +45,7 @@ def viterbi(
     return path, score.masked_fill(~feasible, -torch.inf)
 
 
-def _states(
-    tokens: torch.Tensor, token_lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _states(tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Lay out states (B, S), and mark those that may be reached from two before."""
     exists = frame_mask(token_lengths, tokens.size(1))
     labels = torch.where(exists, tokens, BLANK)
@@ -65,8 +57,8 @@ def _states(
 
 
 def _forward(
-    emissions: torch.Tensor, lengths: torch.Tensor, may_skip: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    emissions: Tensor, lengths: Tensor, may_skip: Tensor
+) -> tuple[Tensor, Tensor]:
     """Run the recursion over (T, B, S) emissions.
 
     Returns moves (T, B, S) in int8, states advanced on entering each frame, 0, 1 or 2;
@@ -87,17 +79,13 @@ def _forward(
 
 
 def _trace_back(
-    moves: torch.Tensor,
-    state: torch.Tensor,
-    states: torch.Tensor,
-    lengths: torch.Tensor,
-) -> torch.Tensor:
+    moves: Tensor, state: Tensor, states: Tensor, lengths: Tensor
+) -> Tensor:
     """Follow the moves (T, B, S) back from the last state (B,) to a path (B, T)."""
-    num_frames = moves.size(0)
     visited = []
-    for t in range(num_frames - 1, -1, -1):
+    for t in reversed(range(len(moves))):
         visited.append(state)
         back = moves[t].gather(1, state.unsqueeze(1)).squeeze(1).long()
         state = torch.where(t < lengths, state - back, state)
     path = states.gather(1, torch.stack(visited[::-1], 1))
-    return path.masked_fill(~frame_mask(lengths, num_frames), PADDING)
+    return path.masked_fill(~frame_mask(lengths, len(moves)), PADDING)

@@ -15,19 +15,3 @@ from espnet_softpl.filters.dropout_agreement import DropoutAgreement
 from espnet_softpl.filters.feasible import Feasible
 from espnet_softpl.filters.rate import Rate
 from espnet_softpl.filters.tokens import TokenCount
-
-__all__ = [
-    "REGISTRY",
-    "BeamAgreement",
-    "Candidate",
-    "Confidence",
-    "DropoutAgreement",
-    "Feasible",
-    "Filter",
-    "Rate",
-    "TokenCount",
-    "apply",
-    "available",
-    "build",
-    "register",
-]

@@ -1,15 +1,11 @@
-"""What a filter of pseudo-labels is, and how several are applied in order.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
+"""What a filter of pseudo-labels is, and how several are applied in order."""
 
 import abc
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.registry import Registry
 from espnet_softpl.core.stateful import Stateful
@@ -19,64 +15,38 @@ KEPT = -1
 
 
 class Candidate(NamedTuple):
-    """What a filter may look at: a batch of labels before the criterion sees them.
+    """What a filter may look at: a batch of labels before the criterion sees them."""
 
-    Attributes:
-        label: The labels of B utterances, after shaping.
-        speech_lengths: Length of the audio, (B,), in samples.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-        relabel: Labels the same audio again by the teacher with dropout on, without
-            gradient; a fresh draw at each call.
-    """
-
-    label: PseudoLabel
-    speech_lengths: torch.Tensor
-    labeled_tokens_per_sample: float
+    label: PseudoLabel  # After shaping.
+    speech_lengths: Tensor  # In samples, (B,).
+    labeled_tokens_per_sample: float  # Speech rate of labeled data, NaN if unknown.
+    # Label the same audio again by the teacher with dropout on, a fresh draw each time.
     relabel: Callable[[], PseudoLabel]
 
 
 class Filter(Stateful, abc.ABC):
     """A rule that gives each label of a batch a factor on its weight.
 
-    Subclasses implement `__call__` and take their settings as keyword arguments. They
-    leave the candidate as it is, and what they compute has no gradient.
-
-    Attributes:
-        needs_rate: True if `Candidate.labeled_tokens_per_sample` is used.
-        needs_labeled: True if `observe` is to be called.
-        needs_dropout: True if `Candidate.relabel` is used.
+    Subclasses implement `__call__` and take their settings as keyword arguments; a
+    value that is out of its range raises ValueError. They leave the candidate as it is,
+    and what they compute has no gradient.
     """
 
-    needs_rate: bool = False
-    needs_labeled: bool = False
-    needs_dropout: bool = False
+    needs_rate: bool = False  # Whether `Candidate.labeled_tokens_per_sample` is used,
+    needs_labeled: bool = False  # `observe` is to be called,
+    needs_dropout: bool = False  # and `Candidate.relabel` is used.
 
     @abc.abstractmethod
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
-        """Judge a batch of labels.
-
-        Args:
-            candidate: The labels of B utterances, and what they were made of.
-
-        Returns:
-            (B,), in [0, 1] (or bool): the factor on the weight of each utterance; 0
-            drops it.
-        """
+    def __call__(self, candidate: Candidate) -> Tensor:
+        """Return the factor on each utterance's weight, (B,), in [0, 1] or bool."""
 
     def observe(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        tokens: torch.Tensor,
-        token_lengths: torch.Tensor,
+        self, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> None:
         """Look at a labeled batch; there is nothing to do unless a subclass says so.
 
-        Args:
-            log_probs: The model's frame log-posteriors, (B, T, V), without gradient.
-            lengths: Frames per utterance, (B,).
-            tokens: The true transcripts, (B, U), padded with -1.
-            token_lengths: Tokens per utterance, (B,).
+        The model's frame log-posteriors (B, T, V), without gradient, with lengths (B,),
+        and the true transcripts (B, U), padded with -1, with theirs.
         """
 
 
@@ -90,7 +60,7 @@ build = REGISTRY.build
 @torch.no_grad()
 def apply(
     filters: Sequence[tuple[str, Filter]], candidate: Candidate
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Weigh a batch of labels by several filters, in order.
 
     Once nothing is left of a batch, the filters that remain are not called: the later
@@ -98,7 +68,7 @@ def apply(
 
     Args:
         filters: Names and filters.
-        candidate: The labels of B utterances, and what they were made of.
+        candidate: The batch.
 
     Returns:
         weight (B,), the label's own times all factors; and reason (B,), int64: the

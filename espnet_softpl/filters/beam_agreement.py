@@ -1,11 +1,6 @@
-"""Leave out utterances whose transcript depends on how it is searched for.
+"""Leave out utterances whose transcript depends on how it is searched for."""
 
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, not_negative
 from espnet_softpl.ctc import greedy
@@ -33,16 +28,13 @@ class BeamAgreement(Filter):
         beam_size: Prefixes kept at each frame, at least 1.
         max_distance: Largest distance, in edits per token of the greedy transcript, at
             least 0; it may pass 1.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     def __init__(self, beam_size: int = 8, max_distance: float = 0.1) -> None:
         self.beam_size = at_least("beam_size", beam_size, 1)
         self.max_distance = not_negative("max_distance", max_distance)
 
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""
         label = candidate.label
         best = prefix_beam_search(label.log_probs, label.lengths, 1, self.beam_size)

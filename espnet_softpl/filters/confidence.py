@@ -1,14 +1,10 @@
-"""Leave out utterances of which the teacher is not sure enough.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
+"""Leave out utterances of which the teacher is not sure enough."""
 
 import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, fraction, is_finite
 from espnet_softpl.ctc import greedy
@@ -21,10 +17,7 @@ ENOUGH = 50
 
 
 def calibrate(
-    confidence: torch.Tensor,
-    errors: torch.Tensor,
-    tokens: torch.Tensor,
-    max_error: float,
+    confidence: Tensor, errors: Tensor, tokens: Tensor, max_error: float
 ) -> float:
     """Find the lowest confidence down to which labels are good enough.
 
@@ -81,13 +74,6 @@ class Confidence(Filter):
         max_error: Highest token error rate of what is kept, in (0, 1]. Exactly one of
             the two must be given.
         window: Labeled utterances that are remembered for `max_error`, at least 1.
-
-    Attributes:
-        threshold: The lowest confidence that is kept now; infinity keeps nothing.
-
-    Raises:
-        ValueError: A value is out of its range, or both or none of `threshold` and
-            `max_error` are given.
     """
 
     def __init__(
@@ -113,7 +99,7 @@ class Confidence(Filter):
         else:
             self._remember(self._observed)
 
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""
         label = candidate.label
         confidence = utterance_confidence(label.log_probs, label.lengths)
@@ -121,11 +107,7 @@ class Confidence(Filter):
 
     @torch.no_grad()
     def observe(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        tokens: torch.Tensor,
-        token_lengths: torch.Tensor,
+        self, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
     ) -> None:
         """See `Filter.observe`; utterances with NaN for posteriors are passed over."""
         if not self.needs_labeled:
@@ -145,7 +127,7 @@ class Confidence(Filter):
         if self.needs_labeled:
             self._remember(state["observed"].to(self._observed))
 
-    def _remember(self, observed: torch.Tensor) -> None:
+    def _remember(self, observed: Tensor) -> None:
         """Keep the last rows, and set the threshold by them."""
         self._observed = observed[-self.window :].clone()
         if len(self._observed) < min(self.window, ENOUGH):

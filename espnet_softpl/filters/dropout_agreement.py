@@ -1,11 +1,7 @@
-"""Leave out transcripts that change when the teacher labels with dropout.
-
-B utterances, U labels.
-"""
-
-from __future__ import annotations
+"""Leave out transcripts that change when the teacher labels with dropout."""
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, not_negative
 from espnet_softpl.ctc.edit_distance import distance
@@ -33,9 +29,6 @@ class DropoutAgreement(Filter):
         samples: N, at least 1.
         max_distance: Largest distance, in edits per token of the label, at least 0; it
             may pass 1.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     needs_dropout = True
@@ -44,7 +37,7 @@ class DropoutAgreement(Filter):
         self.samples = at_least("samples", samples, 1)
         self.max_distance = not_negative("max_distance", max_distance)
 
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""
         label = candidate.label
         highest = torch.zeros_like(label.lengths, dtype=torch.float32)

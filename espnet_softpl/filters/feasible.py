@@ -1,11 +1,6 @@
-"""Leave out transcripts that the frames cannot hold.
+"""Leave out transcripts that the frames cannot hold."""
 
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least
 from espnet_softpl.ctc import min_frames
@@ -27,15 +22,12 @@ class Feasible(Filter):
 
     Args:
         slack: Frames that must be left over, at least 0.
-
-    Raises:
-        ValueError: slack is negative or not an integer.
     """
 
     def __init__(self, slack: int = 0) -> None:
         self.slack = at_least("slack", slack, 0)
 
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""
         label = candidate.label
         needed = min_frames(label.tokens, label.token_lengths) + self.slack

@@ -1,11 +1,6 @@
-"""Leave out transcripts that are spoken much slower or faster than labeled speech.
+"""Leave out transcripts that are spoken much slower or faster than labeled speech."""
 
-B utterances.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative, positive
 from espnet_softpl.filters.base import Candidate, Filter, register
@@ -30,9 +25,6 @@ class Rate(Filter):
         min_ratio: Lowest r, at least 0; None sets no lower limit.
         max_ratio: Highest r, greater than 0 and at least `min_ratio`; None sets no
             upper limit. At least one of the two is needed.
-
-    Raises:
-        ValueError: A value is out of its range, or none is given.
     """
 
     needs_rate = True
@@ -49,7 +41,7 @@ class Rate(Filter):
                 f"max_ratio must be at least min_ratio={min_ratio!r}, got {max_ratio!r}"
             )
 
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""
         samples = candidate.speech_lengths.clamp(min=1).double()
         rate = candidate.label.token_lengths / samples

@@ -1,11 +1,6 @@
-"""Leave out transcripts that are too short or too long.
+"""Leave out transcripts that are too short or too long."""
 
-B utterances.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least
 from espnet_softpl.filters.base import Candidate, Filter, register
@@ -27,9 +22,6 @@ class TokenCount(Filter):
         min_tokens: Fewest tokens that are kept, at least 0; 0 sets no lower limit.
         max_tokens: Most tokens that are kept, at least `min_tokens`; None sets no upper
             limit.
-
-    Raises:
-        ValueError: A value is out of its range or not an integer.
     """
 
     def __init__(self, min_tokens: int = 1, max_tokens: int | None = None) -> None:
@@ -38,7 +30,7 @@ class TokenCount(Filter):
             at_least("max_tokens", max_tokens, min_tokens)
         self.max_tokens = max_tokens
 
-    def __call__(self, candidate: Candidate) -> torch.Tensor:
+    def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""
         count = candidate.label.token_lengths
         keep = count >= self.min_tokens

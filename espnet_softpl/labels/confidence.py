@@ -1,39 +1,21 @@
-"""How sure a teacher is of frames, tokens and utterances.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""How sure a teacher is of frames, tokens and utterances."""
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
 
 
-def frame_confidence(log_probs: torch.Tensor) -> torch.Tensor:
-    """Return the posterior of the best token of every frame.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-
-    Returns:
-        (B, T), in [0, 1].
-    """
+def frame_confidence(log_probs: Tensor) -> Tensor:
+    """Return the best token's posterior of every frame: (B, T, V) to (B, T)."""
     return in_float32(log_probs.amax(-1)).exp()
 
 
-def token_confidence(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def token_confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Return, for every frame, the highest posterior in its run of the best path.
 
     A run is a stretch of frames with the same best token: all frames of a token, or of
-    a pause, get the same value.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        (B, T), in [0, 1]; any value in the padding.
+    a pause, get the same value, (B, T); any value stands in the padding.
     """
     path = log_probs.argmax(-1)
     # The padding is a run of its own, whatever it holds.
@@ -46,18 +28,10 @@ def token_confidence(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Te
     return highest.gather(1, run)
 
 
-def utterance_confidence(
-    log_probs: torch.Tensor, lengths: torch.Tensor
-) -> torch.Tensor:
-    """Return the geometric mean of the best posteriors of the frames with a token.
+def utterance_confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """Return the geometric mean, (B,), of the best posteriors of frames with a token.
 
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        (B,), in [0, 1], over the frames whose best token is not blank, or over all
-        frames if there are none.
+    These are the frames whose best token is not blank, or all if there are none.
     """
     best, path = log_probs.max(-1)
     mask = frame_mask(lengths, path.size(1))

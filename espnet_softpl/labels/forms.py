@@ -1,18 +1,10 @@
-"""Who learns from a label beside the last layer's CTC: the decoder, other layers.
-
-B utterances, U labels, V tokens with blank. The positions of a decoder are its
-transcript's tokens and the end after them: U + 1.
-"""
-
-from __future__ import annotations
+"""Who learns from a label beside the last layer's CTC: the decoder, other layers."""
 
 import dataclasses
 
 from espnet_softpl.core.ranges import choice
 
 DECODER_TARGETS = ("auto", "none", "transcript", "forced", "forced_soft")
-
-
 LAYER_TARGETS = ("none", "last", "own")
 
 
@@ -53,12 +45,7 @@ class LabelForms:
         return self.decoder == "forced_soft"
 
     def decoder_target(self, on_transcripts: bool, transducer: bool) -> str:
-        """Return what a decoder is trained on: any of `decoder` but `auto`.
-
-        Args:
-            on_transcripts: Whether the criterion is on transcripts.
-            transducer: Whether the decoder is a transducer's.
-        """
+        """Return what a decoder is trained on: any of `decoder` but `auto`."""
         if self.decoder != "auto":
             return self.decoder
         return "transcript" if on_transcripts and not transducer else "none"

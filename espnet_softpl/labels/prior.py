@@ -1,13 +1,9 @@
-"""The mean frame posterior: of a batch, and as a running mean over batches.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""The mean frame posterior: of a batch, and as a running mean over batches."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import fraction
 from espnet_softpl.ctc import frame_mask, in_float32
@@ -16,13 +12,8 @@ from espnet_softpl.ctc import frame_mask, in_float32
 FLOOR = 1e-6
 
 
-def mean_posterior(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average the frame posteriors of a batch.
-
-    Args:
-        log_probs: Normalized frame log-posteriors, (B, T, V). Half precision is
-            computed in float32.
-        mask: The frames to average, (B, T), bool.
+def mean_posterior(log_probs: Tensor, mask: Tensor) -> Tensor:
+    """Average the posteriors (B, T, V) of the frames that a mask (B, T) marks.
 
     Returns:
         (V,), a distribution, with gradient; zeros if no frame is marked.
@@ -32,17 +23,11 @@ def mean_posterior(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return probs.sum(0) / max(probs.size(0), 1)
 
 
-def with_floor(distribution: torch.Tensor) -> torch.Tensor:
-    """Give every token a share of at least about 1e-6.
+def with_floor(distribution: Tensor) -> Tensor:
+    """Give every token a share of at least about 1e-6, in a distribution (V,).
 
     A token that was never seen is rare, not impossible: at a share of 0, its
     log-ratio to any other estimate would be infinite.
-
-    Args:
-        distribution: (V,), not negative, with sum 1.
-
-    Returns:
-        (V,), positive, with sum 1.
     """
     floored = distribution.clamp(min=FLOOR)
     return floored / floored.sum()
@@ -58,25 +43,18 @@ class RunningMean:
 
     Args:
         decay: In [0, 1]; 0 is the latest batch, 1 the plain mean of all batches.
-
-    Raises:
-        ValueError: decay is out of its range.
     """
 
     def __init__(self, decay: float = 0.99) -> None:
         self.decay = fraction("decay", decay)
-        self._total: torch.Tensor | None = None
+        self._total: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Take in a batch.
+    def update(self, log_probs: Tensor, lengths: Tensor) -> None:
+        """Take in a batch, (B, T, V), of lengths (B,).
 
         A batch without frames, or with a posterior that is NaN (an overflow in mixed
         precision), is passed over: it would stay in the mean for good.
-
-        Args:
-            log_probs: Normalized frame log-posteriors, (B, T, V).
-            lengths: Frames per utterance, (B,).
         """
         mean = mean_posterior(log_probs, frame_mask(lengths, log_probs.size(1)))
         if not mean.sum() > 0:
@@ -87,7 +65,7 @@ class RunningMean:
         self._total = mean
 
     @property
-    def value(self) -> torch.Tensor | None:
+    def value(self) -> Tensor | None:
         """The mean, (V,), float32, with sum 1; None before the first batch."""
         return None if self._total is None else self._total / self._total.sum()
 
@@ -96,9 +74,5 @@ class RunningMean:
         return {"total": self._total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Args:
-            state: What `state_dict` returned.
-        """
+        """Restore what `state_dict` returned."""
         self._total = state["total"]

@@ -1,10 +1,4 @@
-"""Pseudo-labels: what a teacher outputs for a batch of unlabeled utterances.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels, P positions
-of a decoder.
-"""
-
-from __future__ import annotations
+"""Pseudo-labels: what a teacher outputs for a batch of unlabeled utterances."""
 
 import dataclasses
 import math
@@ -12,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.ctc import PADDING, collapse, frame_mask
 
@@ -19,98 +14,67 @@ from espnet_softpl.ctc import PADDING, collapse, frame_mask
 class PseudoLabel(NamedTuple):
     """The label of a batch of unlabeled utterances.
 
-    Attributes:
-        log_probs: The teacher's frame log-posteriors, (B, T, V), without gradient.
-        lengths: Frames per utterance, (B,).
-        tokens: The teacher's transcript, (B, U), padded with -1.
-        token_lengths: Tokens per utterance, (B,).
-        weight: Trust in each utterance, (B,), at least 0; 0 leaves it out exactly.
-        frame_weight: Trust in each frame, (B, T), in [0, 1], or None for full trust.
-            It multiplies the student's log-posteriors: a frame of weight 0 costs
-            nothing and, in a sum over alignments, may be any token.
-        prior: The mean frame posterior on labeled data, (V,), or None if unknown.
-        second_view: The student's log-posteriors of a second augmentation of the
-            same audio, (B, T, V), with gradient; only for criteria with two `views`.
+    `frame_weight` multiplies the student's log-posteriors: a frame of weight 0 costs
+    nothing and, in a sum over alignments, may be any token.
     """
 
-    log_probs: torch.Tensor
-    lengths: torch.Tensor
-    tokens: torch.Tensor
-    token_lengths: torch.Tensor
-    weight: torch.Tensor
-    frame_weight: torch.Tensor | None = None
-    prior: torch.Tensor | None = None
-    second_view: torch.Tensor | None = None
+    log_probs: Tensor  # The teacher's frame log-posteriors, (B, T, V), no gradient.
+    lengths: Tensor  # Frames per utterance, (B,).
+    tokens: Tensor  # The teacher's transcript, (B, U), padded with -1.
+    token_lengths: Tensor  # Tokens per utterance, (B,).
+    weight: Tensor  # Trust in each utterance, (B,), >= 0; 0 leaves it out exactly.
+    frame_weight: Tensor | None = None  # Trust in each frame, (B, T), in [0, 1].
+    prior: Tensor | None = None  # The mean posterior on labeled data, (V,), if known.
+    # The student's log-posteriors of a second augmentation of the same audio,
+    # (B, T, V), with gradient; only for criteria with two `views`.
+    second_view: Tensor | None = None
 
 
 class DecoderLabel(NamedTuple):
     """What the teacher's decoder answers, fed with the transcript of its CTC head.
 
-    Attributes:
-        tokens: Its best token at each position, (B, P), padded with -1.
-        lengths: Positions per utterance, (B,): the transcript's tokens and the end.
-        log_probs: Its log-posteriors, (B, P, V), without gradient; None if only
-            the best tokens are the target.
+    It has P = U + 1 positions: the transcript's tokens and the end.
     """
 
-    tokens: torch.Tensor
-    lengths: torch.Tensor
-    log_probs: torch.Tensor | None = None
+    tokens: Tensor  # Its best token at each position, (B, P), padded with -1.
+    lengths: Tensor  # Positions per utterance, (B,).
+    # Its log-posteriors, (B, P, V), without gradient; None if the target is the tokens.
+    log_probs: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The labels of a mini-batch, ready for the criterion.
-
-    Attributes:
-        utterance_ids: B ids.
-        label: The label after shaping and filters.
-        path: The teacher's best token of every frame, before shaping, (B, T), -1 in
-            the padding.
-        reason: Which filter dropped each utterance, (B,): its index; -1 for those
-            that are kept, and the number of filters for those that another part
-            dropped.
-        statistics: What `statistics.label_statistics` computes of the labels as made.
-        step: The mini-batch of training at which they were made.
-        uses: Training steps on these labels so far, if they are in a cache.
-        decoder: What the teacher's decoder answers to the label's transcript; None
-            if it is not asked.
-        layers: Labels of the teacher's intermediate layers, in order, each with a
-            factor on the trust in the label; empty if they are not asked for.
-    """
+    """The labels of a mini-batch, ready for the criterion."""
 
     utterance_ids: list[str]
-    label: PseudoLabel
-    path: torch.Tensor
-    reason: torch.Tensor
-    statistics: Mapping[str, torch.Tensor | float]
-    step: int
-    uses: int = 0
-    decoder: DecoderLabel | None = None
+    label: PseudoLabel  # After shaping and filters.
+    path: Tensor  # Best token of every frame, before shaping, (B, T), -1 in padding.
+    # Which filter dropped each utterance, (B,): its index; -1 for those that are kept,
+    # and the number of filters for those that another part dropped.
+    reason: Tensor
+    statistics: Mapping[str, Tensor | float]  # `label_statistics` of them as made.
+    step: int  # The mini-batch of training at which they were made.
+    uses: int = 0  # Training steps on these labels so far, if they are in a cache.
+    decoder: DecoderLabel | None = None  # None if the teacher's decoder is not asked.
+    # Labels of the teacher's intermediate layers, in order, each with a factor on the
+    # trust in the label; empty if they are not asked for.
     layers: tuple[PseudoLabel, ...] = ()
 
-    def transcripts(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def transcripts(self) -> tuple[Tensor, Tensor]:
         """Return the teacher's greedy transcripts, (B, U), and their lengths, (B,)."""
         return collapse(self.path, self.label.lengths)
 
 
-def best_path(log_probs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def best_path(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Return the best token of every frame, (B, T), -1 in the padding."""
     path = log_probs.argmax(-1)
     return path.masked_fill(~frame_mask(lengths, path.size(1)), PADDING)
 
 
-def without_nan(
-    log_probs: torch.Tensor, lengths: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make frames uniform that are NaN, or that give no token a chance.
+def without_nan(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Make frames of (B, T, V) uniform that are NaN, or give no token a chance.
 
-    Args:
-        log_probs: (B, T, V).
-        lengths: (B,).
-
-    Returns:
-        log_probs, and (B,), False for the utterances that have such frames.
+    Returns log_probs, and (B,), False for the utterances that have such frames.
     """
     sound = log_probs.amax(-1).isfinite()
     flat = log_probs.new_tensor(-math.log(log_probs.size(-1)))

@@ -3,5 +3,3 @@
 from espnet_softpl.regularizers.base import REGISTRY, available, build, register
 from espnet_softpl.regularizers.mean_entropy import MeanEntropy
 from espnet_softpl.regularizers.prior_kl import PriorKL
-
-__all__ = ["REGISTRY", "MeanEntropy", "PriorKL", "available", "build", "register"]

@@ -1,11 +1,6 @@
-"""Regularizers: criteria on the student's mean posterior, added to any criterion.
+"""Regularizers: criteria on the student's mean posterior, added to any criterion."""
 
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative
 from espnet_softpl.core.registry import Registry
@@ -22,18 +17,15 @@ build = REGISTRY.build
 
 
 def kept_mean(
-    log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-) -> tuple[torch.Tensor, torch.Tensor]:
+    log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+) -> tuple[Tensor, Tensor]:
     """Average the student's posteriors over the utterances that are kept.
 
     A term R of the mean, in nats per frame, becomes a loss in nats per utterance as
     frames * R: it then weighs against a criterion alike in batches of any size.
 
-    Args:
-        log_probs: The student's normalized frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-        pseudo_label: The label, for its `weight`: utterances above 0 are kept, and
-            all of them count alike. `frame_weight` is ignored.
+    Arguments as for `PLCriterion.forward`. Kept are utterances with a `weight` above 0,
+    all of them alike; `frame_weight` is ignored.
 
     Returns:
         mean (V,), with gradient, zeros if nothing is kept; and frames (B,), 0 for
@@ -50,9 +42,6 @@ class MeanRegularizer(PLCriterion):
 
     Args:
         weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
-
-    Raises:
-        ValueError: weight is out of its range.
     """
 
     needs_posteriors = False

@@ -1,24 +1,16 @@
-"""Entropy of the mean posterior: against the use of few tokens.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""Entropy of the mean posterior: against the use of few tokens."""
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 
 
-def negative_entropy(mean: torch.Tensor) -> torch.Tensor:
-    """Compute sum_v m(v) log m(v).
+def negative_entropy(mean: Tensor) -> Tensor:
+    """Compute sum_v m(v) log m(v), a scalar in nats, in [-log V, 0], from m, (V,).
 
-    Args:
-        mean: m, (V,). Shares of exactly 0 cost nothing, and have a finite gradient.
-
-    Returns:
-        A scalar in nats, in [-log V, 0].
+    Shares of exactly 0 cost nothing, and have a finite gradient.
     """
     tiny = torch.finfo(mean.dtype).tiny
     return (mean * mean.clamp(min=tiny).log()).sum()
@@ -43,8 +35,8 @@ class MeanEntropy(MeanRegularizer):
     """
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         mean, frames = kept_mean(log_probs, lengths, pseudo_label)
         return self.weight * frames * negative_entropy(mean)

@@ -1,11 +1,6 @@
-"""Divergence of the mean posterior from that on labeled data.
+"""Divergence of the mean posterior from that on labeled data."""
 
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
-
-import torch
+from torch import Tensor
 
 from espnet_softpl.labels.prior import with_floor
 from espnet_softpl.labels.pseudo_label import PseudoLabel
@@ -13,16 +8,13 @@ from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
 from espnet_softpl.regularizers.mean_entropy import negative_entropy
 
 
-def kl_to_prior(mean: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """Compute KL(m || q) = sum_v m(v) log (m(v) / q(v)).
+def kl_to_prior(mean: Tensor, prior: Tensor) -> Tensor:
+    """Compute KL(m || q) = sum_v m(v) log (m(v) / q(v)), a scalar in nats, at least 0.
 
     Args:
         mean: m, (V,). Shares of exactly 0 cost nothing, and have a finite gradient.
         prior: q, (V,); a token never seen is given a small share, for its cost
             would be infinite. No gradient flows to it.
-
-    Returns:
-        A scalar in nats, at least 0.
     """
     log_prior = with_floor(prior.detach().to(mean)).log()
     return negative_entropy(mean) - (mean * log_prior).sum()
@@ -51,8 +43,8 @@ class PriorKL(MeanRegularizer):
     needs_prior = True
 
     def forward(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor, pseudo_label: PseudoLabel
-    ) -> torch.Tensor:
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
         """See `PLCriterion.forward`."""
         mean, frames = kept_mean(log_probs, lengths, pseudo_label)
         if pseudo_label.prior is None:

@@ -10,18 +10,3 @@ from espnet_softpl.shaping.confidence import (
 )
 from espnet_softpl.shaping.sample import Sample
 from espnet_softpl.shaping.sharpen import Sharpen
-
-__all__ = [
-    "REGISTRY",
-    "Align",
-    "FrameConfidence",
-    "Sample",
-    "Sharpen",
-    "Shaping",
-    "ShiftBlank",
-    "TokenConfidence",
-    "UtteranceConfidence",
-    "available",
-    "build",
-    "register",
-]

@@ -1,13 +1,9 @@
-"""Align the teacher's use of tokens with that on labeled data.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""Align the teacher's use of tokens with that on labeled data."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative
 from espnet_softpl.ctc import in_float32
@@ -15,12 +11,8 @@ from espnet_softpl.labels.prior import RunningMean, with_floor
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register, relabel
 
-MAX_RATIO = 10.0
 
-
-def align(
-    log_probs: torch.Tensor, prior: torch.Tensor, mean: torch.Tensor, power: float = 1.0
-) -> torch.Tensor:
+def align(log_probs: Tensor, prior: Tensor, mean: Tensor, power: float = 1.0) -> Tensor:
     """Multiply posteriors by (prior / mean) ** power, and renormalize.
 
     Args:
@@ -30,12 +22,9 @@ def align(
             token that neither has seen is left as it is, and the ratio is held in
             [1/10, 10]: that of a rare token is mostly chance.
         power: At least 0; 0 changes nothing, 1 aligns fully.
-
-    Returns:
-        (B, T, V), normalized.
     """
     ratio = with_floor(prior.to(log_probs)) / with_floor(mean.to(log_probs))
-    log_ratio = ratio.clamp(1.0 / MAX_RATIO, MAX_RATIO).log()
+    log_ratio = ratio.clamp(0.1, 10.0).log()
     return (log_probs + power * log_ratio).log_softmax(-1)
 
 
@@ -58,9 +47,6 @@ class Align(Shaping):
     Args:
         decay: Of the running mean per batch, in [0, 1].
         power: At least 0; 0 changes nothing, 1 is the full alignment.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     needs_prior = True
@@ -81,7 +67,7 @@ class Align(Shaping):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Shaping.state_dict`: the running mean's."""
+        """See `Shaping.state_dict`."""
         return self.mean.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,13 +1,8 @@
-"""What may change a teacher's label before the criterion sees it.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
+"""What may change a teacher's label before the criterion sees it."""
 
 import abc
 
-import torch
+from torch import Tensor
 
 from espnet_softpl.core.registry import Registry
 from espnet_softpl.core.stateful import Stateful
@@ -18,27 +13,17 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 class Shaping(Stateful, abc.ABC):
     """A change to a pseudo-label, which leaves the label it is given as it is.
 
-    Subclasses implement `__call__` and take their settings as keyword arguments. What
-    they compute has no gradient, and is in float32 for half precision.
-
-    Attributes:
-        needs_prior: True if `PseudoLabel.prior` is used.
-        sets_frame_weight: True if `PseudoLabel.frame_weight` is set.
+    Subclasses implement `__call__` and take their settings as keyword arguments; a
+    value that is out of its range raises ValueError. What they compute has no gradient,
+    and is in float32 for half precision.
     """
 
-    needs_prior: bool = False
-    sets_frame_weight: bool = False
+    needs_prior: bool = False  # Whether `PseudoLabel.prior` is used,
+    sets_frame_weight: bool = False  # and `frame_weight` set.
 
     @abc.abstractmethod
     def __call__(self, label: PseudoLabel) -> PseudoLabel:
-        """Change a batch of labels.
-
-        Args:
-            label: The labels of B utterances.
-
-        Returns:
-            The changed labels.
-        """
+        """Return the changed labels of a batch."""
 
 
 REGISTRY: Registry[Shaping] = Registry("pl_shaping", Shaping)
@@ -48,16 +33,8 @@ available = REGISTRY.available
 build = REGISTRY.build
 
 
-def relabel(label: PseudoLabel, log_probs: torch.Tensor) -> PseudoLabel:
-    """Replace the teacher's posteriors, and read the transcript from the new ones.
-
-    Args:
-        label: The labels of B utterances.
-        log_probs: The new frame log-posteriors, (B, T, V).
-
-    Returns:
-        The label with new log_probs, tokens and token_lengths.
-    """
+def relabel(label: PseudoLabel, log_probs: Tensor) -> PseudoLabel:
+    """Replace the posteriors, (B, T, V), and read the transcript from the new ones."""
     tokens, token_lengths = greedy(log_probs, label.lengths)
     return label._replace(
         log_probs=log_probs, tokens=tokens, token_lengths=token_lengths

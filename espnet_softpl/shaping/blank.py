@@ -1,11 +1,7 @@
-"""Shift the teacher's balance between blank and tokens.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""Shift the teacher's balance between blank and tokens."""
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import finite, not_negative
 from espnet_softpl.ctc import BLANK, in_float32
@@ -14,16 +10,8 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register, relabel
 
 
-def shift_blank(log_probs: torch.Tensor, shift: float | torch.Tensor) -> torch.Tensor:
-    """Add to the log-posterior of blank, and renormalize.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V), float32 or float64.
-        shift: In nats, a number or a scalar tensor.
-
-    Returns:
-        (B, T, V), normalized.
-    """
+def shift_blank(log_probs: Tensor, shift: float | Tensor) -> Tensor:
+    """Add a number of nats to the log-posterior of blank, and renormalize (B, T, V)."""
     shifted = log_probs.clone()
     shifted[..., BLANK] += shift
     return shifted.log_softmax(-1)
@@ -46,9 +34,6 @@ class ShiftBlank(Shaping):
     Args:
         bias: In nats, finite; 0 changes nothing.
         prior_scale: At least 0; 0 leaves the prior out.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     def __init__(self, bias: float = 0.0, prior_scale: float = 0.0) -> None:
@@ -60,7 +45,7 @@ class ShiftBlank(Shaping):
     def __call__(self, label: PseudoLabel) -> PseudoLabel:
         """See `Shaping.__call__`."""
         log_probs = in_float32(label.log_probs)
-        shift: float | torch.Tensor = self.bias
+        shift: float | Tensor = self.bias
         if self.needs_prior and label.prior is not None:
             odds = with_floor(label.prior.to(log_probs))[BLANK].logit()
             shift = self.bias - self.prior_scale * odds

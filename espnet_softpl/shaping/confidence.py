@@ -1,11 +1,7 @@
-"""Weigh frames, tokens and utterances by how sure the teacher is of them.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""Weigh frames, tokens and utterances by how sure the teacher is of them."""
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import fraction, not_negative
 from espnet_softpl.ctc import frame_mask
@@ -18,16 +14,8 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.shaping.base import Shaping, register
 
 
-def weigh_frames(label: PseudoLabel, weight: torch.Tensor) -> PseudoLabel:
-    """Multiply a label's frame weights.
-
-    Args:
-        label: The labels of B utterances; without frame weights they are 1.
-        weight: (B, T), in [0, 1].
-
-    Returns:
-        The label with new frame weights, 0 in the padding.
-    """
+def weigh_frames(label: PseudoLabel, weight: Tensor) -> PseudoLabel:
+    """Multiply a label's frame weights, if any, by (B, T) in [0, 1]; padding gets 0."""
     if label.frame_weight is not None:
         weight = weight * label.frame_weight
     mask = frame_mask(label.lengths, weight.size(1))
@@ -47,9 +35,6 @@ class FrameConfidence(Shaping):
 
     Args:
         threshold: In [0, 1]; 0 keeps every frame.
-
-    Raises:
-        ValueError: threshold is out of its range.
     """
 
     sets_frame_weight = True
@@ -70,16 +55,13 @@ class Weighing(Shaping):
     Args:
         power: At least 0; 0 weighs everything above the threshold alike.
         threshold: In [0, 1]; what is below it has weight 0.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     def __init__(self, power: float = 1.0, threshold: float = 0.0) -> None:
         self.power = not_negative("power", power)
         self.threshold = fraction("threshold", threshold)
 
-    def weight_of(self, confidence: torch.Tensor) -> torch.Tensor:
+    def weight_of(self, confidence: Tensor) -> Tensor:
         """Turn confidence of any shape, in [0, 1], into weights of that shape."""
         return torch.where(confidence >= self.threshold, confidence**self.power, 0.0)
 

@@ -1,9 +1,4 @@
-"""Replace the greedy transcript by a sampled one.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
+"""Replace the greedy transcript by a sampled one."""
 
 import torch
 
@@ -31,9 +26,6 @@ class Sample(Shaping):
 
     Args:
         temperature: Greater than 0; towards 0 the greedy transcript.
-
-    Raises:
-        ValueError: temperature is out of its range.
     """
 
     def __init__(self, temperature: float = 0.3) -> None:

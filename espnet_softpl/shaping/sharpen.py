@@ -1,9 +1,4 @@
-"""Sharpen (or flatten) the teacher's posteriors.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
-
-from __future__ import annotations
+"""Sharpen (or flatten) the teacher's posteriors."""
 
 import torch
 
@@ -29,9 +24,6 @@ class Sharpen(Shaping):
     Args:
         temperature: Greater than 0; below 1 sharpens, above 1 flattens, 1 changes
             nothing.
-
-    Raises:
-        ValueError: temperature is out of its range.
     """
 
     def __init__(self, temperature: float = 0.5) -> None:

@@ -1,11 +1,10 @@
 """What every teacher can do, and the live student as the simplest of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.registry import Registry
@@ -14,18 +13,16 @@ from espnet_softpl.core.registry import Registry
 class Teacher:
     """The live student itself (`pl_teacher: student`), and the base of the others.
 
-    Its labels are made in eval mode: no dropout, batch-norm statistics as they are.
-
-    Attributes:
-        kind: What the state is marked with, so that it is restored into a teacher of
-            the same kind only; the class's name if a subclass does not say.
-        keep: Number of the best epochs whose model files must be kept for it.
-        criterion: What they are the best by, as in ESPnet's `best_model_criterion`:
-            phase, statistic, `min` or `max`; None if `keep` is 0.
+    Its labels are made in eval mode: no dropout, batch-norm statistics as they are. In
+    all methods, `student` is the model in training, not wrapped for distribution.
     """
 
+    # What the state is marked with, so that it is restored into a teacher of the same
+    # kind only; the class's name if a subclass does not say.
     kind: str = "student"
-    keep: int = 0
+    keep: int = 0  # Number of the best epochs whose model files must be kept for it.
+    # What they are the best by, as ESPnet's `best_model_criterion`: phase, statistic,
+    # `min` or `max`; None if `keep` is 0.
     criterion: tuple[str, str, str] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -33,34 +30,23 @@ class Teacher:
         cls.kind = vars(cls).get("kind", cls.__name__)
 
     def module(self, student: torch.nn.Module) -> torch.nn.Module:
-        """Return the module that labels now.
-
-        Args:
-            student: The model in training, not wrapped for distribution.
-        """
+        """Return the module that labels now."""
         return student
 
     def update(self, student: torch.nn.Module) -> None:
-        """Follow the student; called after every real optimizer step.
-
-        Args:
-            student: The model in training, not wrapped for distribution.
-        """
+        """Follow the student; called after every real optimizer step."""
 
     def begin_epoch(
         self,
         student: torch.nn.Module,
         finished: Sequence[tuple[int, float]],
-        read: Callable[[int], Mapping[str, torch.Tensor]],
+        read: Callable[[int], Mapping[str, Tensor]],
     ) -> None:
         """Take in the epochs before; called at the start of every epoch.
 
-        Args:
-            student: The model in training, not wrapped for distribution.
-            finished: Number and value of `criterion` of every finished epoch; NaN
-                if an epoch has none. Empty for a teacher without `criterion`.
-            read: Returns the model of an epoch, its `state_dict()` as ESPnet saved
-                it; for the `keep` best epochs.
+        `finished` has number and value of `criterion` of every finished epoch, NaN for
+        none; it is empty for a teacher without `criterion`. `read` returns the model of
+        one of the `keep` best epochs, its `state_dict()` as ESPnet saved it.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,10 +59,6 @@ class Teacher:
 
     def load_state_dict(self, state: dict[str, Any], student: torch.nn.Module) -> None:
         """Restore a state; subclasses call this first.
-
-        Args:
-            state: What `state_dict` returned.
-            student: The model in training, for its structure and device.
 
         Raises:
             UserError: It is the state of a teacher of another kind, or of another

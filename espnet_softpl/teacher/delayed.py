@@ -1,7 +1,5 @@
 """A copy of the student that is renewed now and then."""
 
-from __future__ import annotations
-
 import torch
 
 from espnet_softpl.teacher.base import register
@@ -24,9 +22,6 @@ class DelayedTeacher(FollowingTeacher):
     Args:
         steps: Optimizer steps from one copy to the next, at least 1; 1 is the student
             of the last update.
-
-    Raises:
-        ValueError: steps is out of its range.
     """
 
     kind = "delayed"

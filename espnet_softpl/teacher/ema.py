@@ -1,14 +1,10 @@
 """An exponential moving average of the student."""
 
-from __future__ import annotations
-
 import torch
 
 from espnet_softpl.core.ranges import at_least, choice, fraction, is_finite, positive
 from espnet_softpl.teacher.base import register
 from espnet_softpl.teacher.following import FollowingTeacher, follow
-
-DEFAULT_DECAY = 0.999
 
 
 def resolve_decay(
@@ -35,7 +31,7 @@ def resolve_decay(
             raise ValueError(f"retention must be a number in (0, 1], got {retention!r}")
         epoch = at_least("steps_per_epoch", steps_per_epoch, 1)
         return retention ** (every_steps / epoch)
-    return fraction("decay", DEFAULT_DECAY if decay is None else decay)
+    return fraction("decay", 0.999 if decay is None else decay)
 
 
 @register("ema")
@@ -70,9 +66,6 @@ class EMATeacher(FollowingTeacher):
         buffers: `copy` takes the student's buffers (batch-norm statistics) as they
             are, `average` averages the floating-point ones with the same decay.
             Integer ones (counters) are copied either way.
-
-    Raises:
-        ValueError: A value out of its range, or settings that exclude each other.
     """
 
     kind = "ema"

@@ -1,20 +1,19 @@
 """Teachers that follow the student, every so many optimizer steps."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least
 from espnet_softpl.teacher.frozen import FrozenTeacher
 
 
 def _copy_integers(
-    mine: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    mine: Iterable[Tensor], theirs: Iterable[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Copy what has no average, such as counters; return the rest in my precision."""
     old, new = [], []
     for my, their in zip(mine, theirs, strict=True):
@@ -26,13 +25,11 @@ def _copy_integers(
     return old, new
 
 
-def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def _follow_finite(
-    old: Sequence[torch.Tensor], new: Sequence[torch.Tensor], decay: float
-) -> None:
+def _follow_finite(old: Sequence[Tensor], new: Sequence[Tensor], decay: float) -> None:
     """Average in place, but leave a value as it is if the new one is not finite."""
     # One tensor: a handful of operations whatever the number of layers, and no value
     # has to be waited for, as a decision in Python would.
@@ -64,9 +61,6 @@ def follow(
         decay: In [0, 1]; 0 copies the student.
         average_buffers: Whether floating-point buffers are averaged like the weights;
             else they are copied.
-
-    Raises:
-        ValueError: The modules differ in the number of their tensors.
     """
     old, new = _copy_integers(teacher.parameters(), student.parameters())
     if old and decay == 0.0:
@@ -86,9 +80,6 @@ class FollowingTeacher(FrozenTeacher, abc.ABC):
     Args:
         every_steps: Optimizer steps from one move to the next, at least 1.
         name: What the setting is called in YAML.
-
-    Raises:
-        ValueError: every_steps is out of its range.
     """
 
     def __init__(self, every_steps: int, name: str = "every_steps") -> None:
@@ -99,12 +90,7 @@ class FollowingTeacher(FrozenTeacher, abc.ABC):
 
     @abc.abstractmethod
     def move(self, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
-        """Change the teacher's weights; `updates` counts this move already.
-
-        Args:
-            teacher: The copy that labels, changed in place.
-            student: The model in training.
-        """
+        """Change the copy that labels, in place; `updates` counts this move already."""
 
     def update(self, student: torch.nn.Module) -> None:
         """See `Teacher.update`; does nothing before the first unlabeled batch."""

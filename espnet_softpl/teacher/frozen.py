@@ -1,7 +1,5 @@
 """A teacher with weights of its own, which stay as they were when copied."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,13 +1,9 @@
-"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch.
-
-B utterances, N samples, T frames after subsampling, V tokens with blank, U labels.
-"""
-
-from __future__ import annotations
+"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch."""
 
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.modules import dropouts, evaluating
 from espnet_softpl.ctc import PADDING, frame_mask, greedy
@@ -16,22 +12,14 @@ from espnet_softpl.teacher import Teacher
 
 
 class CTCOutputs(NamedTuple):
-    """What a model's encoder and CTC head make of a batch.
+    """What a model's encoder and CTC head make of a batch."""
 
-    Attributes:
-        log_probs: Frame log-posteriors of the last layer, (B, T, V), in float32.
-        lengths: Frames per utterance, (B,).
-        encoder_out: What a decoder attends to, (B, T, D).
-        layers: Frame log-posteriors of intermediate layers, (B, T, V) each, in order;
-            empty if they were not asked for.
-    """
+    log_probs: Tensor  # Frame log-posteriors of the last layer, (B, T, V), in float32.
+    lengths: Tensor  # Frames per utterance, (B,).
+    encoder_out: Tensor  # What a decoder attends to, (B, T, D).
+    layers: tuple[Tensor, ...] = ()  # `log_probs` of intermediate layers, if asked for.
 
-    log_probs: torch.Tensor
-    lengths: torch.Tensor
-    encoder_out: torch.Tensor
-    layers: tuple[torch.Tensor, ...] = ()
-
-    def views(self, count: int) -> list[CTCOutputs]:
+    def views(self, count: int) -> list["CTCOutputs"]:
         """Split the outputs of `count` views that were run as one batch."""
         layers = [layer.chunk(count) for layer in self.layers]
         parts = zip(*(part.chunk(count) for part in self[:3]))
@@ -42,31 +30,15 @@ class CTCOutputs(NamedTuple):
 
 
 class TeacherOutputs(NamedTuple):
-    """What a teacher makes of a batch.
+    """What a teacher makes of a batch."""
 
-    Attributes:
-        label: The label that its CTC head makes, with full trust.
-        encoder_out: What its decoder attends to, (B, T, D).
-        layers: The labels that intermediate layers make, in order. Trust is 0 where
-            a layer's own transcript is empty and the last layer's is not: it would
-            learn to output nothing for speech.
-    """
-
-    label: PseudoLabel
-    encoder_out: torch.Tensor
-    layers: tuple[PseudoLabel, ...] = ()
+    label: PseudoLabel  # What its CTC head makes, with full trust.
+    encoder_out: Tensor  # What its decoder attends to, (B, T, D).
+    layers: tuple[PseudoLabel, ...] = ()  # What intermediate layers make, in order.
 
 
-def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
-    """Label by the best token of every frame, with full trust.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        The labels.
-    """
+def as_label(log_probs: Tensor, lengths: Tensor) -> PseudoLabel:
+    """Label by the best token of every frame, (B, T, V), with full trust."""
     tokens, token_lengths = greedy(log_probs, lengths)
     weight = torch.ones_like(log_probs[:, 0, 0])
     return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
@@ -75,9 +47,7 @@ def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
 class PseudoLabelGenerator:
     """Labels un-augmented audio with a teacher in eval mode, online.
 
-    Args:
-        teacher: Who labels.
-        layers: Whether intermediate layers label too.
+    With `layers`, intermediate layers label too.
     """
 
     def __init__(self, teacher: Teacher, layers: bool = False) -> None:
@@ -88,8 +58,8 @@ class PseudoLabelGenerator:
     def run(
         self,
         student: torch.nn.Module,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
+        speech: Tensor,
+        speech_lengths: Tensor,
         dropout: bool = False,
     ) -> TeacherOutputs:
         """Run the teacher on a mini-batch.
@@ -114,6 +84,7 @@ class PseudoLabelGenerator:
         layers = []
         for log_probs in outputs.layers:
             layer = as_label(log_probs, outputs.lengths)
+            # Else it would learn to output nothing for speech.
             is_trusted = (layer.token_lengths > 0) | (label.token_lengths == 0)
             layers.append(layer._replace(weight=is_trusted.to(layer.weight)))
         return TeacherOutputs(label, outputs.encoder_out, tuple(layers))
@@ -121,8 +92,8 @@ class PseudoLabelGenerator:
     def __call__(
         self,
         student: torch.nn.Module,
-        speech: torch.Tensor,
-        speech_lengths: torch.Tensor,
+        speech: Tensor,
+        speech_lengths: Tensor,
         dropout: bool = False,
     ) -> PseudoLabel:
         """Return the CTC head's labels of a mini-batch, (B, N); see `run`."""
@@ -131,7 +102,7 @@ class PseudoLabelGenerator:
     @torch.no_grad()
     def force(
         self, student: torch.nn.Module, outputs: TeacherOutputs, label: PseudoLabel
-    ) -> tuple[DecoderLabel, torch.Tensor]:
+    ) -> tuple[DecoderLabel, Tensor]:
         """Feed the teacher's decoder with transcripts, all positions at once.
 
         Source: CTC-driven teacher forcing, USR 2.0 (Haliassos et al. 2026,

@@ -1,13 +1,12 @@
 """The average of the best epochs' models."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from espnet_softpl.core.modules import average, check_structure
 from espnet_softpl.core.ranges import at_least, choice
@@ -18,22 +17,16 @@ logger = logging.getLogger(__name__)
 
 
 def best_epochs(finished: Sequence[tuple[int, float]], n: int, mode: str) -> list[int]:
-    """Pick the best epochs.
+    """Pick the n best of pairs of epoch and value; `mode` is `min` or `max`.
 
-    Args:
-        finished: Number and value of every finished epoch. A value that is not finite
-            leaves its epoch out.
-        n: How many, at least 1; fewer if there are fewer.
-        mode: `min` if small values are good, `max` if great ones are.
-
-    Returns:
-        Numbers of epochs, the best first; of equal values the earlier epoch.
+    The best first, of equal values the earlier epoch; a value that is not finite leaves
+    its epoch out.
     """
     sign = 1.0 if mode == "min" else -1.0
-    ranked = sorted(
+    finite = [
         (sign * value, epoch) for epoch, value in finished if math.isfinite(value)
-    )
-    return [epoch for _, epoch in ranked[:n]]
+    ]
+    return [epoch for _, epoch in sorted(finite)[:n]]
 
 
 @register("topn")
@@ -56,13 +49,6 @@ class TopNTeacher(FrozenTeacher):
         criterion: What they are the best by, three words as in ESPnet's
             `best_model_criterion`: phase (`train` or `valid`), statistic, and `min` or
             `max`.
-
-    Raises:
-        ValueError: A value out of its range.
-
-    Attributes:
-        epochs: The epochs that it is the average of, the best first; empty while it is
-            a copy of the student.
     """
 
     kind = "topn"
@@ -81,6 +67,7 @@ class TopNTeacher(FrozenTeacher):
         choice("criterion[0]", words[0], ("train", "valid"))
         choice("criterion[2]", words[2], ("min", "max"))
         self.criterion = tuple(words)
+        # What it is the average of, the best first; empty while it copies the student.
         self.epochs: list[int] = []
 
     @property
@@ -92,13 +79,11 @@ class TopNTeacher(FrozenTeacher):
         self,
         student: torch.nn.Module,
         finished: Sequence[tuple[int, float]],
-        read: Callable[[int], Mapping[str, torch.Tensor]],
+        read: Callable[[int], Mapping[str, Tensor]],
     ) -> None:
         """See `Teacher.begin_epoch`; does nothing before the first unlabeled batch.
 
-        Raises:
-            UserError: The model of an epoch does not fit the student. The teacher
-                stays as it is.
+        If an epoch's model does not fit the student (UserError), it stays as it is.
         """
         phase, statistic, mode = self.criterion
         epochs = best_epochs(finished, self.n, mode)

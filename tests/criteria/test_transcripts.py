@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from espnet_softpl import criteria
-from espnet_softpl.criteria.transcripts import transcripts
 from tests.conftest import transcript_log_probs
 from tests.criteria.test_base import student_and_label, tiny
 
@@ -14,7 +13,7 @@ from tests.criteria.test_base import student_and_label, tiny
 def test_one_transcript_is_the_labels_own() -> None:
     _, label = student_and_label()
     changed = label._replace(tokens=torch.full_like(label.tokens, 3))
-    tokens, token_lengths, weights = transcripts(changed, 1, 2)
+    tokens, token_lengths, weights = criteria.NBestCTC(1).transcripts(changed)
     assert torch.equal(tokens[:, 0], changed.tokens)
     assert torch.equal(token_lengths[:, 0], label.token_lengths)
     assert weights.tolist() == [[1.0]] * len(tokens)
@@ -25,7 +24,8 @@ def test_a_list_has_the_best_transcripts_with_their_shares(temperature: float) -
     _, label = tiny()
     softened = (label.log_probs[0] / temperature).log_softmax(-1)
     best = sorted(transcript_log_probs(softened).items(), key=lambda item: -item[1])[:3]
-    tokens, token_lengths, weights = transcripts(label, 3, 40, temperature)
+    criterion = criteria.NBestCTC(3, 40, temperature)
+    tokens, token_lengths, weights = criterion.transcripts(label)
     spelled = [
         tuple(row[:length])
         for row, length in zip(tokens[0].tolist(), token_lengths[0].tolist())
@@ -38,7 +38,7 @@ def test_a_list_has_the_best_transcripts_with_their_shares(temperature: float) -
 def test_a_teacher_that_says_nan_leaves_its_first_transcript() -> None:
     _, label = tiny()
     broken = label._replace(log_probs=torch.full_like(label.log_probs, math.nan))
-    _, _, weights = transcripts(broken, 3, 6)
+    _, _, weights = criteria.NBestCTC(3).transcripts(broken)
     assert weights.tolist() == [[1.0, 0.0, 0.0]]
 
 

@@ -285,9 +285,9 @@ def test_no_gradient_and_no_trace_in_the_input() -> None:
 @pytest.mark.parametrize(
     "sizes, message",
     [
-        ((0, 4, None), "nbest=0: want at least 1"),
-        ((5, 4, None), "beam_size=4: want at least nbest=5"),
-        ((1, 4, 0), "token_beam=0: want at least 1"),
+        ((0, 4, None), "nbest must be an integer >= 1"),
+        ((5, 4, None), "beam_size must be an integer >= 5"),
+        ((1, 4, 0), "token_beam must be an integer >= 1"),
     ],
 )
 def test_sizes_without_a_search_are_refused(sizes, message) -> None:

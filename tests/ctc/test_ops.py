@@ -38,9 +38,20 @@ def test_collapse_ignores_what_lies_behind_the_length() -> None:
     assert tokens.tolist() == [[1, 1], [PADDING, PADDING]]
 
 
-def test_collapse_refuses_a_batch_without_lengths() -> None:
+def test_collapse_takes_several_paths_of_each_utterance() -> None:
+    path = torch.tensor([[[1, 0, 1], [2, 2, 1]], [[3, 3, 3], [0, 0, 3]]])
+    tokens, token_lengths = collapse(path, torch.tensor([3, 2]))
+    assert token_lengths.tolist() == [[2, 2], [1, 0]]
+    assert tokens[0].tolist() == [[1, 1], [2, 1]]
+    assert tokens[1].tolist() == [[3, PADDING], [PADDING, PADDING]]
+    empty, none = collapse(path[:0], torch.tensor([], dtype=torch.long))
+    assert empty.shape == (0, 2, 0) and none.shape == (0, 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 2, 3)])
+def test_collapse_refuses_a_batch_without_lengths(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="lengths"):
-        collapse(torch.zeros(2, 3, dtype=torch.long))
+        collapse(torch.zeros(shape, dtype=torch.long))
 
 
 def test_greedy_is_the_collapsed_argmax() -> None:

@@ -300,12 +300,13 @@ def tensor_arguments(file: Path) -> Iterator[tuple[str, str]]:
             continue
         text = ast.get_docstring(node) or ""
         for arg in node.args.args:
-            if arg.annotation and ast.unparse(arg.annotation) == "torch.Tensor":
+            if arg.annotation and ast.unparse(arg.annotation) in TENSOR:
                 pattern = rf"^    {arg.arg}: (.*?)(?=^    \w+: |^\w|\Z)"
                 for match in re.finditer(pattern, text, re.M | re.S):
                     yield f"{node.name}({arg.arg})", match.group(1)
 
 
+TENSOR = ("Tensor", "torch.Tensor")
 MATH = ("core", "ctc", "labels", *sorted(PARTS), "monitors")
 SHAPE = re.compile(r"\((\w|\.\.\.)[^()]*(,|\))|scalar|[Aa]ny shape")
 
