@@ -30,15 +30,14 @@ def renaming(moves: Sequence[tuple[str, str]]) -> Callable[[str], str]:
 
 def _named_files(base: Experiment) -> Iterator[tuple[str, str]]:
     """Yield the keys and names of all files that a training would read."""
-    config = base.config
     for part in DATA_OPTIONS:
-        for spec in config.get(f"{part}_data_path_and_name_and_type") or ():
-            yield f"{part}_data_path_and_name_and_type", spec[0]
-        for path in config.get(f"{part}_shape_file") or ():
-            yield f"{part}_shape_file", path
+        for key in (f"{part}_data_path_and_name_and_type", f"{part}_shape_file"):
+            for entry in base.config.get(key) or ():
+                yield key, entry if isinstance(entry, str) else entry[0]
     for key in ("non_linguistic_symbols", "rir_scp", "noise_scp"):
-        if isinstance(config.get(key), str) and config[key].lower() != "none":
-            yield key, config[key]
+        name = base.config.get(key)
+        if isinstance(name, str) and name.lower() != "none":
+            yield key, name
     yield from base.needed_files().items()
 
 
@@ -55,7 +54,7 @@ def check_files(base: Experiment) -> None:
     }
     if not missing:
         return
-    lines = []
+    lines = [f"files of the base model {base.directory} do not exist:"]
     for key, name in sorted(missing):
         option = DATA_OPTIONS.get(key.partition("_")[0])
         wanted = f"{option} DIR" if option else f"--moved {name or 'OLD'} NEW"
@@ -69,55 +68,37 @@ def check_files(base: Experiment) -> None:
             f"Paths of the base model are relative to {base.recipe}: run this command, "
             f"and the training, there"
         )
-    listed = "\n".join(lines)
-    raise UserError(
-        f"files of the base model {base.directory} do not exist:\n{listed}\n"
-        f"--labeled and --valid take directories with wav.scp and text; --moved OLD "
-        f"NEW renames a file or a whole directory, such as --moved dump elsewhere/dump"
+    lines.append(
+        "--labeled and --valid take directories with wav.scp and text; --moved OLD NEW "
+        "renames a file or a whole directory, such as --moved dump elsewhere/dump"
     )
+    raise UserError("\n".join(lines))
 
 
 def check_model(config: dict[str, Any], labeled_anew: bool = False) -> None:
     """Refuse a model that cannot go on with pseudo-labels, whatever the options.
-
-    Args:
-        config: The base model's configuration.
-        labeled_anew: True if labeled data are given anew.
 
     Raises:
         UserError: With what it lacks and what to do.
     """
     model = config.get("model") or "espnet"
     weight = (config.get("model_conf") or {}).get("ctc_weight", 0.5)
-    in_pieces = config.get("multiple_iterator") and not labeled_anew
-    for refused, reason in (
-        (
-            model != "espnet",
-            f"is {model!r}; only 'espnet' (CTC, attention, transducer and their "
-            f"hybrids) can learn from pseudo-labels",
+    reasons = {
+        f"is {model!r}; only 'espnet' (CTC, attention, transducer and their hybrids) "
+        f"can learn from pseudo-labels": model != "espnet",
+        "was trained with model_conf.ctc_weight: 0, so it has no CTC head, and the "
+        "teacher labels with CTC. Train it with a weight above 0 (0.3 is common in "
+        "hybrids); an untrained head labels nothing of use": weight == 0.0,
+        "was trained with use_adapter: true; adapters are not supported. Merge them "
+        "into the model first, and set use_adapter: false": config.get("use_adapter"),
+        "was trained with multi_task_dataset: true; pseudo-labeling reads ESPnet's "
+        "plain data sets only": config.get("multi_task_dataset"),
+        "was trained with multiple_iterator: true (asr.sh --num_splits_asr), on "
+        "labeled data in pieces; give them whole by --labeled DIR, with wav.scp and "
+        "text, such as dump/raw/train_sp": (
+            config.get("multiple_iterator") and not labeled_anew
         ),
-        (
-            weight == 0.0,
-            "was trained with model_conf.ctc_weight: 0, so it has no CTC head, and the "
-            "teacher labels with CTC. Train it with a weight above 0 (0.3 is common in "
-            "hybrids); an untrained head labels nothing of use",
-        ),
-        (
-            config.get("use_adapter"),
-            "was trained with use_adapter: true; adapters are not supported. Merge "
-            "them into the model first, and set use_adapter: false",
-        ),
-        (
-            config.get("multi_task_dataset"),
-            "was trained with multi_task_dataset: true; pseudo-labeling reads ESPnet's "
-            "plain data sets only",
-        ),
-        (
-            in_pieces,
-            "was trained with multiple_iterator: true (asr.sh --num_splits_asr), on "
-            "labeled data in pieces; give them whole by --labeled DIR, with wav.scp "
-            "and text, such as dump/raw/train_sp",
-        ),
-    ):
-        if refused:
+    }
+    for reason, applies in reasons.items():
+        if applies:
             raise UserError(f"the base model {reason}")

@@ -8,6 +8,7 @@ import math
 import shlex
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,19 +65,15 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
 
 
 def _read_labeled(
-    args: argparse.Namespace, base: Experiment, staging: Path
+    args: argparse.Namespace, base: dict[str, Any], staging: Path
 ) -> dict[str, list]:
     """Return the options of labeled data given anew, their lengths counted."""
     data: dict[str, list] = {}
     for part, directory in (("train", args.labeled), ("valid", args.valid)):
         if directory is not None:
+            count = dry_run.token_counter(base)
             data |= data_dirs.labeled_options(
-                directory,
-                part,
-                base.config.get("input_size") is not None,
-                staging / part,
-                dry_run.token_counter(base.config),
-                len(base.config["token_list"]),
+                directory, part, base, staging / part, count
             )
     return data
 
@@ -156,7 +153,7 @@ def run(args: argparse.Namespace) -> list[str]:
         unlabeled = data_dirs.merge_audio(
             args.unlabeled, features, staging / "unlabeled"
         )
-        data = _read_labeled(args, base, staging)
+        data = _read_labeled(args, base.config, staging)
         complete = dataclasses.replace(base, config={**base.config, **data})
         check_files(complete)
         if not features:
@@ -174,7 +171,7 @@ def run(args: argparse.Namespace) -> list[str]:
             options = dry_run.check(config.values, weights, Path(trial))
             notes = [] if features else _length_notes(options)
         values = relocate(config.values, renaming([(directory, str(beside))]))
-        config = dataclasses.replace(config, values=values)
+        config = config._replace(values=values)
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             entries = tables.read_scp(file)
             tables.write_lines(beside / file.relative_to(staging), entries)

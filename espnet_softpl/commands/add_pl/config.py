@@ -6,9 +6,8 @@ Pure functions over plain dictionaries; ESPnet's defaults are an argument.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,56 +16,30 @@ from espnet_softpl.commands.experiment import OURS, is_ctc_only, is_of_run, relo
 # Written even if they are ESPnet's defaults: what users look for first.
 ALWAYS = {"token_type", "encoder", "model_conf", "batch_type", "max_epoch", "optim"}
 
-# Half: about where a warm-up schedule that decays with the square root of the steps
-# stands after four times its warm-up. A rule of thumb; nothing here depends on it.
-LR_FACTOR = 0.5
-
 # Schedulers whose settings do not depend on the length of the training.
-OPEN_ENDED = (
-    None,
-    "warmuplr",
-    "noamlr",
-    "reducelronplateau",
-    "warmupreducelronplateau",
-)
+OPEN_ENDED = (None, "warmuplr", "noamlr", "reducelronplateau")
+OPEN_ENDED += ("warmupreducelronplateau",)
 
 TEACHERS = {"ema": {"decay": 0.999}, "delayed": {"steps": 1000}}
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """What the training of a base model begins with.
-
-    Attributes:
-        init_param: The parameters to start from.
-        unlabeled: ESPnet's triples of path, name and type.
-        unlabeled_shape_file: Lengths, if the audio's headers do not tell.
-        data: ESPnet's options of labeled and validation data given anew.
-        frame_level: True if the criterion wants frames that stay in their places.
-        batch_norm: True if the model has batch norm.
-    """
+class Input(NamedTuple):
+    """What the training of a base model begins with."""
 
     init_param: str
-    unlabeled: list[list[str]]
-    unlabeled_shape_file: str | None
-    data: dict[str, list]
-    frame_level: bool
-    batch_norm: bool
+    unlabeled: list[list[str]]  # ESPnet's triples of path, name and type.
+    unlabeled_shape_file: str | None  # Lengths, if the audio's headers do not tell.
+    data: dict[str, list]  # ESPnet's options of labeled and validation data anew.
+    frame_level: bool  # Whether the criterion wants frames that stay in their places.
+    batch_norm: bool  # Whether the model has it.
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """A configuration and how it came about.
+class TrainingConfig(NamedTuple):
+    """A configuration and how it came about."""
 
-    Attributes:
-        values: The configuration, in the order to be written.
-        changes: One line for each value that is not the base model's: what, and why.
-        notes: What the user should know beside that.
-    """
-
-    values: dict[str, Any]
-    changes: list[str]
-    notes: list[str]
+    values: dict[str, Any]  # In the order to be written.
+    changes: list[str]  # A line for each value that is not the base model's, and why.
+    notes: list[str]  # What the user should know beside that.
 
 
 def _plain(value: Any) -> Any:
@@ -75,23 +48,9 @@ def _plain(value: Any) -> Any:
 
 
 def _show(value: Any) -> str:
-    """Write a value on one line, as YAML has it."""
     text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6)
     text = text.removesuffix("...\n").strip()
     return "none" if text == "null" else text
-
-
-def best_model_criterion(config: Mapping[str, Any]) -> list[list[str]]:
-    """Return the criteria by which epochs are kept.
-
-    They are the validation CER of the CTC head, which is what labels; and for a model
-    with a decoder what the base model had, of the validation data.
-    """
-    ours = ["valid", "cer_ctc", "min"]
-    if is_ctc_only(config):
-        return [ours]
-    theirs = [list(c) for c in config.get("best_model_criterion") or ()]
-    return [ours, *(c for c in theirs if c[0] == "valid" and c != ours)]
 
 
 def _edits(
@@ -102,12 +61,18 @@ def _edits(
     if args.lr is not None:
         yield "optim_conf.lr", args.lr, "as asked for"
     elif isinstance(lr, (int, float)):
+        # Half: about where a warm-up schedule that decays with the square root of the
+        # steps stands after four times its warm-up. A rule of thumb.
         why = "the model is trained, and the optimizer starts anew"
-        yield "optim_conf.lr", float(f"{lr * LR_FACTOR:.6g}"), why
+        yield "optim_conf.lr", float(f"{lr * 0.5:.6g}"), why
     if args.max_epoch is not None:
         yield "max_epoch", args.max_epoch, "as asked for"
+    best = [["valid", "cer_ctc", "min"]]
+    if not is_ctc_only(base):
+        theirs = map(list, base.get("best_model_criterion") or ())
+        best += [c for c in theirs if c[0] == "valid" and c not in best]
     why = "by the head that labels (a CTC-only model has no acc)"
-    yield "best_model_criterion", best_model_criterion(base), why
+    yield "best_model_criterion", best, why
     reports = base.get("model_conf") or {}
     if not (reports.get("report_cer", True) or reports.get("report_wer", True)):
         yield "model_conf.report_cer", True, "epochs are kept by it"
@@ -119,11 +84,14 @@ def _edits(
     ):
         if base.get(key):
             yield key, False, why
-    specaug = base.get("specaug_conf") or {}
-    warps = base.get("specaug") and specaug.get("apply_time_warp", True)
-    if warps and start.frame_level:
+    if start.frame_level and _warps_time(base):
         why = f"with {args.criterion} frames must stay where the teacher saw them"
         yield "specaug_conf.apply_time_warp", False, why
+
+
+def _warps_time(config: Mapping[str, Any]) -> bool:
+    conf = config.get("specaug_conf") or {}
+    return bool(config.get("specaug")) and conf.get("apply_time_warp", True)
 
 
 def _notes(
@@ -141,7 +109,7 @@ def _notes(
             "The base model was trained without specaug, so that the student sees what "
             "the teacher sees; add specaug, or there is little to learn"
         )
-    elif (config.get("specaug_conf") or {}).get("apply_time_warp", True):
+    elif _warps_time(config):
         yield (
             "specaug warps time, which criteria on transcripts allow; for one on "
             "frames (such as soft_ce) set specaug_conf.apply_time_warp: false"
@@ -158,8 +126,10 @@ def _notes(
             f"package is tested with. The teacher is a second copy of all of it"
         )
     if unknown:
-        keys = "; ".join(unknown)
-        yield f"Left out, for this version of ESPnet has no such keys: {keys}"
+        yield (
+            f"Left out, for this version of ESPnet has no such keys: "
+            f"{'; '.join(unknown)}"
+        )
 
 
 def compose(
@@ -172,13 +142,10 @@ def compose(
 
     Args:
         base: The base model's `config.yaml`.
-        defaults: The default of every option of the training command.
-        args: The options `criterion`, `teacher`, `unlabeled_steps`, `lr` and
-            `max_epoch` of `bin.add_pl`.
+        defaults: The default of every option of the training command. Values that are
+            these are left out.
+        args: The options of `bin.add_pl`.
         start: What the training begins with.
-
-    Returns:
-        The configuration. Values that are the defaults are left out of it.
     """
     own = {
         key: _plain(value)
@@ -204,13 +171,16 @@ def compose(
     buffers = start.batch_norm and args.teacher == "ema"
     if buffers:
         teacher_conf["buffers"] = "copy"
-    schedule = {"labeled_steps": 1, "unlabeled_steps": args.unlabeled_steps}
     ours = {
         "pl_criterion": args.criterion,
         "pl_teacher": args.teacher,
         "pl_teacher_conf": teacher_conf,
         "pl_filter": ["tokens"],
-        "pl_schedule_conf": {**schedule, "weight": 1.0},
+        "pl_schedule_conf": {
+            "labeled_steps": 1,
+            "unlabeled_steps": args.unlabeled_steps,
+            "weight": 1.0,
+        },
         "pl_guard": "warn",
         "unlabeled_data_path_and_name_and_type": start.unlabeled,
         "init_param": [start.init_param],
@@ -243,11 +213,8 @@ def render(
 ) -> str:
     """Write the configuration as YAML, with comments.
 
-    Args:
-        config: The configuration.
-        source: What the base model was read from.
-        command: The command that trains.
-        criteria: The names of criteria, for the comment beside the key.
+    They name the `source` that the base model was read from, the command that trains
+    and the criteria.
     """
     changes = "".join(f"#   {change}\n" for change in config.changes)
     text = (
@@ -257,18 +224,14 @@ def render(
         f"# THE LINE TO EDIT: what the student learns from. Allowed:\n"
         f"#   {', '.join(criteria)}\n"
     )
-    parts: dict[str, dict[str, Any]] = {
-        "": {},
-        "As in the base model": {},
-        "Tokens": {},
-    }
+    ours, theirs, tokens = "", "As in the base model", "Tokens"
+    parts: dict[str, dict[str, Any]] = {ours: {}, theirs: {}, tokens: {}}
     for key, value in config.values.items():
-        ours = key.startswith((*OURS, "init_param"))
-        title = "" if ours else "As in the base model"
-        parts["Tokens" if key == "token_list" else title][key] = _plain(value)
+        title = ours if key.startswith((*OURS, "init_param")) else theirs
+        parts[tokens if key == "token_list" else title][key] = _plain(value)
     for title, values in parts.items():
         text += f"\n# {title}.\n" if title else ""
         # No path is broken in two.
-        style = {"width": 80 if title == "Tokens" else 10**6, "allow_unicode": True}
+        style = {"width": 80 if title == tokens else 10**6, "allow_unicode": True}
         text += yaml.dump(values, Dumper=_Dumper, sort_keys=False, **style)
     return text

@@ -25,9 +25,6 @@ def get_defaults() -> dict[str, Any]:
 def token_counter(config: Mapping[str, Any]) -> Callable[[str, str], int]:
     """Return what counts the tokens of (utterance id, transcript) as ESPnet would.
 
-    Args:
-        config: A base model's configuration.
-
     Raises:
         UserError: The tokenizer cannot be built.
     """
@@ -46,13 +43,8 @@ def check(
 ) -> argparse.Namespace:
     """Read a configuration as the training would, build its model, compare weights.
 
-    Args:
-        values: The configuration.
-        weights: Those that the training begins with.
-        directory: An empty directory, for what building writes.
-
     Returns:
-        The parsed options, with `output_dir` in that directory.
+        The parsed options, with `output_dir` in the given empty directory.
 
     Raises:
         UserError: Something cannot work. The checks of the command line end the process
