@@ -1,7 +1,6 @@
 """What an ESPnet experiment or archive holds: a configuration, weights, files.
 
-`add_pl`, `export` and `label` read models here, and so take the same file of one
-experiment.
+All commands read models here, and so take the same file of one experiment.
 """
 
 from __future__ import annotations
@@ -83,20 +82,12 @@ class Weights(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A trained model's directory.
-
-    Attributes:
-        directory: Where `config.yaml` is.
-        config: What it says.
-        model_file: The model of a packed one, which has no other and no data; else
-            None.
-        archive: What it was unpacked from for as long as it is open, or None.
-    """
+    """A trained model's directory."""
 
     directory: Path
-    config: dict[str, Any]
-    model_file: Path | None = None
-    archive: Path | None = None
+    config: dict[str, Any]  # What its `config.yaml` says.
+    model_file: Path | None = None  # Of a packed model, which has no other and no data.
+    archive: Path | None = None  # What it was unpacked from, for as long as it is open.
 
     @property
     def recipe(self) -> Path | None:
@@ -158,15 +149,12 @@ class Experiment:
                 )
 
     def checkpoint(self, name: str | Path | None = None) -> Path:
-        """Choose the model file, for all commands.
+        """Choose the model file, or find the named one, in the experiment or a path.
 
         The average of the best epochs comes first, then the best epoch, each by the
         first of `STATISTICS` (`CTC_STATISTICS` without decoder) of the validation data
         that has a file, then by any other of `best_model_criterion`. Then the latest
         epoch, the newest, the only file.
-
-        Args:
-            name: A file in the experiment, or a path; None chooses.
 
         Raises:
             UserError: There is none.
@@ -202,6 +190,12 @@ class Experiment:
             f"latest.pth nor *epoch.pth; it has one after the first epoch"
         )
 
+    def snapshots(self) -> list[Path]:
+        """List the states of finished epochs, of the first process, newest first."""
+        files = (self.directory / STATE_DIR).glob("*epoch.rank0.pth")
+        # By length first: 10epoch comes after 9epoch.
+        return sorted(files, key=lambda p: (len(p.name), p.name), reverse=True)
+
     def teacher(self) -> Weights:
         """Read the teacher, of a finished run or of one that goes on or was killed.
 
@@ -212,8 +206,7 @@ class Experiment:
             UserError: The experiment has no teacher with weights of its own.
         """
         instead = "take the student (--which student)"
-        states = (self.directory / STATE_DIR).glob("*epoch.rank0.pth")
-        for path in sorted(states, key=lambda p: (len(p.name), p.name), reverse=True):
+        for path in self.snapshots():
             try:
                 state = load_state(path, mmap=True)
             except (UserError, OSError) as error:
@@ -258,8 +251,7 @@ class Experiment:
             teacher_share: The teacher's weight in the average, in [0, 1].
 
         Raises:
-            UserError: There is no such model, it is torn, or the two do not fit each
-                other.
+            UserError: There is no such model, it is torn, or the two do not fit.
         """
         if which == "teacher":
             return self.teacher()
@@ -323,14 +315,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_experiment(directory: Path) -> Experiment:
-    """Read an experiment, a packed model after unpacking, or a model repository.
+    """Read an experiment (`config.yaml`), or an unpacked model (`meta.yaml`).
 
-    Args:
-        directory: What `espnet2.bin.asr_train` has written, with `config.yaml`; or
-            what `espnet2.bin.pack asr` has, with `meta.yaml`.
-
-    Returns:
-        The experiment. Files of a packed model are named by paths into `directory`.
+    Files of an unpacked model are named by paths into `directory`.
 
     Raises:
         UserError: It is neither, or a file is missing.
@@ -360,10 +347,7 @@ def read_experiment(directory: Path) -> Experiment:
 
 @contextlib.contextmanager
 def open_experiment(path: str | Path) -> Iterator[Experiment]:
-    """Open an experiment's directory, or an archive of `espnet2.bin.pack asr`.
-
-    Yields:
-        The experiment; an archive is unpacked for as long as it is open.
+    """Open an experiment's directory, or unpack an archive for as long as it is open.
 
     Raises:
         UserError: It is neither.

@@ -31,35 +31,15 @@ DATA += tuple(f"{part}_data_path_and_name_and_type" for part in ("train", "valid
 
 
 def stock_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Take out of a configuration what is not about the model.
+    """Copy a configuration without what is not about the model.
 
-    Returns:
-        A copy without the options of this package, and with ESPnet's own defaults for
-        its options of data and of the training run.
+    It has none of this package's options, and ESPnet's own defaults for those of data
+    and of the training run.
     """
     stock = {key: v for key, v in config.items() if not key.startswith(OURS)}
     defaults = vars(ASRTask.get_parser().parse_args([]))
     run = {key for key in stock if is_of_run(key) or key in DATA} & defaults.keys()
     return {**stock, **{key: defaults[key] for key in run}}
-
-
-class _Files:
-    """The files that go along with a model, each under a name that no other has."""
-
-    def __init__(self, taken: Sequence[str]) -> None:
-        self._taken = set(taken)
-        self.names: dict[Path, str] = {}  # By the resolved path.
-
-    def add(self, source: Path) -> str:
-        """Take a file in, once; return its name."""
-        key, name, number = source.resolve(), source.name, 1
-        if key not in self.names:
-            while name in self._taken:
-                number += 1
-                name = f"{source.stem}_{number}{source.suffix}"
-            self._taken.add(name)
-            self.names[key] = name
-        return self.names[key]
 
 
 def _check_loads(config: Path, model: Path, weights: Weights) -> None:
@@ -120,8 +100,8 @@ def export(
 
     Args:
         experiment: Where the model comes from.
-        weights: Its weights.
-        name: What the model file is called, without suffix.
+        weights: What `NAME.pth` in it will hold.
+        name: See `weights`.
         outputs: Archives (by their suffix) and directories. The paths in an archive
             are relative to it; those in a directory's `config.yaml` are absolute, so
             that it loads from everywhere.
@@ -141,11 +121,19 @@ def export(
             raise UserError(f"--option {path} does not exist")
     experiment.check_files()
     model = f"{name}.pth"
-    files = _Files(["config.yaml", "meta.yaml", model])
+    own = ("config.yaml", "meta.yaml", model)
+    files: dict[str, Path] = {}  # What goes along, by a name that no other file has.
     config = stock_config(experiment.config)
 
+    def add(path: Path) -> str:
+        name, number = path.name, 1
+        while name in own or files.setdefault(name, path.resolve()) != path.resolve():
+            number += 1
+            name = f"{path.stem}_{number}{path.suffix}"
+        return name
+
     def write_config(stage: Path, base: Path) -> None:
-        placed = experiment.place_files(config, lambda f: str(base / files.add(f)))
+        placed = experiment.place_files(config, lambda f: str(base / add(f)))
         text = yaml.safe_dump(placed, sort_keys=False, indent=4, allow_unicode=True)
         (stage / "config.yaml").write_text(text, encoding="utf-8")
 
@@ -157,25 +145,24 @@ def export(
             stage.mkdir()
             write_config(stage, stage)
             for path in options:
-                files.add(path)
-            for source, member in files.names.items():
-                shutil.copyfile(source, stage / member)
+                add(path)
+            for member, path in files.items():
+                shutil.copyfile(path, stage / member)
             torch.save(weights.state, stage / model)
             _check_loads(stage / "config.yaml", stage / model, weights)
             if is_archive(out):
                 write_config(stage, Path())
                 packed = Path(work) / target.name
-                _pack(stage, model, list(files.names.values()), packed)
+                _pack(stage, model, list(files), packed)
                 os.replace(packed, target)
             else:
                 write_config(stage, target)
                 target.mkdir(exist_ok=True)  # An empty one is replaced.
                 os.replace(stage, target)
-    return ["config.yaml", model, *files.names.values()]
+    return ["config.yaml", model, *files]
 
 
 def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:
-    """Pack a directory as `espnet2.bin.pack asr` does."""
     # ESPnet names what it packs relative to the working directory, and lists it on
     # the screen.
     before = Path.cwd()

@@ -1,7 +1,6 @@
 """Pseudo-labels of a whole set as files, by an ESPnet model, outside of a training.
 
-They are what the generator of a training makes of the same audio with the same weights:
-greedy CTC transcripts by a model in eval mode, judged by the same filters.
+They are those that a training makes of the same audio with the same weights.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from espnet_softpl import filters
 from espnet_softpl.commands.experiment import Experiment, Weights, open_experiment
 from espnet_softpl.commands.label_files import (
+    PROGRESS,
     SUMMARY,
     UNUSABLE,
     Audio,
@@ -54,19 +54,12 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Labeler:
-    """A model that labels, and what it needs.
+    """A model that labels, and what it needs."""
 
-    Attributes:
-        model: In eval mode.
-        args: ESPnet's options that it was trained with.
-        filters: Which labels are kept, by name, in order.
-        to_text: Turns token ids into a transcript.
-    """
-
-    model: SoftPLModel
-    args: argparse.Namespace
-    filters: Sequence[tuple[str, Filter]]
-    to_text: Callable[[list[int]], str]
+    model: SoftPLModel  # In eval mode.
+    args: argparse.Namespace  # ESPnet's options that it was trained with.
+    filters: Sequence[tuple[str, Filter]]  # Which labels are kept, by name, in order.
+    to_text: Callable[[list[int]], str]  # Turns token ids into a transcript.
 
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> list[Record]:
         """Label a mini-batch.
@@ -143,16 +136,11 @@ def build_labeler(
 
 
 def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
-    """Sort utterances into mini-batches, those of like length together.
+    """Sort utterances into mini-batches of like lengths, the longest first.
 
-    Args:
-        lengths: Samples by utterance id.
-        batch_bins: Most samples of a mini-batch, padding included; a longer utterance
-            is one of its own.
-
-    Returns:
-        Utterance ids of each, a function of the arguments alone; the longest first, so
-        that memory runs out at once or never.
+    So memory runs out at once or never. The mini-batches are a function of the lengths
+    in samples and of `batch_bins`, the most samples in one, padding included; a longer
+    utterance is one of its own.
     """
     batches: list[list[str]] = []
     longest = 0
@@ -165,13 +153,9 @@ def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
 
 
 def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio:
-    """Read which audio there is, and how long it is.
+    """Read which audio of ESPnet's type `kind` there is, and how long it is.
 
-    Args:
-        path: Lines of `utterance-id value`.
-        kind: ESPnet's type: `sound` for audio files.
-        shape_file: ESPnet's shape file; None reads the headers of the files.
-        rate: The model's sample rate in Hz.
+    Lengths are from the shape file, or from the headers if it is None.
 
     Raises:
         UserError: A file is missing or malformed, the sample rate is another, or
@@ -203,9 +187,9 @@ def _load(
 ) -> DataLoader:
     """Read mini-batches as a training does, silence in the place of bad audio."""
     args = labeler.args
-    waveforms = args.input_size is None
-    fewest = 1
-    if waveforms:
+    fewest, sample_shape = 1, (args.input_size,)
+    if args.input_size is None:
+        sample_shape = ()
         with evaluating(labeler.model) as model:
             fewest = smallest_input(lambda n: frames_of(model, n), 64000)
     dataset = ESPnetDataset(
@@ -217,7 +201,7 @@ def _load(
             dataset,
             audio.lengths,
             min_samples=fewest,
-            sample_shape=() if waveforms else (args.input_size,),
+            sample_shape=sample_shape,
             sample_rate=sample_rate(args),
         ),
         batch_sampler=batches,
@@ -241,12 +225,6 @@ def label_set(
 
     Labels are a function of the settings: those of a run that was killed and begun
     again are those of one that was not.
-
-    Args:
-        labeler: The model, on the CPU.
-        audio: The set.
-        settings: What the labels depend on, plain values; labels of others are refused.
-        args: The options of `bin.label`.
 
     Returns:
         The counts; see `write_labels`.
@@ -281,7 +259,7 @@ def label_set(
     scan.check_bad_share({**audio.bad, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)
     counts = write_labels(args.out, audio, labels, settings, hour)
-    progress.remove()
+    (args.out / PROGRESS).unlink()
     return counts
 
 

@@ -6,13 +6,12 @@ rest with the reason, `label.yaml` how the labels were made, and counts.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -28,31 +27,18 @@ PLACES = ("model", "wav_scp")
 Record = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Audio:
-    """The audio to label.
+class Audio(NamedTuple):
+    """The audio to label."""
 
-    Attributes:
-        path: Kaldi's wav.scp, or the like.
-        kind: ESPnet's type of what it lists.
-        entries: Value by utterance id, in the order of the file.
-        lengths: Samples by utterance id, of those that can be read.
-        bad: Reason by utterance id, of those that cannot.
-    """
-
-    path: str
-    kind: str
-    entries: dict[str, str]
-    lengths: dict[str, int]
-    bad: dict[str, str]
+    path: str  # Kaldi's wav.scp, or the like.
+    kind: str  # ESPnet's type of what it lists.
+    entries: dict[str, str]  # Value by utterance id, in the order of the file.
+    lengths: dict[str, int]  # Samples by utterance id, of those that can be read.
+    bad: dict[str, str]  # Reason by utterance id, of those that cannot.
 
 
 class Progress:
     """The mini-batches that are labeled, in a file that a kill leaves usable.
-
-    Args:
-        out: The output directory; it is made.
-        settings: What the labels depend on.
 
     Attributes:
         done: Records of each finished mini-batch, by its number.
@@ -83,17 +69,9 @@ class Progress:
         """Return the records by utterance id."""
         return {r["id"]: r for records in self.done.values() for r in records}
 
-    def remove(self) -> None:
-        """Remove the file."""
-        self._path.unlink()
-
 
 def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
-    """Refuse labels that have other settings than ours, by what a file says of them.
-
-    Raises:
-        UserError: With the first setting that differs.
-    """
+    """Refuse labels of which a file says that they have other settings than ours."""
     theirs = theirs if isinstance(theirs, dict) else {}
     for key, value in ours.items():
         if key not in PLACES and theirs.get(key) != value:
@@ -117,13 +95,6 @@ def write_labels(
 ) -> dict[str, Any]:
     """Write `text`, `wav.scp`, `confidence`, `dropped` and, last, `label.yaml`.
 
-    Args:
-        out: The directory.
-        audio: What was labeled.
-        labels: Records by utterance id, of what can be read.
-        settings: What they depend on.
-        samples_per_hour: To count hours.
-
     Returns:
         The counts: `utterances`, `kept`, `hours`, `kept_hours`, `dropped` by reason.
     """
@@ -135,13 +106,11 @@ def write_labels(
     _write(out / "wav.scp", (f"{key} {audio.entries[key]}" for key in kept))
     _write(out / "confidence", (f"{k} {labels[k]['confidence']:.6f}" for k in sure))
     _write(out / "dropped", (f"{key} {reason}" for key, reason in dropped.items()))
-    samples = sum(audio.lengths.values()), sum(audio.lengths[key] for key in kept)
-    hours, kept_hours = (round(count / samples_per_hour, 4) for count in samples)
     counts = {
         "utterances": len(reasons),
         "kept": len(kept),
-        "hours": hours,
-        "kept_hours": kept_hours,
+        "hours": round(sum(audio.lengths.values()) / samples_per_hour, 4),
+        "kept_hours": round(sum(map(audio.lengths.get, kept)) / samples_per_hour, 4),
         "dropped": dict(sorted(Counter(dropped.values()).items())),
     }
     with atomic_write(out / SUMMARY) as stream:

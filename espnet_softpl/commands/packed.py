@@ -31,7 +31,6 @@ def is_archive(path: Path) -> bool:
 
 
 def _check_names(names: list[str], archive: Path) -> None:
-    """Refuse an archive with members that are absolute, go up, or have a backslash."""
     outside = [
         name
         for name in names
@@ -63,14 +62,11 @@ def _extract(archive: Path, target: Path) -> None:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack an archive of `espnet2.bin.pack`, whole or not at all.
+    """Unpack an archive of `espnet2.bin.pack` to a new directory, whole or not at all.
 
-    ESPnet's own `unpack` trusts the members' names; this does not.
-
-    Args:
-        archive: A .zip or .tar file, compressed or not.
-        target: Where; made anew. If it holds this very archive already (the same
-            meta.yaml, which has the time of packing), nothing is done.
+    ESPnet's own `unpack` trusts the members' names; this does not. If `target` holds
+    this very archive already (the same meta.yaml, which has the time of packing),
+    nothing is done.
 
     Raises:
         UserError: The archive does not exist, is damaged, is no packed model or has
@@ -105,8 +101,7 @@ def fetch(tag: str, cache_dir: Path | None) -> Path:
     """Download a model of the model zoo, or find it in the cache.
 
     Args:
-        tag: As `Speech2Text.from_pretrained` takes it: `user/model` of Hugging Face,
-            a name of espnet_model_zoo's table, or a URL.
+        tag: As `Speech2Text.from_pretrained` takes it.
         cache_dir: None for espnet_model_zoo's own place.
 
     Returns:
