@@ -56,11 +56,7 @@ def tested_versions() -> dict[str, str]:
 
 
 def requirements(extra: str) -> list[str]:
-    """Name what this package asks for, by its metadata, which setup.py has made.
-
-    Args:
-        extra: An extra of setup.py; "" for what is always needed.
-    """
+    """Name what an extra of setup.py asks for, or with "" what is always needed."""
     names = []
     for line in importlib.metadata.requires("espnet_softpl") or ():
         wanted, _, marker = line.partition(";")
@@ -86,17 +82,10 @@ def import_error(module: str) -> str:
 
 
 def check_version(name: str, tested: str, missing: str, advice: str) -> Row:
-    """Compare an installed distribution with the tested version.
+    """Compare an installed distribution with the tested version, "-" if there is none.
 
-    Args:
-        name: Name of the distribution.
-        tested: Version that was tested, or "-"; a local part such as "+cpu" is no
-            difference.
-        missing: Status to report if it is not installed.
-        advice: What to do if it is not installed.
-
-    Returns:
-        The row with status "ok", "differs from tested", or `missing`.
+    A local part such as "+cpu" is no difference. If it is not installed, the row has
+    the status `missing` and the advice.
     """
     try:
         version = importlib.metadata.version(name)
@@ -130,12 +119,10 @@ def check_import(row: Row, module: str) -> Row:
 
 def check_all(quick: bool) -> Iterator[Row]:
     """Yield every row of the report, in the order in which things depend."""
-    version, affinity = (
-        platform.python_version(),
-        getattr(os, "sched_getaffinity", None),
-    )
+    version = platform.python_version()
     same = version.startswith(f"{TESTED_PYTHON}.")
     yield Row("python", version, TESTED_PYTHON, "ok" if same else "differs from tested")
+    affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield Row("machine", f"{cores} cores, {gib:.0f} GiB", "-", "ok")

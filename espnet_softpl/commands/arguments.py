@@ -22,20 +22,18 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 def share(text: str) -> float:
     """Parse a number in [0, 1]."""
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
+    if not 0.0 <= float(text) <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return value
+    return float(text)
 
 
 def at_least(least: int) -> Callable[[str], int]:
     """Return the parser of a whole number that is not smaller."""
 
     def number(text: str) -> int:
-        value = int(text)
-        if value < least:
+        if int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-        return value
+        return int(text)
 
     return number
 

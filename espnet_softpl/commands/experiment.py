@@ -89,16 +89,6 @@ class Experiment:
     model_file: Path | None = None  # Of a packed model, which has no other and no data.
     archive: Path | None = None  # What it was unpacked from, for as long as it is open.
 
-    @property
-    def recipe(self) -> Path | None:
-        """The directory that relative paths are meant from, if the names tell."""
-        output_dir = Path(self.config.get("output_dir") or "/")
-        here = self.directory.resolve()
-        depth = len(output_dir.parts)
-        if output_dir.is_absolute() or here.parts[-depth:] != output_dir.parts:
-            return None
-        return here.parents[depth - 1]
-
     def find(self, name: str) -> Path | None:
         """Find a file that the configuration names, or return None.
 
@@ -135,11 +125,7 @@ class Experiment:
         return needed
 
     def check_files(self) -> None:
-        """Refuse a model if a file that it needs is missing.
-
-        Raises:
-            UserError: With the file's key and name.
-        """
+        """Refuse a model if a file that it needs is missing, by key and name."""
         for key, name in self.needed_files().items():
             if self.find(name) is None:
                 raise UserError(
@@ -267,11 +253,7 @@ class Experiment:
 
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Load the parameters of a trained model.
-
-    Raises:
-        UserError: The file cannot be read, or holds something else.
-    """
+    """Load the parameters of a trained model, or refuse what holds something else."""
     advice = (
         "Give a file such as valid.acc.ave.pth; checkpoint.pth, ESPnet's state of a "
         "training, is none"
@@ -292,11 +274,7 @@ def load_weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the `config.yaml` of a training.
-
-    Raises:
-        UserError: It is missing, unreadable, or holds no token list.
-    """
+    """Read the `config.yaml` of a training, or refuse one without a token list."""
     if not path.is_file():
         raise UserError(
             f"{path} does not exist. A trained ESPnet experiment has its configuration "

@@ -70,8 +70,7 @@ class Labeler:
         Returns:
             For each utterance `text`, `confidence` (the geometric mean of the best
             posterior over the frames that say something, as the filter `confidence`
-            has it), `weight` (0 is dropped) and `reason`, the filter that dropped it,
-            `unusable`, or None.
+            has it) and `reason`: the filter that dropped it, `unusable`, or None.
         """
         speech, lengths = batch["speech"], batch["speech_lengths"]
         generator = PseudoLabelGenerator(Teacher())
@@ -85,17 +84,16 @@ class Labeler:
             labeled_tokens_per_sample=math.nan,
             relabel=lambda: generator(self.model, speech, lengths, dropout=True),
         )
-        weight, reason = filters.apply(self.filters, candidate)
+        _, reason = filters.apply(self.filters, candidate)
         names = [*(name for name, _ in self.filters), UNUSABLE]
-        columns = (label.tokens, label.token_lengths, confidence, weight, reason)
+        columns = (label.tokens, label.token_lengths, confidence, reason)
         return [
             {
                 "text": " ".join(self.to_text(tokens[:count]).split()),
                 "confidence": sure if math.isfinite(sure) else 0.0,
-                "weight": trust,
                 "reason": None if why == KEPT else names[why],
             }
-            for tokens, count, sure, trust, why in zip(*(c.tolist() for c in columns))
+            for tokens, count, sure, why in zip(*(c.tolist() for c in columns))
         ]
 
 
@@ -105,8 +103,8 @@ def build_labeler(
     """Build the model of an experiment on the CPU, to label with.
 
     Raises:
-        UserError: The model has no CTC head, the weights are not its own, or a filter
-            needs the labeled data of a training.
+        UserError: The model has no CTC head or other weights, or a filter needs the
+            labeled data of a training.
     """
     experiment.check_files()
     config = experiment.place_files(experiment.config, lambda f: str(f.resolve()))
@@ -210,14 +208,6 @@ def _load(
     )
 
 
-def _digest(weights: Weights) -> str:
-    sha = hashlib.sha256()
-    for name, value in weights.state.items():
-        sha.update(name.encode())
-        sha.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
 def label_set(
     labeler: Labeler, audio: Audio, settings: dict[str, Any], args: argparse.Namespace
 ) -> dict[str, Any]:
@@ -264,11 +254,7 @@ def label_set(
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Label as the options of `bin.label` say; return the counts.
-
-    Raises:
-        ValueError: Something cannot work; see the message.
-    """
+    """Label as the options of `bin.label` say; return the counts."""
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
     judges = build_filters(args)
@@ -277,9 +263,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         labeler = build_labeler(experiment, weights, judges)
     rate = sample_rate(labeler.args)
     audio = read_audio(args.wav_scp, args.data_type, args.shape_file, rate)
+    digest = hashlib.sha256()
+    for name, value in weights.state.items():
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
     settings = {
         "model": weights.source,
-        "sha256_of_model": _digest(weights),
+        "sha256_of_model": digest.hexdigest(),
         "wav_scp": str(args.wav_scp),
         "sha256_of_wav_scp": hashlib.sha256(Path(audio.path).read_bytes()).hexdigest(),
         "data_type": args.data_type,

@@ -39,10 +39,7 @@ def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
     """Compare hypotheses with references in the same order, by `word` or `char`.
 
     Utterances are resampled 10 000 times for the interval, from a seed: the same errors
-    give the same interval (kaldialign's bootstrap).
-
-    Raises:
-        UserError: The references have no words at all.
+    give the same interval. References without any words are refused.
     """
     refs = [to_units(text, unit) for text in references]
     hyps = [to_units(text, unit) for text in hypotheses]

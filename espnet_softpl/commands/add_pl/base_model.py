@@ -1,7 +1,4 @@
-"""Is a trained ESPnet experiment complete, and fit to be the base model?
-
-Configuration and file names tell; what building the model shows is for `dry_run`.
-"""
+"""Is a trained experiment complete, and fit to be the base model, by its names?"""
 
 from __future__ import annotations
 
@@ -42,11 +39,7 @@ def _named_files(base: Experiment) -> Iterator[tuple[str, str]]:
 
 
 def check_files(base: Experiment) -> None:
-    """Refuse a base model whose configuration names files that are not there.
-
-    Raises:
-        UserError: With all that is missing, and the option that gives each anew.
-    """
+    """Refuse a base model without files that its configuration names, telling all."""
     missing = {
         (key, name)
         for key, name in _named_files(base)
@@ -54,6 +47,11 @@ def check_files(base: Experiment) -> None:
     }
     if not missing:
         return
+    recipes = [
+        directory
+        for directory in base.directory.resolve().parents
+        if any(name and (directory / name).exists() for _, name in missing)
+    ]
     lines = [f"files of the base model {base.directory} do not exist:"]
     for key, name in sorted(missing):
         option = DATA_OPTIONS.get(key.partition("_")[0])
@@ -63,9 +61,9 @@ def check_files(base: Experiment) -> None:
         lines.append(
             "A packed model comes without data: give --labeled DIR --valid DIR"
         )
-    elif base.recipe and any((base.recipe / name).exists() for _, name in missing):
+    elif recipes:
         lines.append(
-            f"Paths of the base model are relative to {base.recipe}: run this command, "
+            f"Paths of the base model are relative to {recipes[0]}: run this command, "
             f"and the training, there"
         )
     lines.append(
@@ -76,11 +74,7 @@ def check_files(base: Experiment) -> None:
 
 
 def check_model(config: dict[str, Any], labeled_anew: bool = False) -> None:
-    """Refuse a model that cannot go on with pseudo-labels, whatever the options.
-
-    Raises:
-        UserError: With what it lacks and what to do.
-    """
+    """Refuse a model that cannot go on with pseudo-labels, whatever the options."""
     model = config.get("model") or "espnet"
     weight = (config.get("model_conf") or {}).get("ctc_weight", 0.5)
     reasons = {

@@ -8,7 +8,6 @@ import math
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -64,20 +63,6 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
     return dataclasses.replace(base, config=moved)
 
 
-def _read_labeled(
-    args: argparse.Namespace, base: dict[str, Any], staging: Path
-) -> dict[str, list]:
-    """Return the options of labeled data given anew, their lengths counted."""
-    data: dict[str, list] = {}
-    for part, directory in (("train", args.labeled), ("valid", args.valid)):
-        if directory is not None:
-            count = dry_run.token_counter(base)
-            data |= data_dirs.labeled_options(
-                directory, part, base, staging / part, count
-            )
-    return data
-
-
 def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> None:
     """Refuse audio that the base model cannot take, with a file and what to do."""
     rate = lengths.sample_rate(argparse.Namespace(**base.config))
@@ -128,21 +113,19 @@ def run(args: argparse.Namespace) -> list[str]:
         Lines to print, the command to run last.
 
     Raises:
-        UserError: Something cannot work; nothing is written then, except that an
-            archive is unpacked.
+        UserError: Something cannot work; nothing is written then but an unpacked
+            archive.
     """
     parent = args.asr_exp.parent if args.asr_exp else Path("exp")
     # asr.sh names experiments by their configuration, too.
     exp_dir = args.exp_dir or parent / f"asr_{args.out.stem}"
     _check_options(args, exp_dir)
-    try:
-        frame_level = criteria.build(args.criterion).frame_level
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    frame_level = criteria.build(args.criterion).frame_level
     with tempfile.TemporaryDirectory() as directory:
         # What the training needs beside the configuration is written beside its
         # experiment in the end, and until then here.
-        staging, beside = Path(directory), exp_dir.with_name(f"{exp_dir.name}_data")
+        staging, trial = Path(directory, "data"), Path(directory, "trial")
+        beside = exp_dir.with_name(f"{exp_dir.name}_data")
         base = _read_base_model(args)
         check_model(base.config, labeled_anew=args.labeled is not None)
         file = base.checkpoint(args.init_param)
@@ -153,24 +136,19 @@ def run(args: argparse.Namespace) -> list[str]:
         unlabeled = data_dirs.merge_audio(
             args.unlabeled, features, staging / "unlabeled"
         )
-        data = _read_labeled(args, base.config, staging)
+        data: dict[str, list] = {}
+        for part, source in (("train", args.labeled), ("valid", args.valid)):
+            if source is not None:
+                data |= data_dirs.labeled_options(source, part, base.config, staging)
         complete = dataclasses.replace(base, config={**base.config, **data})
         check_files(complete)
         if not features:
             _check_audio(complete, unlabeled)
-        start = Input(
-            init_param=weights.source,
-            unlabeled=unlabeled.specs(),
-            unlabeled_shape_file=unlabeled.shape_file and str(unlabeled.shape_file),
-            data=data,
-            frame_level=frame_level,
-            batch_norm=any(name.endswith("running_mean") for name in weights.state),
-        )
+        start = Input(weights, unlabeled, data, frame_level)
         config = compose(base.config, dry_run.get_defaults(), args, start)
-        with tempfile.TemporaryDirectory() as trial:
-            options = dry_run.check(config.values, weights, Path(trial))
-            notes = [] if features else _length_notes(options)
-        values = relocate(config.values, renaming([(directory, str(beside))]))
+        options = dry_run.check(config.values, weights, trial)
+        notes = [] if features else _length_notes(options)
+        values = relocate(config.values, renaming([(str(staging), str(beside))]))
         config = config._replace(values=values)
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             entries = tables.read_scp(file)

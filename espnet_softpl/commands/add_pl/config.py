@@ -1,7 +1,4 @@
-"""The pseudo-labeling configuration of a trained model: what changes, and why.
-
-Pure functions over plain dictionaries; ESPnet's defaults are an argument.
-"""
+"""The pseudo-labeling configuration of a trained model: what changes, and why."""
 
 from __future__ import annotations
 
@@ -11,7 +8,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from espnet_softpl.commands.experiment import OURS, is_ctc_only, is_of_run, relocate
+from espnet_softpl.commands.add_pl.data_dirs import Audio
+from espnet_softpl.commands.experiment import (
+    OURS,
+    Weights,
+    is_ctc_only,
+    is_of_run,
+    relocate,
+)
 
 # Written even if they are ESPnet's defaults: what users look for first.
 ALWAYS = {"token_type", "encoder", "model_conf", "batch_type", "max_epoch", "optim"}
@@ -26,12 +30,10 @@ TEACHERS = {"ema": {"decay": 0.999}, "delayed": {"steps": 1000}}
 class Input(NamedTuple):
     """What the training of a base model begins with."""
 
-    init_param: str
-    unlabeled: list[list[str]]  # ESPnet's triples of path, name and type.
-    unlabeled_shape_file: str | None  # Lengths, if the audio's headers do not tell.
+    weights: Weights
+    unlabeled: Audio
     data: dict[str, list]  # ESPnet's options of labeled and validation data anew.
     frame_level: bool  # Whether the criterion wants frames that stay in their places.
-    batch_norm: bool  # Whether the model has it.
 
 
 class TrainingConfig(NamedTuple):
@@ -168,7 +170,8 @@ def compose(
             config[name] = {**settings, inner: value} if inner else value
             changes.append(f"{key}: {_show(before)} -> {_show(value)}: {why}")
     teacher_conf: dict[str, Any] = dict(TEACHERS.get(args.teacher, {}))
-    buffers = start.batch_norm and args.teacher == "ema"
+    batch_norm = any(name.endswith("running_mean") for name in start.weights.state)
+    buffers = batch_norm and args.teacher == "ema"
     if buffers:
         teacher_conf["buffers"] = "copy"
     ours = {
@@ -182,11 +185,11 @@ def compose(
             "weight": 1.0,
         },
         "pl_guard": "warn",
-        "unlabeled_data_path_and_name_and_type": start.unlabeled,
-        "init_param": [start.init_param],
-        "unlabeled_shape_file": [start.unlabeled_shape_file],
+        "unlabeled_data_path_and_name_and_type": start.unlabeled.specs(),
+        "init_param": [start.weights.source],
+        "unlabeled_shape_file": [str(start.unlabeled.shape_file or "")],
     }
-    ours = {key: value for key, value in ours.items() if value not in ({}, [None])}
+    ours = {key: value for key, value in ours.items() if value not in ({}, [""])}
     theirs = {
         key: value
         for key, value in config.items()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from espnet_softpl.commands.add_pl.dry_run import token_counter
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import guess_kind
@@ -138,8 +139,7 @@ def labeled_options(
     directory: Path,
     part: str,
     base: Mapping[str, Any],
-    shapes: Path,
-    count_tokens: Callable[[str, str], int],
+    staging: Path,
 ) -> dict[str, list]:
     """Make ESPnet's options of a labeled set from its data directory.
 
@@ -147,9 +147,8 @@ def labeled_options(
         directory: With wav.scp (or feats.scp) and text.
         part: `train` or `valid`.
         base: The base model's configuration.
-        shapes: Directory to write `speech_shape` and `text_shape` to, the lengths that
-            ESPnet's `--collect_stats` would find.
-        count_tokens: Number of tokens of (utterance id, transcript).
+        staging: Here `PART/speech_shape` and `PART/text_shape` are written, the lengths
+            that ESPnet's `--collect_stats` would find.
 
     Raises:
         UserError: A file is missing, audio cannot be read, or utterances lack one of
@@ -171,12 +170,11 @@ def labeled_options(
                 f"{directory}: {len(lacking)} utterances have {what} and are not in "
                 f"{file}: {name_some(lacking)}"
             )
-    size = len(base["token_list"])
-    files = [shapes / "speech_shape", shapes / "text_shape"]
+    count, size = token_counter(base), len(base["token_list"])
+    tokens = {key: f"{count(key, words)},{size}" for key, words in text.items()}
+    files = [staging / part / "speech_shape", staging / part / "text_shape"]
     tables.write_lines(files[0], audio.lengths())
-    tables.write_lines(
-        files[1], {key: f"{count_tokens(key, t)},{size}" for key, t in text.items()}
-    )
+    tables.write_lines(files[1], tokens)
     specs = [*audio.specs(), [str(directory / "text"), "text", "text"]]
     return {
         f"{part}_data_path_and_name_and_type": specs,
