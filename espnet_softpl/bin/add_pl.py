@@ -133,8 +133,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         lines = run(args)
     except (UserError, OSError) as error:  # The latter: a disk that is full, say.
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    for line in lines:
-        print(line)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -52,10 +52,9 @@ def get_parser() -> argparse.ArgumentParser:
         "--pl_filter",
         nargs="*",
         default=["tokens"],
-        help="which labels are kept, judged in order; none or several of: "
-        f"{', '.join(filters.available())}, or your own as 'module:Class'. Those that "
-        "learn from the labeled data of a training are refused (default: tokens, which "
-        "drops empty transcripts)",
+        help=f"which labels are kept, judged in order; any of: "
+        f"{', '.join(filters.available())}, or your own as 'module:Class', but those "
+        f"that learn from labeled data (default: tokens, which drops empty ones)",
     )
     add(
         "--pl_filter_conf",
@@ -68,8 +67,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--batch_bins",
         type=at_least(1),
         default=4_000_000,
-        help="most samples in a mini-batch, padding included; 4000000 are 250 s at "
-        "16 kHz",
+        help="most samples in a mini-batch, with padding; 4000000 are 250 s at 16 kHz",
     )
     add(
         "--ngpu",

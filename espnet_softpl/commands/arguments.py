@@ -44,8 +44,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--asr_exp",
         required=True,
         metavar="DIR",
-        help="experiment directory (the --output_dir of a training, stock or ours), or "
-        "an archive of espnet2.bin.pack",
+        help="directory of a training, stock or ours, or archive of espnet2.bin.pack",
     )
     parser.add_argument(
         "--which",
@@ -65,6 +64,5 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight",
         type=share,
         default=0.5,
-        help="with --which average: weight of the teacher, 0 to 1; the student has the "
-        "rest. Counters are the student's",
+        help="the teacher's, 0 to 1, in the average; the student has the rest",
     )

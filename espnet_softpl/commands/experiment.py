@@ -74,10 +74,10 @@ def relocate(value: Any, rename: Callable[[str], str]) -> Any:
 
 
 class Weights(NamedTuple):
-    """The weights of a model by name, on the CPU, and what they were read from."""
+    """The weights of a model."""
 
-    state: dict[str, torch.Tensor]
-    source: str
+    state: dict[str, torch.Tensor]  # By name, on the CPU.
+    source: str  # What they were read from.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,7 @@ class Experiment:
             if self.find(name) is None:
                 raise UserError(
                     f"{self.directory}/config.yaml: {key} is {name!r}, which is no "
-                    f"file here. Run this in the directory that the model was trained "
-                    f"in, or bring the file back"
+                    f"file here. Run this where the model was trained"
                 )
 
     def checkpoint(self, name: str | Path | None = None) -> Path:
@@ -185,13 +184,12 @@ class Experiment:
     def teacher(self) -> Weights:
         """Read the teacher, of a finished run or of one that goes on or was killed.
 
-        The state of the newest finished epoch has it; if that directory is gone,
-        `teacher.pth`, which is written at the end of a run.
+        The state of the newest finished epoch has it; if there is none, `teacher.pth`,
+        which is written at the end of a run.
 
         Raises:
             UserError: The experiment has no teacher with weights of its own.
         """
-        instead = "take the student (--which student)"
         for path in self.snapshots():
             try:
                 state = load_state(path, mmap=True)
@@ -202,28 +200,25 @@ class Experiment:
                 logger.warning("%s is of another version of this package", path)
                 continue
             teacher = state["teacher"]
+            if teacher.get("model") is not None:
+                return Weights(dict(teacher["model"]), str(path))
+            reason = "has no teacher yet: it is made at the first unlabeled mini-batch"
             if "model" not in teacher:
-                raise UserError(
-                    f"{self.directory}: its teacher is the student itself (pl_teacher: "
-                    f"{teacher.get('kind')}) and has no weights of its own; {instead}"
-                )
-            if teacher["model"] is None:
-                raise UserError(
-                    f"{self.directory} has no teacher yet: it is made at the first "
-                    f"unlabeled mini-batch; {instead}"
-                )
-            return Weights(dict(teacher["model"]), str(path))
-        path = self.directory / TEACHER
-        if path.is_file():
-            return Weights(load_state(path), str(path))
-        if self.config.get("pl_criterion") is None:
-            raise UserError(
-                f"{self.directory} was trained without pseudo-labels, and has no "
-                f"teacher; {instead}"
+                kind = f"pl_teacher: {teacher.get('kind')}"
+                reason = f"has no teacher: its teacher is the student itself ({kind})"
+            break
+        else:
+            path = self.directory / TEACHER
+            if path.is_file():
+                return Weights(load_state(path), str(path))
+            reason = (
+                f"has neither {TEACHER} nor a whole state in {STATE_DIR}: no epoch is "
+                f"finished, or its teacher has no weights of its own"
             )
+            if self.config.get("pl_criterion") is None:
+                reason = "was trained without pseudo-labels, and has no teacher"
         raise UserError(
-            f"{self.directory} has neither {TEACHER} nor a whole state in {STATE_DIR}: "
-            f"no epoch is finished, or its teacher has no weights of its own; {instead}"
+            f"{self.directory} {reason}; take the student (--which student)"
         )
 
     def weights(
@@ -277,18 +272,15 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read the `config.yaml` of a training, or refuse one without a token list."""
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist. A trained ESPnet experiment has its configuration "
-            f"there: give the directory that holds config.yaml and *.pth"
+            f"{path} does not exist. Give the directory of a trained ESPnet "
+            f"experiment, which holds config.yaml and *.pth"
         )
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML file: {error}") from error
     if not isinstance(config, dict) or not config.get("token_list"):
-        raise UserError(
-            f"{path} holds no token_list: it is not what espnet2.bin.asr_train writes "
-            f"into an experiment"
-        )
+        raise UserError(f"{path} holds no token_list: no ASR training has written it")
     return config
 
 
@@ -309,13 +301,13 @@ def read_experiment(directory: Path) -> Experiment:
         model_name = meta["files"]["asr_model_file"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} names no asr_train_config and asr_model_file ({error!r}): this is "
-            f"no speech recognition model that espnet2.bin.pack asr has packed"
+            f"{path} names no asr_train_config and asr_model_file ({error!r}): "
+            f"espnet2.bin.pack asr has not packed it"
         ) from error
 
     def inside(name: str) -> str:
-        # Files from outside of the directory that they were packed in are named by
-        # absolute paths, and stored without the leading slash.
+        # Files are named by absolute paths if they were packed from outside of the
+        # directory, and stored without the leading slash.
         file = directory / name.lstrip("/")
         return str(file) if name and file.is_file() else name
 

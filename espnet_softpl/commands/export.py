@@ -1,8 +1,6 @@
 """Write a trained model as a stock ESPnet model: a directory or a packed archive.
 
-Nothing of this package is left in it, and nothing of the machine that it was trained
-on: keys and paths of the training run are taken out of `config.yaml`, and the files
-that a model needs (statistics, BPE model) lie beside it.
+Nothing of this package is left in it, nor of the machine that it was trained on.
 """
 
 from __future__ import annotations
@@ -43,10 +41,7 @@ def stock_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_loads(config: Path, model: Path, weights: Weights) -> None:
-    """Load a model as stock ESPnet does, and compare.
-
-    ESPnet itself takes any weights for any model, and leaves out what does not fit.
-    """
+    """Load a model as stock ESPnet does, which ignores what does not fit; compare."""
     try:
         built, args = ASRTask.build_model_from_file(config, model, "cpu")
     except (OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -61,30 +56,24 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
     wrong = [
         name
         for name, value in weights.state.items()
-        if not torch.equal(loaded[name], value.to(loaded[name].dtype))
-        and value.isfinite().all()
+        if value.isfinite().all()
+        and not torch.equal(loaded[name], value.to(loaded[name].dtype))
     ]
     if wrong:
         raise UserError(f"{weights.source}: not loaded as they are: {name_some(wrong)}")
 
 
 def check_target(out: Path) -> None:
-    """Refuse a target that would be lost, or that is no archive of ESPnet's.
-
-    Raises:
-        UserError: `out` is a directory with something in it, a file where a directory
-            would go, or has the suffix of another kind of archive.
-    """
+    """Refuse a target that would be lost, or that is no archive of ESPnet's."""
     if is_archive(out):
-        if out.is_dir():
-            raise UserError(f"--out {out} is a directory")
-        return
-    if out.suffix in (".gz", ".bz2", ".xz", ".7z", ".rar", ".pth"):
-        raise UserError(
-            f"--out {out}: want one of {', '.join(ARCHIVES)}, or a directory"
-        )
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"--out {out} is there already; remove it, or name another")
+        reason = "is a directory" if out.is_dir() else ""
+    elif out.suffix in (".gz", ".bz2", ".xz", ".7z", ".rar", ".pth"):
+        reason = f"want one of {', '.join(ARCHIVES)}, or a directory"
+    else:
+        taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
+        reason = "is there already; remove it, or name another" if taken else ""
+    if reason:
+        raise UserError(f"--out {out}: {reason}")
 
 
 def export(
@@ -94,18 +83,12 @@ def export(
     outputs: Sequence[Path],
     options: Sequence[Path] = (),
 ) -> list[str]:
-    """Write a model as a stock ESPnet model.
+    """Write weights of an experiment as `NAME.pth` of a stock ESPnet model.
 
-    It is loaded by stock ESPnet and compared before anything is put in place.
-
-    Args:
-        experiment: Where the model comes from.
-        weights: What `NAME.pth` in it will hold.
-        name: See `weights`.
-        outputs: Archives (by their suffix) and directories. The paths in an archive
-            are relative to it; those in a directory's `config.yaml` are absolute, so
-            that it loads from everywhere.
-        options: Further files that go along.
+    Outputs are archives (by their suffix) and directories. The paths in an archive are
+    relative to it; those in a directory's `config.yaml` are absolute, so that it loads
+    from everywhere. Further files, `options`, go along. Stock ESPnet loads the model,
+    and it is compared, before anything is put in place.
 
     Returns:
         The names of the files in the model.

@@ -111,9 +111,8 @@ def build_labeler(
     args = argparse.Namespace(**{"model": "espnet", **config})
     if args.model != "espnet" or args.model_conf.get("ctc_weight", 0.5) == 0.0:
         raise UserError(
-            f"{experiment.directory}: labels come from the CTC head, which needs "
-            f"model: espnet with a ctc_weight in (0, 1]; this is {args.model!r} with "
-            f"{args.model_conf}"
+            f"{experiment.directory}: labels come from the CTC head of model: espnet "
+            f"with ctc_weight in (0, 1]; this is {args.model!r} with {args.model_conf}"
         )
     to_text = build_to_text(args)
     model = SoftPLTask.build_student(args)
@@ -125,10 +124,8 @@ def build_labeler(
     model.load_state_dict(weights.state, strict=False)
     for name, judge in judges:
         if judge.needs_rate or judge.needs_labeled:
-            raise UserError(
-                f"pl_filter: {name} as it is set learns from the labeled data of a "
-                f"training, and there are none here"
-            )
+            reason = "learns from the labeled data of a training; there are none here"
+            raise UserError(f"pl_filter: {name} as it is set {reason}")
     check_filters(judges, model, math.nan)
     return Labeler(model.eval(), args, judges, to_text)
 
@@ -211,13 +208,10 @@ def _load(
 def label_set(
     labeler: Labeler, audio: Audio, settings: dict[str, Any], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Label a set, or what is left of it, and write the labels.
+    """Label a set, or what is left of it; write the labels and return the counts.
 
     Labels are a function of the settings: those of a run that was killed and begun
     again are those of one that was not.
-
-    Returns:
-        The counts; see `write_labels`.
 
     Raises:
         UserError: Too much audio is unusable, or `--out` holds other labels.
@@ -244,7 +238,7 @@ def label_set(
         torch.manual_seed(args.seed + number)
         records = labeler({key: value.to(device) for key, value in batch.items()})
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
-    labels = progress.labels()
+    labels = {r["id"]: r for records in progress.done.values() for r in records}
     bad = {k: k for k, r in labels.items() if r["reason"] == UNUSABLE}
     scan.check_bad_share({**audio.bad, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)

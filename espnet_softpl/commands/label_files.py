@@ -1,15 +1,10 @@
-"""Pseudo-labels as files: progress that outlives a kill, and Kaldi's tables.
-
-`text` and `wav.scp` hold what is kept, `confidence` all that was labeled, `dropped` the
-rest with the reason, `label.yaml` how the labels were made, and counts.
-"""
+"""Pseudo-labels as files: progress that outlives a kill, and Kaldi's tables."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +12,7 @@ import yaml
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write
+from espnet_softpl.data.tables import write_lines
 
 PROGRESS = ".progress"  # In the output directory: a line of settings, one per batch.
 SUMMARY = "label.yaml"  # The same settings, and the counts; written last.
@@ -54,7 +50,8 @@ class Progress:
         whole = [line.decode().rstrip("\n") for line in lines if line.endswith(b"\n")]
         if whole:
             check_settings(json.loads(whole[0]), settings, self._path)
-        _write(self._path, whole or [json.dumps(settings)])
+        with atomic_write(self._path) as stream:
+            stream.writelines(f"{line}\n" for line in whole or [json.dumps(settings)])
         self.done: dict[int, list[Record]] = dict(map(json.loads, whole[1:]))
 
     def add(self, number: int, records: list[Record]) -> None:
@@ -64,10 +61,6 @@ class Progress:
             file.flush()
             os.fsync(file.fileno())
         self.done[number] = records
-
-    def labels(self) -> dict[str, Record]:
-        """Return the records by utterance id."""
-        return {r["id"]: r for records in self.done.values() for r in records}
 
 
 def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
@@ -81,11 +74,6 @@ def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
             )
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
-    with atomic_write(path) as stream:
-        stream.writelines(f"{line.rstrip()}\n" for line in lines)
-
-
 def write_labels(
     out: Path,
     audio: Audio,
@@ -93,19 +81,20 @@ def write_labels(
     settings: dict[str, Any],
     samples_per_hour: float,
 ) -> dict[str, Any]:
-    """Write `text`, `wav.scp`, `confidence`, `dropped` and, last, `label.yaml`.
+    """Write Kaldi's tables and, last, `label.yaml`; return the counts in it.
 
-    Returns:
-        The counts: `utterances`, `kept`, `hours`, `kept_hours`, `dropped` by reason.
+    `text` and `wav.scp` hold what is kept, `confidence` all that was labeled, `dropped`
+    the rest with the reason, `label.yaml` how the labels were made, and counts.
     """
     reasons = {k: labels.get(k, {"reason": UNUSABLE})["reason"] for k in audio.entries}
     dropped = {key: reason for key, reason in reasons.items() if reason}
     kept = [key for key in reasons if key not in dropped]
     sure = [key for key, reason in reasons.items() if reason != UNUSABLE]
-    _write(out / "text", (f"{key} {labels[key]['text']}" for key in kept))
-    _write(out / "wav.scp", (f"{key} {audio.entries[key]}" for key in kept))
-    _write(out / "confidence", (f"{k} {labels[k]['confidence']:.6f}" for k in sure))
-    _write(out / "dropped", (f"{key} {reason}" for key, reason in dropped.items()))
+    write_lines(out / "text", {key: labels[key]["text"] for key in kept})
+    write_lines(out / "wav.scp", {key: audio.entries[key] for key in kept})
+    confidence = {key: f"{labels[key]['confidence']:.6f}" for key in sure}
+    write_lines(out / "confidence", confidence)
+    write_lines(out / "dropped", dropped)
     counts = {
         "utterances": len(reasons),
         "kept": len(kept),

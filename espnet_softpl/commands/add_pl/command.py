@@ -20,7 +20,7 @@ from espnet_softpl.commands.add_pl.base_model import (
     check_model,
     renaming,
 )
-from espnet_softpl.commands.add_pl.config import Input, compose, render
+from espnet_softpl.commands.add_pl.config import compose, render
 from espnet_softpl.commands.experiment import (
     Experiment,
     Weights,
@@ -42,8 +42,8 @@ def _check_options(args: argparse.Namespace, exp_dir: Path) -> None:
         raise UserError(f"{args.out} exists; give another --out, or --overwrite")
     if (exp_dir / "checkpoint.pth").exists():
         raise UserError(
-            f"{exp_dir} holds a training already, which the printed command would "
-            f"resume; give another --exp_dir"
+            f"{exp_dir} holds a training already, which would be resumed; give another "
+            f"--exp_dir"
         )
 
 
@@ -144,8 +144,7 @@ def run(args: argparse.Namespace) -> list[str]:
         check_files(complete)
         if not features:
             _check_audio(complete, unlabeled)
-        start = Input(weights, unlabeled, data, frame_level)
-        config = compose(base.config, dry_run.get_defaults(), args, start)
+        config = compose(base.config, args, weights, unlabeled, data, frame_level)
         options = dry_run.check(config.values, weights, trial)
         notes = [] if features else _length_notes(options)
         values = relocate(config.values, renaming([(str(staging), str(beside))]))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from espnet_softpl.commands.add_pl.data_dirs import Audio
+from espnet_softpl.commands.add_pl.dry_run import get_defaults
 from espnet_softpl.commands.experiment import (
     OURS,
     Weights,
@@ -25,15 +26,6 @@ OPEN_ENDED = (None, "warmuplr", "noamlr", "reducelronplateau")
 OPEN_ENDED += ("warmupreducelronplateau",)
 
 TEACHERS = {"ema": {"decay": 0.999}, "delayed": {"steps": 1000}}
-
-
-class Input(NamedTuple):
-    """What the training of a base model begins with."""
-
-    weights: Weights
-    unlabeled: Audio
-    data: dict[str, list]  # ESPnet's options of labeled and validation data anew.
-    frame_level: bool  # Whether the criterion wants frames that stay in their places.
 
 
 class TrainingConfig(NamedTuple):
@@ -56,7 +48,7 @@ def _show(value: Any) -> str:
 
 
 def _edits(
-    base: Mapping[str, Any], args: argparse.Namespace, start: Input
+    base: Mapping[str, Any], args: argparse.Namespace, frame_level: bool
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield what a training that goes on must have: key, value and why."""
     lr = (base.get("optim_conf") or {}).get("lr")
@@ -86,7 +78,7 @@ def _edits(
     ):
         if base.get(key):
             yield key, False, why
-    if start.frame_level and _warps_time(base):
+    if frame_level and _warps_time(base):
         why = f"with {args.criterion} frames must stay where the teacher saw them"
         yield "specaug_conf.apply_time_warp", False, why
 
@@ -96,59 +88,56 @@ def _warps_time(config: Mapping[str, Any]) -> bool:
     return bool(config.get("specaug")) and conf.get("apply_time_warp", True)
 
 
-def _notes(
-    config: Mapping[str, Any], unknown: list[str], batch_norm: bool
-) -> Iterator[str]:
+def _notes(config: Mapping[str, Any], unknown: list[str], buffers: bool) -> list[str]:
     """Say what is worth a look, though nothing is changed."""
-    if batch_norm:
-        yield (
-            "The model has batch norm. The teacher takes the student's statistics as "
-            "they are (pl_teacher_conf.buffers: copy); 'average' averages them with "
-            "the decay of the weights"
-        )
-    if not config.get("specaug"):
-        yield (
-            "The base model was trained without specaug, so that the student sees what "
-            "the teacher sees; add specaug, or there is little to learn"
-        )
-    elif _warps_time(config):
-        yield (
-            "specaug warps time, which criteria on transcripts allow; for one on "
-            "frames (such as soft_ce) set specaug_conf.apply_time_warp: false"
-        )
-    if config.get("scheduler") not in OPEN_ENDED:
-        yield (
-            f"scheduler {config['scheduler']}: its settings may count the base model's "
-            f"steps; see whether they suit the new training"
-        )
+    scheduler = config.get("scheduler")
     frontend = config.get("frontend") or "default"
-    if frontend not in ("default", "sliding_window"):
-        yield (
-            f"frontend {frontend}: built and loaded here, but not among what this "
-            f"package is tested with. The teacher is a second copy of all of it"
-        )
-    if unknown:
-        yield (
-            f"Left out, for this version of ESPnet has no such keys: "
-            f"{'; '.join(unknown)}"
-        )
+    notes = {
+        "The model has batch norm. The teacher takes the student's statistics as they "
+        "are (pl_teacher_conf.buffers: copy); 'average' averages them with the decay "
+        "of the weights": buffers,
+        "The base model was trained without specaug, so that the student sees what the "
+        "teacher sees; add specaug, or there is little to learn": (
+            not config.get("specaug")
+        ),
+        "specaug warps time, which criteria on transcripts allow; for one on frames "
+        "(such as soft_ce) set specaug_conf.apply_time_warp: false": (
+            _warps_time(config)
+        ),
+        f"scheduler {scheduler}: its settings may count the base model's steps; see "
+        f"whether they suit the new training": scheduler not in OPEN_ENDED,
+        f"frontend {frontend}: built and loaded here, but not among what this package "
+        f"is tested with. The teacher is a second copy of all of it": (
+            frontend not in ("default", "sliding_window")
+        ),
+        f"Left out, for this version of ESPnet has no such keys: "
+        f"{'; '.join(unknown)}": unknown,
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def compose(
     base: Mapping[str, Any],
-    defaults: Mapping[str, Any],
     args: argparse.Namespace,
-    start: Input,
+    weights: Weights,
+    unlabeled: Audio,
+    data: Mapping[str, list],
+    frame_level: bool,
 ) -> TrainingConfig:
     """Make the configuration of pseudo-labeling from a base model's configuration.
 
     Args:
         base: The base model's `config.yaml`.
-        defaults: The default of every option of the training command. Values that are
-            these are left out.
         args: The options of `bin.add_pl`.
-        start: What the training begins with.
+        weights: Those that the training begins with.
+        unlabeled: The unlabeled set.
+        data: ESPnet's options of labeled and validation data given anew.
+        frame_level: Whether the criterion wants frames that stay in their places.
+
+    Returns:
+        The configuration, without what is a default of the training command.
     """
+    defaults = get_defaults()
     own = {
         key: _plain(value)
         for key, value in base.items()
@@ -160,24 +149,22 @@ def compose(
         if key not in defaults and value not in (None, False, [], {}, "")
     ]
     config = {key: value for key, value in own.items() if key in defaults}
-    config |= start.data
-    changes = [f"{key}: given anew" for key in start.data]
-    for key, value, why in _edits(own, args, start):
+    config |= data
+    changes = [f"{key}: given anew" for key in data]
+    for key, value, why in _edits(own, args, frame_level):
         name, _, inner = key.partition(".")
         settings = config.get(name) or {} if inner else {}
         before = settings.get(inner) if inner else config.get(name)
         if before != value:
             config[name] = {**settings, inner: value} if inner else value
             changes.append(f"{key}: {_show(before)} -> {_show(value)}: {why}")
-    teacher_conf: dict[str, Any] = dict(TEACHERS.get(args.teacher, {}))
-    batch_norm = any(name.endswith("running_mean") for name in start.weights.state)
+    batch_norm = any(name.endswith("running_mean") for name in weights.state)
     buffers = batch_norm and args.teacher == "ema"
-    if buffers:
-        teacher_conf["buffers"] = "copy"
+    copied = {"buffers": "copy"} if buffers else {}
     ours = {
         "pl_criterion": args.criterion,
         "pl_teacher": args.teacher,
-        "pl_teacher_conf": teacher_conf,
+        "pl_teacher_conf": {**TEACHERS.get(args.teacher, {}), **copied},
         "pl_filter": ["tokens"],
         "pl_schedule_conf": {
             "labeled_steps": 1,
@@ -185,9 +172,9 @@ def compose(
             "weight": 1.0,
         },
         "pl_guard": "warn",
-        "unlabeled_data_path_and_name_and_type": start.unlabeled.specs(),
-        "init_param": [start.weights.source],
-        "unlabeled_shape_file": [str(start.unlabeled.shape_file or "")],
+        "unlabeled_data_path_and_name_and_type": unlabeled.specs(),
+        "init_param": [weights.source],
+        "unlabeled_shape_file": [str(unlabeled.shape_file or "")],
     }
     ours = {key: value for key, value in ours.items() if value not in ({}, [""])}
     theirs = {
@@ -195,20 +182,19 @@ def compose(
         for key, value in config.items()
         if key in ALWAYS or value != _plain(defaults[key])
     }
-    notes = list(_notes(config, unknown, buffers))
+    notes = _notes(config, unknown, buffers)
     return TrainingConfig({**ours, **theirs}, changes, notes)
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes lists of words on one line, and all else in lines."""
 
+    def represent_list(self, data: list[Any]) -> yaml.Node:
+        flat = not any(isinstance(item, (list, dict)) for item in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
 
-def _represent_list(dumper: _Dumper, items: list[Any]) -> yaml.Node:
-    flat = not any(isinstance(item, (list, dict)) for item in items)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flat)
 
-
-_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(list, _Dumper.represent_list)
 
 
 def render(

@@ -55,8 +55,7 @@ def find_audio(path: Path, features: bool, option: str) -> Audio:
     if not features and (file.parent / "segments").is_file():
         raise UserError(
             f"{file.parent} has a file 'segments': its wav.scp lists recordings, not "
-            f"utterances. Cut them first, and give the directory that is made. "
-            f"{scan.HOW_TO_FORMAT}"
+            f"utterances. Cut them first. {scan.HOW_TO_FORMAT}"
         )
     entries, _ = scan.speech_scp([(str(file), "speech", "sound")], option)
     if not features and guess_kind(next(iter(entries.values()))) != "kaldi_ark":
@@ -68,9 +67,8 @@ def find_audio(path: Path, features: bool, option: str) -> Audio:
         return Audio(file, "kaldi_ark", entries, beside)
     if features:
         raise UserError(
-            f"{file} lists features, and their lengths are not known: there must be a "
-            f"{beside.name} beside it ('utterance-id frames,dimension'), as ESPnet's "
-            f"recipes write"
+            f"{file} lists features: there must be a {beside.name} beside it, with "
+            f"their lengths as ESPnet writes them ('utterance-id frames,dimension')"
         )
     return Audio(file, "kaldi_ark", entries)
 
@@ -109,16 +107,9 @@ def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio
 
 
 def check_audio(audio: Audio, rate: int, what: str, whole: bool) -> None:
-    """Refuse a set if files, of those looked at, are not what the base model takes.
+    """Refuse a set, by its name, if the base model cannot take files looked at.
 
-    Args:
-        audio: The set.
-        rate: What the base model's front end takes, in Hz.
-        what: What set it is, for the message.
-        whole: Whether every file must be usable, or only some.
-
-    Raises:
-        UserError: With files and what to do.
+    Its front end takes `rate` Hz. Every file must be usable if `whole`, else some.
     """
     headers = scan.read_some_headers(audio.entries, audio.kind)
     tried = scan.some_of(audio.entries)
@@ -143,21 +134,16 @@ def labeled_options(
 ) -> dict[str, list]:
     """Make ESPnet's options of a labeled set from its data directory.
 
-    Args:
-        directory: With wav.scp (or feats.scp) and text.
-        part: `train` or `valid`.
-        base: The base model's configuration.
-        staging: Here `PART/speech_shape` and `PART/text_shape` are written, the lengths
-            that ESPnet's `--collect_stats` would find.
+    The directory has wav.scp (or feats.scp) and text. The lengths that ESPnet's
+    `--collect_stats` would find are written to `PART/speech_shape` and `text_shape` of
+    the staging directory, where PART is `train` or `valid`.
 
     Raises:
         UserError: A file is missing, audio cannot be read, or utterances lack one of
             the two.
     """
     if not directory.is_dir():
-        raise UserError(
-            f"{directory}: no such directory; it must hold wav.scp and text"
-        )
+        raise UserError(f"{directory}: no such directory, with wav.scp and text in it")
     features = base.get("input_size") is not None
     audio = find_audio(directory, features, str(directory))
     text = tables.read_scp(directory / "text")
