@@ -21,12 +21,12 @@ from espnet_softpl.core.errors import UserError
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = new_parser("add_pl", __doc__)
+    add, directory = parser.add_argument, {"type": Path, "metavar": "DIR"}
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--asr_exp",
-        type=Path,
-        metavar="DIR",
         help="trained experiment, e.g. exp/asr_train_conformer_raw_en_bpe5000",
+        **directory,
     )
     source.add_argument(
         "--archive",
@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="TAG",
         help="model of espnet_model_zoo: user/model of Hugging Face, or a URL",
     )
-    parser.add_argument(
+    add(
         "--unlabeled",
         type=Path,
         nargs="+",
@@ -48,49 +48,39 @@ def get_parser() -> argparse.ArgumentParser:
         help="untranscribed audio: wav.scp files or directories that hold one "
         "(feats.scp for a model that takes features); several are merged",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="configuration to write, a .yaml file"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace --out if it exists"
-    )
-    parser.add_argument(
+    add("--out", type=Path, required=True, help="configuration to write, a .yaml file")
+    add("--overwrite", action="store_true", help="replace --out if it exists")
+    add(
         "--exp_dir",
-        type=Path,
-        metavar="DIR",
         help="experiment to be trained (default: asr_<name of --out>, beside --asr_exp "
         "or in exp)",
+        **directory,
     )
-    parser.add_argument(
+    add(
         "--labeled",
-        type=Path,
-        metavar="DIR",
         help="labeled training data: a directory with wav.scp and text (default: the "
         "base model's; a packed model has none)",
+        **directory,
     )
-    parser.add_argument(
-        "--valid", type=Path, metavar="DIR", help="labeled validation data, likewise"
-    )
-    parser.add_argument(
+    add("--valid", help="labeled validation data, likewise", **directory)
+    add(
         "--init_param",
         type=Path,
         metavar="FILE",
         help="parameters to start from (default: valid.cer_ctc.ave.pth or the next "
         "best average, best or latest epoch; an archive's own)",
     )
-    parser.add_argument(
+    add(
         "--unpack_dir",
-        type=Path,
-        metavar="DIR",
         help="where an archive is unpacked (default: exp/<name of the archive>)",
+        **directory,
     )
-    parser.add_argument(
+    add(
         "--cache_dir",
-        type=Path,
-        metavar="DIR",
         help="where --model_tag keeps downloads (default: espnet_model_zoo's own)",
+        **directory,
     )
-    parser.add_argument(
+    add(
         "--moved",
         nargs=2,
         action="append",
@@ -99,46 +89,37 @@ def get_parser() -> argparse.ArgumentParser:
         help="a file or directory of the base model's configuration that lies "
         "elsewhere now; may be given several times (default: none has moved)",
     )
-    _add_training_arguments(parser)
-    return parser
-
-
-def _add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add(
         "--criterion",
         default="hard_ctc",
         help=f"pl_criterion: {', '.join(criteria.available())}, or your own as "
         f"module:Class",
     )
-    parser.add_argument(
-        "--teacher",
-        default="ema",
-        choices=teacher.available(),
-        help="pl_teacher",
-    )
-    parser.add_argument(
+    add("--teacher", default="ema", choices=teacher.available(), help="pl_teacher")
+    add(
         "--unlabeled_steps",
         type=at_least(1),
         default=3,
         metavar="N",
         help="unlabeled mini-batches to each labeled one, at least 1",
     )
-    parser.add_argument(
+    add(
         "--lr",
         type=float,
         help="peak learning rate, greater than 0 (default: half of the base model's)",
     )
-    parser.add_argument(
+    add(
         "--max_epoch",
         type=at_least(1),
         help="epochs, at least 1 (default: the base model's)",
     )
-    parser.add_argument(
+    add(
         "--ngpu",
         type=at_least(0),
         help="GPUs of the printed command, at least 0 (default: those of this machine, "
         "at most as many as the base model had)",
     )
+    return parser
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
@@ -152,8 +133,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
         lines = run(args)
     except (UserError, OSError) as error:  # The latter: a disk that is full, say.
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    for line in lines:
-        print(line)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

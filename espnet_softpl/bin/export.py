@@ -16,7 +16,7 @@ from pathlib import Path
 
 from espnet_softpl.commands.arguments import add_model_arguments, new_parser
 from espnet_softpl.commands.experiment import open_experiment
-from espnet_softpl.commands.export import check_target, export
+from espnet_softpl.commands.export import export
 from espnet_softpl.core.errors import UserError, refuse
 
 
@@ -48,8 +48,6 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)
     try:
-        for out in args.out:
-            check_target(out)
         with open_experiment(args.asr_exp) as experiment:
             weights = experiment.weights(args.which, args.student, args.weight)
             names = export(experiment, weights, args.which, args.out, args.option)

@@ -19,85 +19,76 @@ from pathlib import Path
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_softpl import filters
-from espnet_softpl.commands.arguments import (
-    add_model_arguments,
-    at_least,
-    new_parser,
-    share,
-)
+from espnet_softpl.commands import arguments
+from espnet_softpl.commands.arguments import at_least, share
 from espnet_softpl.commands.label import run
 from espnet_softpl.core.errors import refuse
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = new_parser("label", __doc__)
-    add_model_arguments(parser)
-    parser.add_argument(
+    parser = arguments.new_parser("label", __doc__)
+    arguments.add_model_arguments(parser)
+    add = parser.add_argument
+    add(
         "--wav_scp",
         required=True,
         metavar="FILE",
         help="audio to label: lines of 'utterance-id value', as Kaldi's wav.scp",
     )
-    parser.add_argument(
+    add(
         "--data_type",
         default="sound",
         help="ESPnet's type of these values, such as sound or kaldi_ark",
     )
-    parser.add_argument(
+    add(
         "--shape_file",
         metavar="FILE",
         help="lengths of the utterances in samples, as 'utterance-id length'; needed "
         "unless --data_type is sound (default: read from the audio files' headers)",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="where; made if new"
-    )
-    parser.add_argument(
+    add("--out", type=Path, required=True, metavar="DIR", help="where; made if new")
+    add(
         "--pl_filter",
         nargs="*",
         default=["tokens"],
-        help="which labels are kept, judged in order; none or several of: "
-        f"{', '.join(filters.available())}, or your own as 'module:Class'. Those that "
-        "learn from the labeled data of a training are refused (default: tokens, which "
-        "drops empty transcripts)",
+        help=f"which labels are kept, judged in order; any of: "
+        f"{', '.join(filters.available())}, or your own as 'module:Class', but those "
+        f"that learn from labeled data (default: tokens, which drops empty ones)",
     )
-    parser.add_argument(
+    add(
         "--pl_filter_conf",
         action=NestedDictAction,
         default={},
         help="their keyword arguments, e.g. threshold=0.9 for confidence; of several, "
         "by name: confidence.threshold=0.9 (default: each filter's own)",
     )
-    parser.add_argument(
+    add(
         "--batch_bins",
         type=at_least(1),
         default=4_000_000,
-        help="most samples in a mini-batch, padding included; 4000000 are 250 s at "
-        "16 kHz",
+        help="most samples in a mini-batch, with padding; 4000000 are 250 s at 16 kHz",
     )
-    parser.add_argument(
+    add(
         "--ngpu",
         type=int,
         choices=(0, 1),
         default=0,
         help="number of GPUs, 0 to 1; for several split the wav.scp (default: 0)",
     )
-    parser.add_argument(
+    add(
         "--num_workers",
         type=at_least(0),
         default=1,
         help="processes that read audio ahead; 0 reads it in this one",
     )
-    parser.add_argument(
+    add(
         "--pl_max_bad_share",
         type=share,
         default=0.01,
         help="largest share of audio, 0 to 1, that may be unusable",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of filters that draw, from 0 (default: 0)"
-    )
+    add("--seed", type=int, default=0, help="of filters that draw, from 0 (default: 0)")
     return parser
 
 

@@ -22,20 +22,18 @@ def new_parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 def share(text: str) -> float:
     """Parse a number in [0, 1]."""
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
+    if not 0.0 <= float(text) <= 1.0:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return value
+    return float(text)
 
 
 def at_least(least: int) -> Callable[[str], int]:
     """Return the parser of a whole number that is not smaller."""
 
     def number(text: str) -> int:
-        value = int(text)
-        if value < least:
+        if int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-        return value
+        return int(text)
 
     return number
 
@@ -46,8 +44,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--asr_exp",
         required=True,
         metavar="DIR",
-        help="experiment directory (the --output_dir of a training, stock or ours), or "
-        "an archive of espnet2.bin.pack",
+        help="directory of a training, stock or ours, or archive of espnet2.bin.pack",
     )
     parser.add_argument(
         "--which",
@@ -67,6 +64,5 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight",
         type=share,
         default=0.5,
-        help="with --which average: weight of the teacher, 0 to 1; the student has the "
-        "rest. Counters are the student's",
+        help="the teacher's, 0 to 1, in the average; the student has the rest",
     )

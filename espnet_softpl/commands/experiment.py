@@ -1,7 +1,6 @@
 """What an ESPnet experiment or archive holds: a configuration, weights, files.
 
-`add_pl`, `export` and `label` read models here, and so take the same file of one
-experiment.
+All commands read models here, and so take the same file of one experiment.
 """
 
 from __future__ import annotations
@@ -75,38 +74,20 @@ def relocate(value: Any, rename: Callable[[str], str]) -> Any:
 
 
 class Weights(NamedTuple):
-    """The weights of a model by name, on the CPU, and what they were read from."""
+    """The weights of a model."""
 
-    state: dict[str, torch.Tensor]
-    source: str
+    state: dict[str, torch.Tensor]  # By name, on the CPU.
+    source: str  # What they were read from.
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A trained model's directory.
-
-    Attributes:
-        directory: Where `config.yaml` is.
-        config: What it says.
-        model_file: The model of a packed one, which has no other and no data; else
-            None.
-        archive: What it was unpacked from for as long as it is open, or None.
-    """
+    """A trained model's directory."""
 
     directory: Path
-    config: dict[str, Any]
-    model_file: Path | None = None
-    archive: Path | None = None
-
-    @property
-    def recipe(self) -> Path | None:
-        """The directory that relative paths are meant from, if the names tell."""
-        output_dir = Path(self.config.get("output_dir") or "/")
-        here = self.directory.resolve()
-        depth = len(output_dir.parts)
-        if output_dir.is_absolute() or here.parts[-depth:] != output_dir.parts:
-            return None
-        return here.parents[depth - 1]
+    config: dict[str, Any]  # What its `config.yaml` says.
+    model_file: Path | None = None  # Of a packed model, which has no other and no data.
+    archive: Path | None = None  # What it was unpacked from, for as long as it is open.
 
     def find(self, name: str) -> Path | None:
         """Find a file that the configuration names, or return None.
@@ -144,29 +125,21 @@ class Experiment:
         return needed
 
     def check_files(self) -> None:
-        """Refuse a model if a file that it needs is missing.
-
-        Raises:
-            UserError: With the file's key and name.
-        """
+        """Refuse a model if a file that it needs is missing, by key and name."""
         for key, name in self.needed_files().items():
             if self.find(name) is None:
                 raise UserError(
                     f"{self.directory}/config.yaml: {key} is {name!r}, which is no "
-                    f"file here. Run this in the directory that the model was trained "
-                    f"in, or bring the file back"
+                    f"file here. Run this where the model was trained"
                 )
 
     def checkpoint(self, name: str | Path | None = None) -> Path:
-        """Choose the model file, for all commands.
+        """Choose the model file, or find the named one, in the experiment or a path.
 
         The average of the best epochs comes first, then the best epoch, each by the
         first of `STATISTICS` (`CTC_STATISTICS` without decoder) of the validation data
         that has a file, then by any other of `best_model_criterion`. Then the latest
         epoch, the newest, the only file.
-
-        Args:
-            name: A file in the experiment, or a path; None chooses.
 
         Raises:
             UserError: There is none.
@@ -202,18 +175,22 @@ class Experiment:
             f"latest.pth nor *epoch.pth; it has one after the first epoch"
         )
 
+    def snapshots(self) -> list[Path]:
+        """List the states of finished epochs, of the first process, newest first."""
+        files = (self.directory / STATE_DIR).glob("*epoch.rank0.pth")
+        # By length first: 10epoch comes after 9epoch.
+        return sorted(files, key=lambda p: (len(p.name), p.name), reverse=True)
+
     def teacher(self) -> Weights:
         """Read the teacher, of a finished run or of one that goes on or was killed.
 
-        The state of the newest finished epoch has it; if that directory is gone,
-        `teacher.pth`, which is written at the end of a run.
+        The state of the newest finished epoch has it; if there is none, `teacher.pth`,
+        which is written at the end of a run.
 
         Raises:
             UserError: The experiment has no teacher with weights of its own.
         """
-        instead = "take the student (--which student)"
-        states = (self.directory / STATE_DIR).glob("*epoch.rank0.pth")
-        for path in sorted(states, key=lambda p: (len(p.name), p.name), reverse=True):
+        for path in self.snapshots():
             try:
                 state = load_state(path, mmap=True)
             except (UserError, OSError) as error:
@@ -223,28 +200,25 @@ class Experiment:
                 logger.warning("%s is of another version of this package", path)
                 continue
             teacher = state["teacher"]
+            if teacher.get("model") is not None:
+                return Weights(dict(teacher["model"]), str(path))
+            reason = "has no teacher yet: it is made at the first unlabeled mini-batch"
             if "model" not in teacher:
-                raise UserError(
-                    f"{self.directory}: its teacher is the student itself (pl_teacher: "
-                    f"{teacher.get('kind')}) and has no weights of its own; {instead}"
-                )
-            if teacher["model"] is None:
-                raise UserError(
-                    f"{self.directory} has no teacher yet: it is made at the first "
-                    f"unlabeled mini-batch; {instead}"
-                )
-            return Weights(dict(teacher["model"]), str(path))
-        path = self.directory / TEACHER
-        if path.is_file():
-            return Weights(load_state(path), str(path))
-        if self.config.get("pl_criterion") is None:
-            raise UserError(
-                f"{self.directory} was trained without pseudo-labels, and has no "
-                f"teacher; {instead}"
+                kind = f"pl_teacher: {teacher.get('kind')}"
+                reason = f"has no teacher: its teacher is the student itself ({kind})"
+            break
+        else:
+            path = self.directory / TEACHER
+            if path.is_file():
+                return Weights(load_state(path), str(path))
+            reason = (
+                f"has neither {TEACHER} nor a whole state in {STATE_DIR}: no epoch is "
+                f"finished, or its teacher has no weights of its own"
             )
+            if self.config.get("pl_criterion") is None:
+                reason = "was trained without pseudo-labels, and has no teacher"
         raise UserError(
-            f"{self.directory} has neither {TEACHER} nor a whole state in {STATE_DIR}: "
-            f"no epoch is finished, or its teacher has no weights of its own; {instead}"
+            f"{self.directory} {reason}; take the student (--which student)"
         )
 
     def weights(
@@ -258,8 +232,7 @@ class Experiment:
             teacher_share: The teacher's weight in the average, in [0, 1].
 
         Raises:
-            UserError: There is no such model, it is torn, or the two do not fit each
-                other.
+            UserError: There is no such model, it is torn, or the two do not fit.
         """
         if which == "teacher":
             return self.teacher()
@@ -275,11 +248,7 @@ class Experiment:
 
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Load the parameters of a trained model.
-
-    Raises:
-        UserError: The file cannot be read, or holds something else.
-    """
+    """Load the parameters of a trained model, or refuse what holds something else."""
     advice = (
         "Give a file such as valid.acc.ave.pth; checkpoint.pth, ESPnet's state of a "
         "training, is none"
@@ -300,37 +269,25 @@ def load_weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the `config.yaml` of a training.
-
-    Raises:
-        UserError: It is missing, unreadable, or holds no token list.
-    """
+    """Read the `config.yaml` of a training, or refuse one without a token list."""
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist. A trained ESPnet experiment has its configuration "
-            f"there: give the directory that holds config.yaml and *.pth"
+            f"{path} does not exist. Give the directory of a trained ESPnet "
+            f"experiment, which holds config.yaml and *.pth"
         )
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML file: {error}") from error
     if not isinstance(config, dict) or not config.get("token_list"):
-        raise UserError(
-            f"{path} holds no token_list: it is not what espnet2.bin.asr_train writes "
-            f"into an experiment"
-        )
+        raise UserError(f"{path} holds no token_list: no ASR training has written it")
     return config
 
 
 def read_experiment(directory: Path) -> Experiment:
-    """Read an experiment, a packed model after unpacking, or a model repository.
+    """Read an experiment (`config.yaml`), or an unpacked model (`meta.yaml`).
 
-    Args:
-        directory: What `espnet2.bin.asr_train` has written, with `config.yaml`; or
-            what `espnet2.bin.pack asr` has, with `meta.yaml`.
-
-    Returns:
-        The experiment. Files of a packed model are named by paths into `directory`.
+    Files of an unpacked model are named by paths into `directory`.
 
     Raises:
         UserError: It is neither, or a file is missing.
@@ -344,13 +301,13 @@ def read_experiment(directory: Path) -> Experiment:
         model_name = meta["files"]["asr_model_file"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} names no asr_train_config and asr_model_file ({error!r}): this is "
-            f"no speech recognition model that espnet2.bin.pack asr has packed"
+            f"{path} names no asr_train_config and asr_model_file ({error!r}): "
+            f"espnet2.bin.pack asr has not packed it"
         ) from error
 
     def inside(name: str) -> str:
-        # Files from outside of the directory that they were packed in are named by
-        # absolute paths, and stored without the leading slash.
+        # Files are named by absolute paths if they were packed from outside of the
+        # directory, and stored without the leading slash.
         file = directory / name.lstrip("/")
         return str(file) if name and file.is_file() else name
 
@@ -360,10 +317,7 @@ def read_experiment(directory: Path) -> Experiment:
 
 @contextlib.contextmanager
 def open_experiment(path: str | Path) -> Iterator[Experiment]:
-    """Open an experiment's directory, or an archive of `espnet2.bin.pack asr`.
-
-    Yields:
-        The experiment; an archive is unpacked for as long as it is open.
+    """Open an experiment's directory, or unpack an archive for as long as it is open.
 
     Raises:
         UserError: It is neither.

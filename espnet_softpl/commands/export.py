@@ -1,8 +1,6 @@
 """Write a trained model as a stock ESPnet model: a directory or a packed archive.
 
-Nothing of this package is left in it, and nothing of the machine that it was trained
-on: keys and paths of the training run are taken out of `config.yaml`, and the files
-that a model needs (statistics, BPE model) lie beside it.
+Nothing of this package is left in it, nor of the machine that it was trained on.
 """
 
 from __future__ import annotations
@@ -31,11 +29,10 @@ DATA += tuple(f"{part}_data_path_and_name_and_type" for part in ("train", "valid
 
 
 def stock_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Take out of a configuration what is not about the model.
+    """Copy a configuration without what is not about the model.
 
-    Returns:
-        A copy without the options of this package, and with ESPnet's own defaults for
-        its options of data and of the training run.
+    It has none of this package's options, and ESPnet's own defaults for those of data
+    and of the training run.
     """
     stock = {key: v for key, v in config.items() if not key.startswith(OURS)}
     defaults = vars(ASRTask.get_parser().parse_args([]))
@@ -43,30 +40,8 @@ def stock_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**stock, **{key: defaults[key] for key in run}}
 
 
-class _Files:
-    """The files that go along with a model, each under a name that no other has."""
-
-    def __init__(self, taken: Sequence[str]) -> None:
-        self._taken = set(taken)
-        self.names: dict[Path, str] = {}  # By the resolved path.
-
-    def add(self, source: Path) -> str:
-        """Take a file in, once; return its name."""
-        key, name, number = source.resolve(), source.name, 1
-        if key not in self.names:
-            while name in self._taken:
-                number += 1
-                name = f"{source.stem}_{number}{source.suffix}"
-            self._taken.add(name)
-            self.names[key] = name
-        return self.names[key]
-
-
 def _check_loads(config: Path, model: Path, weights: Weights) -> None:
-    """Load a model as stock ESPnet does, and compare.
-
-    ESPnet itself takes any weights for any model, and leaves out what does not fit.
-    """
+    """Load a model as stock ESPnet does, which ignores what does not fit; compare."""
     try:
         built, args = ASRTask.build_model_from_file(config, model, "cpu")
     except (OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -81,30 +56,24 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
     wrong = [
         name
         for name, value in weights.state.items()
-        if not torch.equal(loaded[name], value.to(loaded[name].dtype))
-        and value.isfinite().all()
+        if value.isfinite().all()
+        and not torch.equal(loaded[name], value.to(loaded[name].dtype))
     ]
     if wrong:
         raise UserError(f"{weights.source}: not loaded as they are: {name_some(wrong)}")
 
 
 def check_target(out: Path) -> None:
-    """Refuse a target that would be lost, or that is no archive of ESPnet's.
-
-    Raises:
-        UserError: `out` is a directory with something in it, a file where a directory
-            would go, or has the suffix of another kind of archive.
-    """
+    """Refuse a target that would be lost, or that is no archive of ESPnet's."""
     if is_archive(out):
-        if out.is_dir():
-            raise UserError(f"--out {out} is a directory")
-        return
-    if out.suffix in (".gz", ".bz2", ".xz", ".7z", ".rar", ".pth"):
-        raise UserError(
-            f"--out {out}: want one of {', '.join(ARCHIVES)}, or a directory"
-        )
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"--out {out} is there already; remove it, or name another")
+        reason = "is a directory" if out.is_dir() else ""
+    elif out.suffix in (".gz", ".bz2", ".xz", ".7z", ".rar", ".pth"):
+        reason = f"want one of {', '.join(ARCHIVES)}, or a directory"
+    else:
+        taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
+        reason = "is there already; remove it, or name another" if taken else ""
+    if reason:
+        raise UserError(f"--out {out}: {reason}")
 
 
 def export(
@@ -114,18 +83,12 @@ def export(
     outputs: Sequence[Path],
     options: Sequence[Path] = (),
 ) -> list[str]:
-    """Write a model as a stock ESPnet model.
+    """Write weights of an experiment as `NAME.pth` of a stock ESPnet model.
 
-    It is loaded by stock ESPnet and compared before anything is put in place.
-
-    Args:
-        experiment: Where the model comes from.
-        weights: Its weights.
-        name: What the model file is called, without suffix.
-        outputs: Archives (by their suffix) and directories. The paths in an archive
-            are relative to it; those in a directory's `config.yaml` are absolute, so
-            that it loads from everywhere.
-        options: Further files that go along.
+    Outputs are archives (by their suffix) and directories. The paths in an archive are
+    relative to it; those in a directory's `config.yaml` are absolute, so that it loads
+    from everywhere. Further files, `options`, go along. Stock ESPnet loads the model,
+    and it is compared, before anything is put in place.
 
     Returns:
         The names of the files in the model.
@@ -141,11 +104,19 @@ def export(
             raise UserError(f"--option {path} does not exist")
     experiment.check_files()
     model = f"{name}.pth"
-    files = _Files(["config.yaml", "meta.yaml", model])
+    own = ("config.yaml", "meta.yaml", model)
+    files: dict[str, Path] = {}  # What goes along, by a name that no other file has.
     config = stock_config(experiment.config)
 
+    def add(path: Path) -> str:
+        name, number = path.name, 1
+        while name in own or files.setdefault(name, path.resolve()) != path.resolve():
+            number += 1
+            name = f"{path.stem}_{number}{path.suffix}"
+        return name
+
     def write_config(stage: Path, base: Path) -> None:
-        placed = experiment.place_files(config, lambda f: str(base / files.add(f)))
+        placed = experiment.place_files(config, lambda f: str(base / add(f)))
         text = yaml.safe_dump(placed, sort_keys=False, indent=4, allow_unicode=True)
         (stage / "config.yaml").write_text(text, encoding="utf-8")
 
@@ -157,25 +128,24 @@ def export(
             stage.mkdir()
             write_config(stage, stage)
             for path in options:
-                files.add(path)
-            for source, member in files.names.items():
-                shutil.copyfile(source, stage / member)
+                add(path)
+            for member, path in files.items():
+                shutil.copyfile(path, stage / member)
             torch.save(weights.state, stage / model)
             _check_loads(stage / "config.yaml", stage / model, weights)
             if is_archive(out):
                 write_config(stage, Path())
                 packed = Path(work) / target.name
-                _pack(stage, model, list(files.names.values()), packed)
+                _pack(stage, model, list(files), packed)
                 os.replace(packed, target)
             else:
                 write_config(stage, target)
                 target.mkdir(exist_ok=True)  # An empty one is replaced.
                 os.replace(stage, target)
-    return ["config.yaml", model, *files.names.values()]
+    return ["config.yaml", model, *files]
 
 
 def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:
-    """Pack a directory as `espnet2.bin.pack asr` does."""
     # ESPnet names what it packs relative to the working directory, and lists it on
     # the screen.
     before = Path.cwd()

@@ -1,7 +1,6 @@
 """Pseudo-labels of a whole set as files, by an ESPnet model, outside of a training.
 
-They are what the generator of a training makes of the same audio with the same weights:
-greedy CTC transcripts by a model in eval mode, judged by the same filters.
+They are those that a training makes of the same audio with the same weights.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from espnet_softpl import filters
 from espnet_softpl.commands.experiment import Experiment, Weights, open_experiment
 from espnet_softpl.commands.label_files import (
+    PROGRESS,
     SUMMARY,
     UNUSABLE,
     Audio,
@@ -54,19 +54,12 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Labeler:
-    """A model that labels, and what it needs.
+    """A model that labels, and what it needs."""
 
-    Attributes:
-        model: In eval mode.
-        args: ESPnet's options that it was trained with.
-        filters: Which labels are kept, by name, in order.
-        to_text: Turns token ids into a transcript.
-    """
-
-    model: SoftPLModel
-    args: argparse.Namespace
-    filters: Sequence[tuple[str, Filter]]
-    to_text: Callable[[list[int]], str]
+    model: SoftPLModel  # In eval mode.
+    args: argparse.Namespace  # ESPnet's options that it was trained with.
+    filters: Sequence[tuple[str, Filter]]  # Which labels are kept, by name, in order.
+    to_text: Callable[[list[int]], str]  # Turns token ids into a transcript.
 
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> list[Record]:
         """Label a mini-batch.
@@ -77,8 +70,7 @@ class Labeler:
         Returns:
             For each utterance `text`, `confidence` (the geometric mean of the best
             posterior over the frames that say something, as the filter `confidence`
-            has it), `weight` (0 is dropped) and `reason`, the filter that dropped it,
-            `unusable`, or None.
+            has it) and `reason`: the filter that dropped it, `unusable`, or None.
         """
         speech, lengths = batch["speech"], batch["speech_lengths"]
         generator = PseudoLabelGenerator(Teacher())
@@ -92,17 +84,16 @@ class Labeler:
             labeled_tokens_per_sample=math.nan,
             relabel=lambda: generator(self.model, speech, lengths, dropout=True),
         )
-        weight, reason = filters.apply(self.filters, candidate)
+        _, reason = filters.apply(self.filters, candidate)
         names = [*(name for name, _ in self.filters), UNUSABLE]
-        columns = (label.tokens, label.token_lengths, confidence, weight, reason)
+        columns = (label.tokens, label.token_lengths, confidence, reason)
         return [
             {
                 "text": " ".join(self.to_text(tokens[:count]).split()),
                 "confidence": sure if math.isfinite(sure) else 0.0,
-                "weight": trust,
                 "reason": None if why == KEPT else names[why],
             }
-            for tokens, count, sure, trust, why in zip(*(c.tolist() for c in columns))
+            for tokens, count, sure, why in zip(*(c.tolist() for c in columns))
         ]
 
 
@@ -112,17 +103,16 @@ def build_labeler(
     """Build the model of an experiment on the CPU, to label with.
 
     Raises:
-        UserError: The model has no CTC head, the weights are not its own, or a filter
-            needs the labeled data of a training.
+        UserError: The model has no CTC head or other weights, or a filter needs the
+            labeled data of a training.
     """
     experiment.check_files()
     config = experiment.place_files(experiment.config, lambda f: str(f.resolve()))
     args = argparse.Namespace(**{"model": "espnet", **config})
     if args.model != "espnet" or args.model_conf.get("ctc_weight", 0.5) == 0.0:
         raise UserError(
-            f"{experiment.directory}: labels come from the CTC head, which needs "
-            f"model: espnet with a ctc_weight in (0, 1]; this is {args.model!r} with "
-            f"{args.model_conf}"
+            f"{experiment.directory}: labels come from the CTC head of model: espnet "
+            f"with ctc_weight in (0, 1]; this is {args.model!r} with {args.model_conf}"
         )
     to_text = build_to_text(args)
     model = SoftPLTask.build_student(args)
@@ -134,25 +124,18 @@ def build_labeler(
     model.load_state_dict(weights.state, strict=False)
     for name, judge in judges:
         if judge.needs_rate or judge.needs_labeled:
-            raise UserError(
-                f"pl_filter: {name} as it is set learns from the labeled data of a "
-                f"training, and there are none here"
-            )
+            reason = "learns from the labeled data of a training; there are none here"
+            raise UserError(f"pl_filter: {name} as it is set {reason}")
     check_filters(judges, model, math.nan)
     return Labeler(model.eval(), args, judges, to_text)
 
 
 def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
-    """Sort utterances into mini-batches, those of like length together.
+    """Sort utterances into mini-batches of like lengths, the longest first.
 
-    Args:
-        lengths: Samples by utterance id.
-        batch_bins: Most samples of a mini-batch, padding included; a longer utterance
-            is one of its own.
-
-    Returns:
-        Utterance ids of each, a function of the arguments alone; the longest first, so
-        that memory runs out at once or never.
+    So memory runs out at once or never. The mini-batches are a function of the lengths
+    in samples and of `batch_bins`, the most samples in one, padding included; a longer
+    utterance is one of its own.
     """
     batches: list[list[str]] = []
     longest = 0
@@ -165,13 +148,9 @@ def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
 
 
 def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio:
-    """Read which audio there is, and how long it is.
+    """Read which audio of ESPnet's type `kind` there is, and how long it is.
 
-    Args:
-        path: Lines of `utterance-id value`.
-        kind: ESPnet's type: `sound` for audio files.
-        shape_file: ESPnet's shape file; None reads the headers of the files.
-        rate: The model's sample rate in Hz.
+    Lengths are from the shape file, or from the headers if it is None.
 
     Raises:
         UserError: A file is missing or malformed, the sample rate is another, or
@@ -203,9 +182,9 @@ def _load(
 ) -> DataLoader:
     """Read mini-batches as a training does, silence in the place of bad audio."""
     args = labeler.args
-    waveforms = args.input_size is None
-    fewest = 1
-    if waveforms:
+    fewest, sample_shape = 1, (args.input_size,)
+    if args.input_size is None:
+        sample_shape = ()
         with evaluating(labeler.model) as model:
             fewest = smallest_input(lambda n: frames_of(model, n), 64000)
     dataset = ESPnetDataset(
@@ -217,7 +196,7 @@ def _load(
             dataset,
             audio.lengths,
             min_samples=fewest,
-            sample_shape=() if waveforms else (args.input_size,),
+            sample_shape=sample_shape,
             sample_rate=sample_rate(args),
         ),
         batch_sampler=batches,
@@ -226,30 +205,13 @@ def _load(
     )
 
 
-def _digest(weights: Weights) -> str:
-    sha = hashlib.sha256()
-    for name, value in weights.state.items():
-        sha.update(name.encode())
-        sha.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
 def label_set(
     labeler: Labeler, audio: Audio, settings: dict[str, Any], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Label a set, or what is left of it, and write the labels.
+    """Label a set, or what is left of it; write the labels and return the counts.
 
     Labels are a function of the settings: those of a run that was killed and begun
     again are those of one that was not.
-
-    Args:
-        labeler: The model, on the CPU.
-        audio: The set.
-        settings: What the labels depend on, plain values; labels of others are refused.
-        args: The options of `bin.label`.
-
-    Returns:
-        The counts; see `write_labels`.
 
     Raises:
         UserError: Too much audio is unusable, or `--out` holds other labels.
@@ -276,21 +238,17 @@ def label_set(
         torch.manual_seed(args.seed + number)
         records = labeler({key: value.to(device) for key, value in batch.items()})
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
-    labels = progress.labels()
+    labels = {r["id"]: r for records in progress.done.values() for r in records}
     bad = {k: k for k, r in labels.items() if r["reason"] == UNUSABLE}
     scan.check_bad_share({**audio.bad, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)
     counts = write_labels(args.out, audio, labels, settings, hour)
-    progress.remove()
+    (args.out / PROGRESS).unlink()
     return counts
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Label as the options of `bin.label` say; return the counts.
-
-    Raises:
-        ValueError: Something cannot work; see the message.
-    """
+    """Label as the options of `bin.label` say; return the counts."""
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
     judges = build_filters(args)
@@ -299,9 +257,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         labeler = build_labeler(experiment, weights, judges)
     rate = sample_rate(labeler.args)
     audio = read_audio(args.wav_scp, args.data_type, args.shape_file, rate)
+    digest = hashlib.sha256()
+    for name, value in weights.state.items():
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
     settings = {
         "model": weights.source,
-        "sha256_of_model": _digest(weights),
+        "sha256_of_model": digest.hexdigest(),
         "wav_scp": str(args.wav_scp),
         "sha256_of_wav_scp": hashlib.sha256(Path(audio.path).read_bytes()).hexdigest(),
         "data_type": args.data_type,

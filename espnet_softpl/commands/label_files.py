@@ -1,23 +1,18 @@
-"""Pseudo-labels as files: progress that outlives a kill, and Kaldi's tables.
-
-`text` and `wav.scp` hold what is kept, `confidence` all that was labeled, `dropped` the
-rest with the reason, `label.yaml` how the labels were made, and counts.
-"""
+"""Pseudo-labels as files: progress that outlives a kill, and Kaldi's tables."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write
+from espnet_softpl.data.tables import write_lines
 
 PROGRESS = ".progress"  # In the output directory: a line of settings, one per batch.
 SUMMARY = "label.yaml"  # The same settings, and the counts; written last.
@@ -28,31 +23,18 @@ PLACES = ("model", "wav_scp")
 Record = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Audio:
-    """The audio to label.
+class Audio(NamedTuple):
+    """The audio to label."""
 
-    Attributes:
-        path: Kaldi's wav.scp, or the like.
-        kind: ESPnet's type of what it lists.
-        entries: Value by utterance id, in the order of the file.
-        lengths: Samples by utterance id, of those that can be read.
-        bad: Reason by utterance id, of those that cannot.
-    """
-
-    path: str
-    kind: str
-    entries: dict[str, str]
-    lengths: dict[str, int]
-    bad: dict[str, str]
+    path: str  # Kaldi's wav.scp, or the like.
+    kind: str  # ESPnet's type of what it lists.
+    entries: dict[str, str]  # Value by utterance id, in the order of the file.
+    lengths: dict[str, int]  # Samples by utterance id, of those that can be read.
+    bad: dict[str, str]  # Reason by utterance id, of those that cannot.
 
 
 class Progress:
     """The mini-batches that are labeled, in a file that a kill leaves usable.
-
-    Args:
-        out: The output directory; it is made.
-        settings: What the labels depend on.
 
     Attributes:
         done: Records of each finished mini-batch, by its number.
@@ -68,7 +50,8 @@ class Progress:
         whole = [line.decode().rstrip("\n") for line in lines if line.endswith(b"\n")]
         if whole:
             check_settings(json.loads(whole[0]), settings, self._path)
-        _write(self._path, whole or [json.dumps(settings)])
+        with atomic_write(self._path) as stream:
+            stream.writelines(f"{line}\n" for line in whole or [json.dumps(settings)])
         self.done: dict[int, list[Record]] = dict(map(json.loads, whole[1:]))
 
     def add(self, number: int, records: list[Record]) -> None:
@@ -79,21 +62,9 @@ class Progress:
             os.fsync(file.fileno())
         self.done[number] = records
 
-    def labels(self) -> dict[str, Record]:
-        """Return the records by utterance id."""
-        return {r["id"]: r for records in self.done.values() for r in records}
-
-    def remove(self) -> None:
-        """Remove the file."""
-        self._path.unlink()
-
 
 def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
-    """Refuse labels that have other settings than ours, by what a file says of them.
-
-    Raises:
-        UserError: With the first setting that differs.
-    """
+    """Refuse labels of which a file says that they have other settings than ours."""
     theirs = theirs if isinstance(theirs, dict) else {}
     for key, value in ours.items():
         if key not in PLACES and theirs.get(key) != value:
@@ -103,11 +74,6 @@ def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
             )
 
 
-def _write(path: Path, lines: Iterable[str]) -> None:
-    with atomic_write(path) as stream:
-        stream.writelines(f"{line.rstrip()}\n" for line in lines)
-
-
 def write_labels(
     out: Path,
     audio: Audio,
@@ -115,33 +81,25 @@ def write_labels(
     settings: dict[str, Any],
     samples_per_hour: float,
 ) -> dict[str, Any]:
-    """Write `text`, `wav.scp`, `confidence`, `dropped` and, last, `label.yaml`.
+    """Write Kaldi's tables and, last, `label.yaml`; return the counts in it.
 
-    Args:
-        out: The directory.
-        audio: What was labeled.
-        labels: Records by utterance id, of what can be read.
-        settings: What they depend on.
-        samples_per_hour: To count hours.
-
-    Returns:
-        The counts: `utterances`, `kept`, `hours`, `kept_hours`, `dropped` by reason.
+    `text` and `wav.scp` hold what is kept, `confidence` all that was labeled, `dropped`
+    the rest with the reason, `label.yaml` how the labels were made, and counts.
     """
     reasons = {k: labels.get(k, {"reason": UNUSABLE})["reason"] for k in audio.entries}
     dropped = {key: reason for key, reason in reasons.items() if reason}
     kept = [key for key in reasons if key not in dropped]
     sure = [key for key, reason in reasons.items() if reason != UNUSABLE]
-    _write(out / "text", (f"{key} {labels[key]['text']}" for key in kept))
-    _write(out / "wav.scp", (f"{key} {audio.entries[key]}" for key in kept))
-    _write(out / "confidence", (f"{k} {labels[k]['confidence']:.6f}" for k in sure))
-    _write(out / "dropped", (f"{key} {reason}" for key, reason in dropped.items()))
-    samples = sum(audio.lengths.values()), sum(audio.lengths[key] for key in kept)
-    hours, kept_hours = (round(count / samples_per_hour, 4) for count in samples)
+    write_lines(out / "text", {key: labels[key]["text"] for key in kept})
+    write_lines(out / "wav.scp", {key: audio.entries[key] for key in kept})
+    confidence = {key: f"{labels[key]['confidence']:.6f}" for key in sure}
+    write_lines(out / "confidence", confidence)
+    write_lines(out / "dropped", dropped)
     counts = {
         "utterances": len(reasons),
         "kept": len(kept),
-        "hours": hours,
-        "kept_hours": kept_hours,
+        "hours": round(sum(audio.lengths.values()) / samples_per_hour, 4),
+        "kept_hours": round(sum(map(audio.lengths.get, kept)) / samples_per_hour, 4),
         "dropped": dict(sorted(Counter(dropped.values()).items())),
     }
     with atomic_write(out / SUMMARY) as stream:

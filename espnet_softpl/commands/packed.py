@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile
 
 from espnet_softpl.core.errors import UserError, name_some
 
@@ -19,10 +20,7 @@ INSTALL_ZOO = (
 
 # What ESPnet's pack and unpack take.
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
-
 DESCRIPTION = "meta.yaml"  # What espnet2.bin.pack puts first into an archive.
-
-DAMAGED = (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
 
 def is_archive(path: Path) -> bool:
@@ -30,51 +28,42 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
-def _check_names(names: list[str], archive: Path) -> None:
-    """Refuse an archive with members that are absolute, go up, or have a backslash."""
-    outside = [
-        name
-        for name in names
-        if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name
-    ]
-    if outside:
-        raise UserError(
-            f"{archive}: members lead out of the archive's directory "
-            f"({name_some(outside)}); it is not unpacked. espnet2.bin.pack writes no "
-            f"such archive: get the model from its author again"
-        )
-
-
 def _extract(archive: Path, target: Path) -> None:
     """Unpack into an empty directory; a member that leads out of it is refused."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as content:
-            _check_names(content.namelist(), archive)
-            for name in content.namelist():
-                content.extract(name, target)  # Links become files of their text.
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as content:
-            _check_names(content.getnames(), archive)
-            content.extractall(target, filter="data")
-    else:
+    is_zip = zipfile.is_zipfile(archive)
+    if not (is_zip or tarfile.is_tarfile(archive)):
         raise UserError(
             f"{archive} is neither a zip nor a tar archive, as espnet2.bin.pack writes"
         )
+    with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as content:
+        names = content.namelist() if is_zip else content.getnames()
+        outside = [
+            name
+            for name in names
+            if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name
+        ]
+        if outside:
+            raise UserError(
+                f"{archive}: members lead out of the archive's directory "
+                f"({name_some(outside)}); it is not unpacked"
+            )
+        if is_zip:
+            for name in names:
+                content.extract(name, target)  # Links become files of their text.
+        else:
+            content.extractall(target, filter="data")
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack an archive of `espnet2.bin.pack`, whole or not at all.
+    """Unpack an archive of `espnet2.bin.pack` to a new directory, whole or not at all.
 
-    ESPnet's own `unpack` trusts the members' names; this does not.
-
-    Args:
-        archive: A .zip or .tar file, compressed or not.
-        target: Where; made anew. If it holds this very archive already (the same
-            meta.yaml, which has the time of packing), nothing is done.
+    ESPnet's own `unpack` trusts the members' names; this does not. If `target` holds
+    this very archive already (the same meta.yaml, which has the time of packing),
+    nothing is done.
 
     Raises:
-        UserError: The archive does not exist, is damaged, is no packed model or has
-            members that lead elsewhere; or `target` holds something else.
+        UserError: The archive is missing, damaged, no packed model or has members that
+            lead elsewhere; or `target` holds something else.
     """
     if not archive.is_file():
         raise UserError(f"{archive} does not exist")
@@ -84,30 +73,24 @@ def unpack(archive: Path, target: Path) -> None:
         content.mkdir()
         try:
             _extract(archive, content)
-        except DAMAGED as error:
+        except (OSError, EOFError, BadZipFile, tarfile.TarError, zlib.error) as error:
             raise UserError(f"{archive} cannot be unpacked: {error}") from error
         description, known = content / DESCRIPTION, target / DESCRIPTION
         if not description.is_file():
             raise UserError(
-                f"{archive} has no {DESCRIPTION}: it is no model that espnet2.bin.pack "
-                f"has packed"
+                f"{archive} has no {DESCRIPTION}: espnet2.bin.pack has not packed it"
             )
         if not target.exists():
             os.replace(content, target)
         elif not known.is_file() or known.read_bytes() != description.read_bytes():
             raise UserError(
-                f"{target} exists and is not what {archive} holds; give another "
-                f"--unpack_dir, or remove it"
+                f"{target} exists and is not what {archive} holds; remove it, or give "
+                f"another --unpack_dir"
             )
 
 
 def fetch(tag: str, cache_dir: Path | None) -> Path:
     """Download a model of the model zoo, or find it in the cache.
-
-    Args:
-        tag: As `Speech2Text.from_pretrained` takes it: `user/model` of Hugging Face,
-            a name of espnet_model_zoo's table, or a URL.
-        cache_dir: None for espnet_model_zoo's own place.
 
     Returns:
         An archive, or a directory with its content.
@@ -126,6 +109,6 @@ def fetch(tag: str, cache_dir: Path | None) -> Path:
         return Path(ModelDownloader(cache_dir).download(tag))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(
-            f"--model_tag {tag}: cannot be downloaded: {error}. Check the name, and "
-            f"that the network is reachable; or give an archive by --archive"
+            f"--model_tag {tag}: cannot be downloaded: {error}. Check the name and the "
+            f"network, or give an archive by --archive"
         ) from error

@@ -13,18 +13,13 @@ from espnet_softpl.data.tables import read_scp
 
 @dataclass(frozen=True)
 class Score:
-    """Errors of one system on one set, counted in words or characters.
+    """Errors of one system on one set, counted in words or characters."""
 
-    Attributes:
-        reference: Words or characters of the references.
-        low, high: Ends of the 95 % confidence interval of the error rate, in percent.
-    """
-
-    reference: int
+    reference: int  # Words or characters of the references.
     substitutions: int
     deletions: int
     insertions: int
-    low: float
+    low: float  # Ends of the 95 % confidence interval of the error rate, in percent.
     high: float
 
     @property
@@ -44,10 +39,7 @@ def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
     """Compare hypotheses with references in the same order, by `word` or `char`.
 
     Utterances are resampled 10 000 times for the interval, from a seed: the same errors
-    give the same interval (kaldialign's bootstrap).
-
-    Raises:
-        UserError: The references have no words at all.
+    give the same interval. References without any words are refused.
     """
     refs = [to_units(text, unit) for text in references]
     hyps = [to_units(text, unit) for text in hypotheses]
@@ -63,15 +55,11 @@ def score(references: list[str], hypotheses: list[str], unit: str) -> Score:
 
 
 def load_references(org: Path) -> dict[str, dict[str, str]]:
-    """Read the transcripts that systems are scored against.
+    """Read the transcripts that systems are scored against, by utterance, by set.
 
-    Args:
-        org: Directory with the formatted data directories `dev` and `test`; in each
-            `text`, and `utt2set`, which tells the sets of a part from each other.
-
-    Returns:
-        Transcript by utterance, by set. A part with one set is called `dev` or
-        `test`; the sets of a part with several keep their own names.
+    In `org/dev` and `org/test` there is `text`, and `utt2set`, which tells the sets of
+    a part from each other. A part with one set is called `dev` or `test`; the sets of a
+    part with several keep their own names.
 
     Raises:
         UserError: A file is missing or malformed.
@@ -91,25 +79,18 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
 def score_sets(
     sets: dict[str, dict[str, str]], hypotheses: dict[str, str]
 ) -> dict[str, dict[str, Score]]:
-    """Score what one system recognized, by utterance, on every set.
-
-    Returns:
-        Score by unit (`char` and `word`), by set.
+    """Score what one system recognized: by unit (`char` and `word`), by set.
 
     Raises:
         UserError: An utterance was not decoded.
     """
     scores: dict[str, dict[str, Score]] = {}
     for name, references in sets.items():
-        missing = references.keys() - hypotheses.keys()
-        if missing:
+        if missing := references.keys() - hypotheses.keys():
             raise UserError(
                 f"{len(missing)} utterances of {name} were not decoded: "
                 f"{name_some(missing)}"
             )
-        pairs = (
-            list(references.values()),
-            [hypotheses[utterance] for utterance in references],
-        )
-        scores[name] = {unit: score(*pairs, unit) for unit in ("char", "word")}
+        refs, hyps = list(references.values()), [hypotheses[key] for key in references]
+        scores[name] = {unit: score(refs, hyps, unit) for unit in ("char", "word")}
     return scores

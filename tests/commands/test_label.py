@@ -81,8 +81,8 @@ def test_they_are_the_labels_of_a_training(
     heard: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     ctc_outputs = SoftPLModel.ctc_outputs
 
-    def recorded(self, speech, speech_lengths, *more):
-        outputs = ctc_outputs(self, speech, speech_lengths, *more)
+    def recorded(self, speech, speech_lengths, *more, **layers):
+        outputs = ctc_outputs(self, speech, speech_lengths, *more, **layers)
         if not any(part.requires_grad for part in self.parameters()):  # The teacher.
             heard.append((speech.clone(), speech_lengths.clone(), outputs.log_probs))
         return outputs

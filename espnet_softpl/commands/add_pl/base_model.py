@@ -1,7 +1,4 @@
-"""Is a trained ESPnet experiment complete, and fit to be the base model?
-
-Configuration and file names tell; what building the model shows is for `dry_run`.
-"""
+"""Is a trained experiment complete, and fit to be the base model, by its names?"""
 
 from __future__ import annotations
 
@@ -30,24 +27,19 @@ def renaming(moves: Sequence[tuple[str, str]]) -> Callable[[str], str]:
 
 def _named_files(base: Experiment) -> Iterator[tuple[str, str]]:
     """Yield the keys and names of all files that a training would read."""
-    config = base.config
     for part in DATA_OPTIONS:
-        for spec in config.get(f"{part}_data_path_and_name_and_type") or ():
-            yield f"{part}_data_path_and_name_and_type", spec[0]
-        for path in config.get(f"{part}_shape_file") or ():
-            yield f"{part}_shape_file", path
+        for key in (f"{part}_data_path_and_name_and_type", f"{part}_shape_file"):
+            for entry in base.config.get(key) or ():
+                yield key, entry if isinstance(entry, str) else entry[0]
     for key in ("non_linguistic_symbols", "rir_scp", "noise_scp"):
-        if isinstance(config.get(key), str) and config[key].lower() != "none":
-            yield key, config[key]
+        name = base.config.get(key)
+        if isinstance(name, str) and name.lower() != "none":
+            yield key, name
     yield from base.needed_files().items()
 
 
 def check_files(base: Experiment) -> None:
-    """Refuse a base model whose configuration names files that are not there.
-
-    Raises:
-        UserError: With all that is missing, and the option that gives each anew.
-    """
+    """Refuse a base model without files that its configuration names, telling all."""
     missing = {
         (key, name)
         for key, name in _named_files(base)
@@ -55,7 +47,12 @@ def check_files(base: Experiment) -> None:
     }
     if not missing:
         return
-    lines = []
+    recipes = [
+        directory
+        for directory in base.directory.resolve().parents
+        if any(name and (directory / name).exists() for _, name in missing)
+    ]
+    lines = [f"files of the base model {base.directory} do not exist:"]
     for key, name in sorted(missing):
         option = DATA_OPTIONS.get(key.partition("_")[0])
         wanted = f"{option} DIR" if option else f"--moved {name or 'OLD'} NEW"
@@ -64,60 +61,38 @@ def check_files(base: Experiment) -> None:
         lines.append(
             "A packed model comes without data: give --labeled DIR --valid DIR"
         )
-    elif base.recipe and any((base.recipe / name).exists() for _, name in missing):
+    elif recipes:
         lines.append(
-            f"Paths of the base model are relative to {base.recipe}: run this command, "
+            f"Paths of the base model are relative to {recipes[0]}: run this command, "
             f"and the training, there"
         )
-    listed = "\n".join(lines)
-    raise UserError(
-        f"files of the base model {base.directory} do not exist:\n{listed}\n"
-        f"--labeled and --valid take directories with wav.scp and text; --moved OLD "
-        f"NEW renames a file or a whole directory, such as --moved dump elsewhere/dump"
+    lines.append(
+        "--labeled and --valid take directories with wav.scp and text; --moved OLD NEW "
+        "renames a file or a whole directory, such as --moved dump elsewhere/dump"
     )
+    raise UserError("\n".join(lines))
 
 
 def check_model(config: dict[str, Any], labeled_anew: bool = False) -> None:
-    """Refuse a model that cannot go on with pseudo-labels, whatever the options.
-
-    Args:
-        config: The base model's configuration.
-        labeled_anew: True if labeled data are given anew.
-
-    Raises:
-        UserError: With what it lacks and what to do.
-    """
+    """Refuse a model that cannot go on with pseudo-labels, whatever the options."""
     model = config.get("model") or "espnet"
     weight = (config.get("model_conf") or {}).get("ctc_weight", 0.5)
-    in_pieces = config.get("multiple_iterator") and not labeled_anew
-    for refused, reason in (
-        (
-            model != "espnet",
-            f"is {model!r}; only 'espnet' (CTC, attention, transducer and their "
-            f"hybrids) can learn from pseudo-labels",
+    reasons = {
+        f"is {model!r}; only 'espnet' (CTC, attention, transducer and their hybrids) "
+        f"can learn from pseudo-labels": model != "espnet",
+        "was trained with model_conf.ctc_weight: 0, so it has no CTC head, and the "
+        "teacher labels with CTC. Train it with a weight above 0 (0.3 is common in "
+        "hybrids); an untrained head labels nothing of use": weight == 0.0,
+        "was trained with use_adapter: true; adapters are not supported. Merge them "
+        "into the model first, and set use_adapter: false": config.get("use_adapter"),
+        "was trained with multi_task_dataset: true; pseudo-labeling reads ESPnet's "
+        "plain data sets only": config.get("multi_task_dataset"),
+        "was trained with multiple_iterator: true (asr.sh --num_splits_asr), on "
+        "labeled data in pieces; give them whole by --labeled DIR, with wav.scp and "
+        "text, such as dump/raw/train_sp": (
+            config.get("multiple_iterator") and not labeled_anew
         ),
-        (
-            weight == 0.0,
-            "was trained with model_conf.ctc_weight: 0, so it has no CTC head, and the "
-            "teacher labels with CTC. Train it with a weight above 0 (0.3 is common in "
-            "hybrids); an untrained head labels nothing of use",
-        ),
-        (
-            config.get("use_adapter"),
-            "was trained with use_adapter: true; adapters are not supported. Merge "
-            "them into the model first, and set use_adapter: false",
-        ),
-        (
-            config.get("multi_task_dataset"),
-            "was trained with multi_task_dataset: true; pseudo-labeling reads ESPnet's "
-            "plain data sets only",
-        ),
-        (
-            in_pieces,
-            "was trained with multiple_iterator: true (asr.sh --num_splits_asr), on "
-            "labeled data in pieces; give them whole by --labeled DIR, with wav.scp "
-            "and text, such as dump/raw/train_sp",
-        ),
-    ):
-        if refused:
+    }
+    for reason, applies in reasons.items():
+        if applies:
             raise UserError(f"the base model {reason}")

@@ -20,7 +20,7 @@ from espnet_softpl.commands.add_pl.base_model import (
     check_model,
     renaming,
 )
-from espnet_softpl.commands.add_pl.config import Input, compose, render
+from espnet_softpl.commands.add_pl.config import compose, render
 from espnet_softpl.commands.experiment import (
     Experiment,
     Weights,
@@ -42,8 +42,8 @@ def _check_options(args: argparse.Namespace, exp_dir: Path) -> None:
         raise UserError(f"{args.out} exists; give another --out, or --overwrite")
     if (exp_dir / "checkpoint.pth").exists():
         raise UserError(
-            f"{exp_dir} holds a training already, which the printed command would "
-            f"resume; give another --exp_dir"
+            f"{exp_dir} holds a training already, which would be resumed; give another "
+            f"--exp_dir"
         )
 
 
@@ -61,24 +61,6 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
     base = read_experiment(directory)
     moved = relocate(base.config, renaming(args.moved))
     return dataclasses.replace(base, config=moved)
-
-
-def _read_labeled(
-    args: argparse.Namespace, base: Experiment, staging: Path
-) -> dict[str, list]:
-    """Return the options of labeled data given anew, their lengths counted."""
-    data: dict[str, list] = {}
-    for part, directory in (("train", args.labeled), ("valid", args.valid)):
-        if directory is not None:
-            data |= data_dirs.labeled_options(
-                directory,
-                part,
-                base.config.get("input_size") is not None,
-                staging / part,
-                dry_run.token_counter(base.config),
-                len(base.config["token_list"]),
-            )
-    return data
 
 
 def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> None:
@@ -131,21 +113,19 @@ def run(args: argparse.Namespace) -> list[str]:
         Lines to print, the command to run last.
 
     Raises:
-        UserError: Something cannot work; nothing is written then, except that an
-            archive is unpacked.
+        UserError: Something cannot work; nothing is written then but an unpacked
+            archive.
     """
     parent = args.asr_exp.parent if args.asr_exp else Path("exp")
     # asr.sh names experiments by their configuration, too.
     exp_dir = args.exp_dir or parent / f"asr_{args.out.stem}"
     _check_options(args, exp_dir)
-    try:
-        frame_level = criteria.build(args.criterion).frame_level
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    frame_level = criteria.build(args.criterion).frame_level
     with tempfile.TemporaryDirectory() as directory:
         # What the training needs beside the configuration is written beside its
         # experiment in the end, and until then here.
-        staging, beside = Path(directory), exp_dir.with_name(f"{exp_dir.name}_data")
+        staging, trial = Path(directory, "data"), Path(directory, "trial")
+        beside = exp_dir.with_name(f"{exp_dir.name}_data")
         base = _read_base_model(args)
         check_model(base.config, labeled_anew=args.labeled is not None)
         file = base.checkpoint(args.init_param)
@@ -156,25 +136,19 @@ def run(args: argparse.Namespace) -> list[str]:
         unlabeled = data_dirs.merge_audio(
             args.unlabeled, features, staging / "unlabeled"
         )
-        data = _read_labeled(args, base, staging)
+        data: dict[str, list] = {}
+        for part, source in (("train", args.labeled), ("valid", args.valid)):
+            if source is not None:
+                data |= data_dirs.labeled_options(source, part, base.config, staging)
         complete = dataclasses.replace(base, config={**base.config, **data})
         check_files(complete)
         if not features:
             _check_audio(complete, unlabeled)
-        start = Input(
-            init_param=weights.source,
-            unlabeled=unlabeled.specs(),
-            unlabeled_shape_file=unlabeled.shape_file and str(unlabeled.shape_file),
-            data=data,
-            frame_level=frame_level,
-            batch_norm=any(name.endswith("running_mean") for name in weights.state),
-        )
-        config = compose(base.config, dry_run.get_defaults(), args, start)
-        with tempfile.TemporaryDirectory() as trial:
-            options = dry_run.check(config.values, weights, Path(trial))
-            notes = [] if features else _length_notes(options)
-        values = relocate(config.values, renaming([(directory, str(beside))]))
-        config = dataclasses.replace(config, values=values)
+        config = compose(base.config, args, weights, unlabeled, data, frame_level)
+        options = dry_run.check(config.values, weights, trial)
+        notes = [] if features else _length_notes(options)
+        values = relocate(config.values, renaming([(str(staging), str(beside))]))
+        config = config._replace(values=values)
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             entries = tables.read_scp(file)
             tables.write_lines(beside / file.relative_to(staging), entries)

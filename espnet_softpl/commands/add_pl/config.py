@@ -1,72 +1,39 @@
-"""The pseudo-labeling configuration of a trained model: what changes, and why.
-
-Pure functions over plain dictionaries; ESPnet's defaults are an argument.
-"""
+"""The pseudo-labeling configuration of a trained model: what changes, and why."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from espnet_softpl.commands.experiment import OURS, is_ctc_only, is_of_run, relocate
+from espnet_softpl.commands.add_pl.data_dirs import Audio
+from espnet_softpl.commands.add_pl.dry_run import get_defaults
+from espnet_softpl.commands.experiment import (
+    OURS,
+    Weights,
+    is_ctc_only,
+    is_of_run,
+    relocate,
+)
 
 # Written even if they are ESPnet's defaults: what users look for first.
 ALWAYS = {"token_type", "encoder", "model_conf", "batch_type", "max_epoch", "optim"}
 
-# Half: about where a warm-up schedule that decays with the square root of the steps
-# stands after four times its warm-up. A rule of thumb; nothing here depends on it.
-LR_FACTOR = 0.5
-
 # Schedulers whose settings do not depend on the length of the training.
-OPEN_ENDED = (
-    None,
-    "warmuplr",
-    "noamlr",
-    "reducelronplateau",
-    "warmupreducelronplateau",
-)
+OPEN_ENDED = (None, "warmuplr", "noamlr", "reducelronplateau")
+OPEN_ENDED += ("warmupreducelronplateau",)
 
 TEACHERS = {"ema": {"decay": 0.999}, "delayed": {"steps": 1000}}
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """What the training of a base model begins with.
+class TrainingConfig(NamedTuple):
+    """A configuration and how it came about."""
 
-    Attributes:
-        init_param: The parameters to start from.
-        unlabeled: ESPnet's triples of path, name and type.
-        unlabeled_shape_file: Lengths, if the audio's headers do not tell.
-        data: ESPnet's options of labeled and validation data given anew.
-        frame_level: True if the criterion wants frames that stay in their places.
-        batch_norm: True if the model has batch norm.
-    """
-
-    init_param: str
-    unlabeled: list[list[str]]
-    unlabeled_shape_file: str | None
-    data: dict[str, list]
-    frame_level: bool
-    batch_norm: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """A configuration and how it came about.
-
-    Attributes:
-        values: The configuration, in the order to be written.
-        changes: One line for each value that is not the base model's: what, and why.
-        notes: What the user should know beside that.
-    """
-
-    values: dict[str, Any]
-    changes: list[str]
-    notes: list[str]
+    values: dict[str, Any]  # In the order to be written.
+    changes: list[str]  # A line for each value that is not the base model's, and why.
+    notes: list[str]  # What the user should know beside that.
 
 
 def _plain(value: Any) -> Any:
@@ -75,39 +42,31 @@ def _plain(value: Any) -> Any:
 
 
 def _show(value: Any) -> str:
-    """Write a value on one line, as YAML has it."""
     text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**6)
     text = text.removesuffix("...\n").strip()
     return "none" if text == "null" else text
 
 
-def best_model_criterion(config: Mapping[str, Any]) -> list[list[str]]:
-    """Return the criteria by which epochs are kept.
-
-    They are the validation CER of the CTC head, which is what labels; and for a model
-    with a decoder what the base model had, of the validation data.
-    """
-    ours = ["valid", "cer_ctc", "min"]
-    if is_ctc_only(config):
-        return [ours]
-    theirs = [list(c) for c in config.get("best_model_criterion") or ()]
-    return [ours, *(c for c in theirs if c[0] == "valid" and c != ours)]
-
-
 def _edits(
-    base: Mapping[str, Any], args: argparse.Namespace, start: Input
+    base: Mapping[str, Any], args: argparse.Namespace, frame_level: bool
 ) -> Iterator[tuple[str, Any, str]]:
     """Yield what a training that goes on must have: key, value and why."""
     lr = (base.get("optim_conf") or {}).get("lr")
     if args.lr is not None:
         yield "optim_conf.lr", args.lr, "as asked for"
     elif isinstance(lr, (int, float)):
+        # Half: about where a warm-up schedule that decays with the square root of the
+        # steps stands after four times its warm-up. A rule of thumb.
         why = "the model is trained, and the optimizer starts anew"
-        yield "optim_conf.lr", float(f"{lr * LR_FACTOR:.6g}"), why
+        yield "optim_conf.lr", float(f"{lr * 0.5:.6g}"), why
     if args.max_epoch is not None:
         yield "max_epoch", args.max_epoch, "as asked for"
+    best = [["valid", "cer_ctc", "min"]]
+    if not is_ctc_only(base):
+        theirs = map(list, base.get("best_model_criterion") or ())
+        best += [c for c in theirs if c[0] == "valid" and c not in best]
     why = "by the head that labels (a CTC-only model has no acc)"
-    yield "best_model_criterion", best_model_criterion(base), why
+    yield "best_model_criterion", best, why
     reports = base.get("model_conf") or {}
     if not (reports.get("report_cer", True) or reports.get("report_wer", True)):
         yield "model_conf.report_cer", True, "epochs are kept by it"
@@ -119,67 +78,66 @@ def _edits(
     ):
         if base.get(key):
             yield key, False, why
-    specaug = base.get("specaug_conf") or {}
-    warps = base.get("specaug") and specaug.get("apply_time_warp", True)
-    if warps and start.frame_level:
+    if frame_level and _warps_time(base):
         why = f"with {args.criterion} frames must stay where the teacher saw them"
         yield "specaug_conf.apply_time_warp", False, why
 
 
-def _notes(
-    config: Mapping[str, Any], unknown: list[str], batch_norm: bool
-) -> Iterator[str]:
+def _warps_time(config: Mapping[str, Any]) -> bool:
+    conf = config.get("specaug_conf") or {}
+    return bool(config.get("specaug")) and conf.get("apply_time_warp", True)
+
+
+def _notes(config: Mapping[str, Any], unknown: list[str], buffers: bool) -> list[str]:
     """Say what is worth a look, though nothing is changed."""
-    if batch_norm:
-        yield (
-            "The model has batch norm. The teacher takes the student's statistics as "
-            "they are (pl_teacher_conf.buffers: copy); 'average' averages them with "
-            "the decay of the weights"
-        )
-    if not config.get("specaug"):
-        yield (
-            "The base model was trained without specaug, so that the student sees what "
-            "the teacher sees; add specaug, or there is little to learn"
-        )
-    elif (config.get("specaug_conf") or {}).get("apply_time_warp", True):
-        yield (
-            "specaug warps time, which criteria on transcripts allow; for one on "
-            "frames (such as soft_ce) set specaug_conf.apply_time_warp: false"
-        )
-    if config.get("scheduler") not in OPEN_ENDED:
-        yield (
-            f"scheduler {config['scheduler']}: its settings may count the base model's "
-            f"steps; see whether they suit the new training"
-        )
+    scheduler = config.get("scheduler")
     frontend = config.get("frontend") or "default"
-    if frontend not in ("default", "sliding_window"):
-        yield (
-            f"frontend {frontend}: built and loaded here, but not among what this "
-            f"package is tested with. The teacher is a second copy of all of it"
-        )
-    if unknown:
-        keys = "; ".join(unknown)
-        yield f"Left out, for this version of ESPnet has no such keys: {keys}"
+    notes = {
+        "The model has batch norm. The teacher takes the student's statistics as they "
+        "are (pl_teacher_conf.buffers: copy); 'average' averages them with the decay "
+        "of the weights": buffers,
+        "The base model was trained without specaug, so that the student sees what the "
+        "teacher sees; add specaug, or there is little to learn": (
+            not config.get("specaug")
+        ),
+        "specaug warps time, which criteria on transcripts allow; for one on frames "
+        "(such as soft_ce) set specaug_conf.apply_time_warp: false": (
+            _warps_time(config)
+        ),
+        f"scheduler {scheduler}: its settings may count the base model's steps; see "
+        f"whether they suit the new training": scheduler not in OPEN_ENDED,
+        f"frontend {frontend}: built and loaded here, but not among what this package "
+        f"is tested with. The teacher is a second copy of all of it": (
+            frontend not in ("default", "sliding_window")
+        ),
+        f"Left out, for this version of ESPnet has no such keys: "
+        f"{'; '.join(unknown)}": unknown,
+    }
+    return [note for note, applies in notes.items() if applies]
 
 
 def compose(
     base: Mapping[str, Any],
-    defaults: Mapping[str, Any],
     args: argparse.Namespace,
-    start: Input,
+    weights: Weights,
+    unlabeled: Audio,
+    data: Mapping[str, list],
+    frame_level: bool,
 ) -> TrainingConfig:
     """Make the configuration of pseudo-labeling from a base model's configuration.
 
     Args:
         base: The base model's `config.yaml`.
-        defaults: The default of every option of the training command.
-        args: The options `criterion`, `teacher`, `unlabeled_steps`, `lr` and
-            `max_epoch` of `bin.add_pl`.
-        start: What the training begins with.
+        args: The options of `bin.add_pl`.
+        weights: Those that the training begins with.
+        unlabeled: The unlabeled set.
+        data: ESPnet's options of labeled and validation data given anew.
+        frame_level: Whether the criterion wants frames that stay in their places.
 
     Returns:
-        The configuration. Values that are the defaults are left out of it.
+        The configuration, without what is a default of the training command.
     """
+    defaults = get_defaults()
     own = {
         key: _plain(value)
         for key, value in base.items()
@@ -191,51 +149,52 @@ def compose(
         if key not in defaults and value not in (None, False, [], {}, "")
     ]
     config = {key: value for key, value in own.items() if key in defaults}
-    config |= start.data
-    changes = [f"{key}: given anew" for key in start.data]
-    for key, value, why in _edits(own, args, start):
+    config |= data
+    changes = [f"{key}: given anew" for key in data]
+    for key, value, why in _edits(own, args, frame_level):
         name, _, inner = key.partition(".")
         settings = config.get(name) or {} if inner else {}
         before = settings.get(inner) if inner else config.get(name)
         if before != value:
             config[name] = {**settings, inner: value} if inner else value
             changes.append(f"{key}: {_show(before)} -> {_show(value)}: {why}")
-    teacher_conf: dict[str, Any] = dict(TEACHERS.get(args.teacher, {}))
-    buffers = start.batch_norm and args.teacher == "ema"
-    if buffers:
-        teacher_conf["buffers"] = "copy"
-    schedule = {"labeled_steps": 1, "unlabeled_steps": args.unlabeled_steps}
+    batch_norm = any(name.endswith("running_mean") for name in weights.state)
+    buffers = batch_norm and args.teacher == "ema"
+    copied = {"buffers": "copy"} if buffers else {}
     ours = {
         "pl_criterion": args.criterion,
         "pl_teacher": args.teacher,
-        "pl_teacher_conf": teacher_conf,
+        "pl_teacher_conf": {**TEACHERS.get(args.teacher, {}), **copied},
         "pl_filter": ["tokens"],
-        "pl_schedule_conf": {**schedule, "weight": 1.0},
+        "pl_schedule_conf": {
+            "labeled_steps": 1,
+            "unlabeled_steps": args.unlabeled_steps,
+            "weight": 1.0,
+        },
         "pl_guard": "warn",
-        "unlabeled_data_path_and_name_and_type": start.unlabeled,
-        "init_param": [start.init_param],
-        "unlabeled_shape_file": [start.unlabeled_shape_file],
+        "unlabeled_data_path_and_name_and_type": unlabeled.specs(),
+        "init_param": [weights.source],
+        "unlabeled_shape_file": [str(unlabeled.shape_file or "")],
     }
-    ours = {key: value for key, value in ours.items() if value not in ({}, [None])}
+    ours = {key: value for key, value in ours.items() if value not in ({}, [""])}
     theirs = {
         key: value
         for key, value in config.items()
         if key in ALWAYS or value != _plain(defaults[key])
     }
-    notes = list(_notes(config, unknown, buffers))
+    notes = _notes(config, unknown, buffers)
     return TrainingConfig({**ours, **theirs}, changes, notes)
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes lists of words on one line, and all else in lines."""
 
+    def represent_list(self, data: list[Any]) -> yaml.Node:
+        flat = not any(isinstance(item, (list, dict)) for item in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
 
-def _represent_list(dumper: _Dumper, items: list[Any]) -> yaml.Node:
-    flat = not any(isinstance(item, (list, dict)) for item in items)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flat)
 
-
-_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(list, _Dumper.represent_list)
 
 
 def render(
@@ -243,11 +202,8 @@ def render(
 ) -> str:
     """Write the configuration as YAML, with comments.
 
-    Args:
-        config: The configuration.
-        source: What the base model was read from.
-        command: The command that trains.
-        criteria: The names of criteria, for the comment beside the key.
+    They name the `source` that the base model was read from, the command that trains
+    and the criteria.
     """
     changes = "".join(f"#   {change}\n" for change in config.changes)
     text = (
@@ -257,18 +213,14 @@ def render(
         f"# THE LINE TO EDIT: what the student learns from. Allowed:\n"
         f"#   {', '.join(criteria)}\n"
     )
-    parts: dict[str, dict[str, Any]] = {
-        "": {},
-        "As in the base model": {},
-        "Tokens": {},
-    }
+    ours, theirs, tokens = "", "As in the base model", "Tokens"
+    parts: dict[str, dict[str, Any]] = {ours: {}, theirs: {}, tokens: {}}
     for key, value in config.values.items():
-        ours = key.startswith((*OURS, "init_param"))
-        title = "" if ours else "As in the base model"
-        parts["Tokens" if key == "token_list" else title][key] = _plain(value)
+        title = ours if key.startswith((*OURS, "init_param")) else theirs
+        parts[tokens if key == "token_list" else title][key] = _plain(value)
     for title, values in parts.items():
         text += f"\n# {title}.\n" if title else ""
         # No path is broken in two.
-        style = {"width": 80 if title == "Tokens" else 10**6, "allow_unicode": True}
+        style = {"width": 80 if title == tokens else 10**6, "allow_unicode": True}
         text += yaml.dump(values, Dumper=_Dumper, sort_keys=False, **style)
     return text

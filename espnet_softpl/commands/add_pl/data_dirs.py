@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from espnet_softpl.commands.add_pl.dry_run import token_counter
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import guess_kind
 
-# Lengths that lie beside Kaldi archives: of ESPnet's and Kaldi's own tools.
-LENGTHS = {"wav.scp": "utt2num_samples", "feats.scp": "feats_shape"}
 
+class Audio(NamedTuple):
+    """The audio of a set."""
 
-@dataclasses.dataclass(frozen=True)
-class Audio:
-    """The audio of a set.
-
-    Attributes:
-        path: The script file.
-        kind: ESPnet's type of it, `sound` or `kaldi_ark`.
-        entries: Value by utterance id.
-        shape_file: Its lengths; None if they are to be read from the audio.
-    """
-
-    path: Path
-    kind: str
-    entries: dict[str, str]
-    shape_file: Path | None = None
+    path: Path  # The script file.
+    kind: str  # ESPnet's type of it, `sound` or `kaldi_ark`.
+    entries: dict[str, str]  # Value by utterance id.
+    shape_file: Path | None = None  # Its lengths; None reads them from the audio.
 
     def specs(self) -> list[list[str]]:
         """Return the value of ESPnet's `*_data_path_and_name_and_type`."""
@@ -54,49 +44,37 @@ class Audio:
 
 
 def find_audio(path: Path, features: bool, option: str) -> Audio:
-    """Find the audio of a data directory.
-
-    Args:
-        path: A Kaldi-style directory, or a script file.
-        features: True for a model that takes features (`input_size`) instead of audio.
-        option: The option that named it, for messages.
+    """Find the audio, or `features`, of a data directory or script file.
 
     Raises:
-        UserError: The file is missing, empty, or lists what ESPnet cannot read: pipes
-            and recordings that a `segments` file cuts.
+        UserError: Names `option`. The file is missing, empty, or lists what ESPnet
+            cannot read: pipes and recordings that a `segments` file cuts.
     """
     name = "feats.scp" if features else "wav.scp"
     file = path / name if path.is_dir() else path
     if not features and (file.parent / "segments").is_file():
         raise UserError(
             f"{file.parent} has a file 'segments': its wav.scp lists recordings, not "
-            f"utterances. Cut them first, and give the directory that is made. "
-            f"{scan.HOW_TO_FORMAT}"
+            f"utterances. Cut them first. {scan.HOW_TO_FORMAT}"
         )
     entries, _ = scan.speech_scp([(str(file), "speech", "sound")], option)
     if not features and guess_kind(next(iter(entries.values()))) != "kaldi_ark":
         return Audio(file, "sound", entries)
-    beside = file.with_name(LENGTHS[name])
+    beside = file.with_name(scan.LENGTHS[name])
     if beside.is_file():
         if missing := entries.keys() - tables.read_scp(beside).keys():
             raise UserError(f"{beside} lacks {name_some(missing)} of {file}")
         return Audio(file, "kaldi_ark", entries, beside)
     if features:
         raise UserError(
-            f"{file} lists features, and their lengths are not known: there must be a "
-            f"{LENGTHS[name]} beside it ('utterance-id frames,dimension'), as ESPnet's "
-            f"recipes write"
+            f"{file} lists features: there must be a {beside.name} beside it, with "
+            f"their lengths as ESPnet writes them ('utterance-id frames,dimension')"
         )
     return Audio(file, "kaldi_ark", entries)
 
 
 def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio:
-    """Make one unlabeled set of one or several.
-
-    Args:
-        paths: Data directories or script files.
-        features: See `find_audio`.
-        directory: Where the script file of several is written.
+    """Make one unlabeled set; `directory` gets the script file of several.
 
     Raises:
         UserError: See `find_audio`; or sets of different types, or with an utterance id
@@ -125,20 +103,13 @@ def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio
     shape_file = directory / "speech_shape"
     lengths = {key: n for part in sets for key, n in part.lengths().items()}
     tables.write_lines(shape_file, lengths)
-    return dataclasses.replace(merged, shape_file=shape_file)
+    return merged._replace(shape_file=shape_file)
 
 
 def check_audio(audio: Audio, rate: int, what: str, whole: bool) -> None:
-    """Refuse a set if files, of those looked at, are not what the base model takes.
+    """Refuse a set, by its name, if the base model cannot take files looked at.
 
-    Args:
-        audio: The set.
-        rate: What the base model's front end takes, in Hz.
-        what: What set it is, for the message.
-        whole: Whether every file must be usable, or only some.
-
-    Raises:
-        UserError: With files and what to do.
+    Its front end takes `rate` Hz. Every file must be usable if `whole`, else some.
     """
     headers = scan.read_some_headers(audio.entries, audio.kind)
     tried = scan.some_of(audio.entries)
@@ -150,56 +121,30 @@ def check_audio(audio: Audio, rate: int, what: str, whole: bool) -> None:
             f"are meant from the directory that the command is run in"
         )
     for value, header in headers:
-        if header.rate is None:
-            reason = "holds features, and the base model takes audio"
-        elif header.rate != rate:
-            reason = (
-                f"has {header.rate} Hz, and the base model's front end takes {rate} "
-                f"(frontend_conf.fs). Resample all of it. {scan.HOW_TO_FORMAT} "
-                f"--resample true"
-            )
-        elif header.integers:
-            reason = (
-                f"is a WAV file within an archive, which ESPnet reads as integers and "
-                f"cannot train on. {scan.HOW_TO_FORMAT}"
-            )
-        elif header.shape:
-            reason = (
-                f"has {header.shape[0]} channels, and pseudo-labeling takes one; their "
-                f"mean is taken so. {scan.HOW_TO_FORMAT}"
-            )
-        else:
-            continue
-        raise UserError(f"{what}: {value} {reason}")
+        # Of unlabeled audio, a training leaves out a few empty files.
+        if reason := scan.find_misfit(header._replace(length=1), rate=rate):
+            raise UserError(f"{what}: {value}: {reason}")
 
 
 def labeled_options(
     directory: Path,
     part: str,
-    features: bool,
-    shapes: Path,
-    count_tokens: Callable[[str, str], int],
-    vocabulary: int,
+    base: Mapping[str, Any],
+    staging: Path,
 ) -> dict[str, list]:
     """Make ESPnet's options of a labeled set from its data directory.
 
-    Args:
-        directory: With wav.scp (or feats.scp) and text.
-        part: `train` or `valid`.
-        features: See `find_audio`.
-        shapes: Directory to write `speech_shape` and `text_shape` to, the lengths that
-            ESPnet's `--collect_stats` would find.
-        count_tokens: Number of tokens of (utterance id, transcript).
-        vocabulary: Size of the token list.
+    The directory has wav.scp (or feats.scp) and text. The lengths that ESPnet's
+    `--collect_stats` would find are written to `PART/speech_shape` and `text_shape` of
+    the staging directory, where PART is `train` or `valid`.
 
     Raises:
         UserError: A file is missing, audio cannot be read, or utterances lack one of
             the two.
     """
     if not directory.is_dir():
-        raise UserError(
-            f"{directory}: no such directory; it must hold wav.scp and text"
-        )
+        raise UserError(f"{directory}: no such directory, with wav.scp and text in it")
+    features = base.get("input_size") is not None
     audio = find_audio(directory, features, str(directory))
     text = tables.read_scp(directory / "text")
     for ids, what, others, file in (
@@ -211,14 +156,13 @@ def labeled_options(
                 f"{directory}: {len(lacking)} utterances have {what} and are not in "
                 f"{file}: {name_some(lacking)}"
             )
-    tokens = {k: f"{count_tokens(k, t)},{vocabulary}" for k, t in text.items()}
-    files = [shapes / "speech_shape", shapes / "text_shape"]
+    count, size = token_counter(base), len(base["token_list"])
+    tokens = {key: f"{count(key, words)},{size}" for key, words in text.items()}
+    files = [staging / part / "speech_shape", staging / part / "text_shape"]
     tables.write_lines(files[0], audio.lengths())
     tables.write_lines(files[1], tokens)
+    specs = [*audio.specs(), [str(directory / "text"), "text", "text"]]
     return {
-        f"{part}_data_path_and_name_and_type": [
-            *audio.specs(),
-            [str(directory / "text"), "text", "text"],
-        ],
+        f"{part}_data_path_and_name_and_type": specs,
         f"{part}_shape_file": [str(file) for file in files],
     }

@@ -25,9 +25,6 @@ def get_defaults() -> dict[str, Any]:
 def token_counter(config: Mapping[str, Any]) -> Callable[[str, str], int]:
     """Return what counts the tokens of (utterance id, transcript) as ESPnet would.
 
-    Args:
-        config: A base model's configuration.
-
     Raises:
         UserError: The tokenizer cannot be built.
     """
@@ -46,18 +43,14 @@ def check(
 ) -> argparse.Namespace:
     """Read a configuration as the training would, build its model, compare weights.
 
-    Args:
-        values: The configuration.
-        weights: Those that the training begins with.
-        directory: An empty directory, for what building writes.
-
     Returns:
-        The parsed options, with `output_dir` in that directory.
+        The parsed options, with `output_dir` in the given directory, which is made.
 
     Raises:
         UserError: Something cannot work. The checks of the command line end the process
             themselves, with status 2.
     """
+    directory.mkdir()
     file = directory / "config.yaml"
     file.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
     command = ["--config", str(file), "--output_dir", str(directory / "exp")]
@@ -72,11 +65,6 @@ def check(
             f"the base model cannot be built here: {type(error).__name__}: {error}. "
             f"Does it load in ESPnet (espnet2.bin.asr_inference) on this machine?"
         ) from error
-    try:
-        what = f"init_param: the parameters in {weights.source}"
-        check_structure(weights.state, model.state_dict(), what)
-    except UserError as error:
-        raise UserError(
-            f"{error}. Give the file of this experiment by --init_param"
-        ) from error
+    what = f"--init_param: the parameters in {weights.source}"
+    check_structure(weights.state, model.state_dict(), what)
     return args

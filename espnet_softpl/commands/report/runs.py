@@ -27,7 +27,6 @@ from espnet_softpl.monitors import guard as monitors_guard
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.samples import SAMPLES_DIR
 from espnet_softpl.training.guarding import REPORT_DIR
-from espnet_softpl.training.resume.layout import STATE_DIR
 
 SIGNS_OF_LIFE = ("config.yaml", "checkpoint.pth", "train.log")
 
@@ -232,9 +231,7 @@ def _read_guard(run: Run) -> None:
     if guard is None:
         run.notes.append("pl_guard is none: there are no limits to show.")
         return
-    states = (run.experiment.directory / STATE_DIR).glob("*epoch.rank0.pth")
-    # By length first: 10epoch comes after 9epoch.
-    for path in sorted(states, key=lambda p: (len(p.name), p.name), reverse=True):
+    for path in run.experiment.snapshots():
         try:
             guard.load_state_dict(load_state(path, mmap=True)["guard"])
         except UNREADABLE:
