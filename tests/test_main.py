@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from espnet_softpl.__main__ import command, find_module, usage
+from espnet_softpl.__main__ import MODULE, command, usage
 from tests import ROOT, python_path
 
 
@@ -77,8 +77,7 @@ def test_options_of_the_outer_python_are_kept(own: str, kept: str) -> None:
     "words", ["-m a.b -x", "-X dev -ma.b", "-um a.b", "-uma.b", "-Wd -OOm a.b -m c"]
 )
 def test_the_module_is_found(words: str) -> None:
-    place, start = find_module(words.split())
-    assert words.split()[place][start:] == "a.b"
+    assert MODULE.match(words.replace(" ", "\0"))["name"] == "a.b"
 
 
 SHOW = """

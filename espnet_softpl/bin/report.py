@@ -15,22 +15,21 @@ from pathlib import Path
 
 from espnet_softpl.core.errors import UserError
 
-LIBRARIES = ("jinja2", "matplotlib", "pandas")
-
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = argparse.ArgumentParser(
         prog="espnet-softpl-report", description=(__doc__ or "").strip()
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "experiments",
         metavar="EXP",
         type=Path,
         nargs="+",
         help="output_dir of a training, stock ESPnet's or this package's",
     )
-    parser.add_argument(
+    add(
         "--out",
         metavar="DIR",
         type=Path,
@@ -38,7 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="directory for report.html and the PNG files; it is made, and files of "
         "these names are replaced (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--ref_text",
         metavar="SET=FILE",
         action="append",
@@ -51,17 +50,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page.
-
-    Args:
-        argv: Command-line arguments; None for those of the process.
-
-    Returns:
-        0; a user's mistake ends the process with status 2.
-    """
+    """Write the page and return 0; a user's mistake ends the process with status 2."""
     parser = get_parser()
     options = parser.parse_args(argv)
-    for name in LIBRARIES:
+    for name in ("jinja2", "matplotlib", "pandas"):
         if importlib.util.find_spec(name) is None:
             parser.error(f"{name} is not installed: pip install {name}")
     from espnet_softpl.commands.report.decodings import read_references
@@ -71,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.out.exists() and not options.out.is_dir():
             raise UserError(f"--out: {options.out} is no directory")
-        references = read_references(options.ref_text)
-        runs = read_runs(options.experiments, references)
+        runs = read_runs(options.experiments, read_references(options.ref_text))
         page = write_page(runs, options.out)
     except UserError as error:
         parser.error(str(error))

@@ -6,6 +6,7 @@ scipy is imported when audio is made: it takes a second, and planning needs none
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -32,16 +33,10 @@ def record(
     conditions: Conditions,
     draw: np.random.Generator,
 ) -> np.ndarray:
-    """Play speech in a room and record it with noise.
-
-    Args:
-        speech: Clean speech of shape (num_samples,), not silent.
-        sample_rate: Samples per second.
-        conditions: Where `draw` draws the conditions from.
-        draw: Source of everything random.
+    """Play speech of shape (num_samples,), not silent, in a room with noise.
 
     Returns:
-        The recording, 16 bit integers of shape (num_samples + silences,), unclipped.
+        The recording, int16 of shape (num_samples + silences,), unclipped.
     """
     from scipy.signal import fftconvolve, lfilter
 
@@ -75,11 +70,8 @@ def room_response(
 ) -> np.ndarray:
     """Return a room's impulse response: the direct sound, 1, then decaying noise.
 
-    Args:
-        sample_rate: Samples per second.
-        seconds: Time in which the noise falls by 60 dB, > 0.
-        direct_to_room_db: Energy of the direct sound over the noise's, in dB.
-        draw: What draws the noise.
+    In `seconds` (> 0) the noise falls by 60 dB; `direct_to_room_db` is the direct
+    sound's energy over the noise's.
     """
     length = max(2, int(seconds * sample_rate))
     decay = 10 ** (-3.0 * np.arange(length) / length)
@@ -100,6 +92,14 @@ def colored_noise(length: int, color: float, draw: np.random.Generator) -> np.nd
     frequency[0] = 1
     noise = np.fft.irfft(spectrum * frequency ** (-color / 2), length)
     return noise / np.sqrt(np.mean(noise**2))
+
+
+def resample(signal: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Return a signal of shape (num_samples,) at another sampling rate, in Hz."""
+    from scipy.signal import resample_poly
+
+    ratio = Fraction(new_rate, rate)
+    return resample_poly(signal, ratio.numerator, ratio.denominator)
 
 
 def to_int16(signal: np.ndarray) -> np.ndarray:

@@ -18,8 +18,7 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,13 +74,7 @@ class Corpus(NamedTuple):
 
 
 def build(corpus: Corpus, root: Path, jobs: int, quiet: bool = False) -> dict:
-    """Build what is missing of a corpus.
-
-    Args:
-        corpus: What to build.
-        root: Directory to build it in; made if missing.
-        jobs: How many speakers to make at once, >= 1.
-        quiet: Whether to show no progress on a terminal.
+    """Build what is missing of a corpus in `root`, `jobs` speakers at once.
 
     Returns:
         The marker's contents: settings, and per set the number of speakers, of
@@ -96,12 +89,16 @@ def build(corpus: Corpus, root: Path, jobs: int, quiet: bool = False) -> dict:
     if marker.is_file() and (root / "SPEAKERS.TXT").is_file() and not missing:
         return _read_json(marker)
     unfinished.mkdir(parents=True, exist_ok=True)
-    with _lock(unfinished / "lock"):
+    with (unfinished / "lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            message = f"another process is building a corpus in {root}"
+            raise CorpusError(message) from error
         _write(unfinished / "settings.json", _to_json(corpus.settings))
         _build_speakers(corpus, root, missing, jobs, quiet)
-        minutes = [_minutes(each.directory(root)) for each in corpus.speakers]
-        _write(root / "SPEAKERS.TXT", _speakers_txt(corpus, minutes))
-        summary = _summary(corpus, minutes)
+        speakers_txt, summary = _describe(corpus, root)
+        _write(root / "SPEAKERS.TXT", speakers_txt)
         _write(marker, _to_json(summary))
         # A process that outlived a killed build may still be writing there.
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -109,21 +106,19 @@ def build(corpus: Corpus, root: Path, jobs: int, quiet: bool = False) -> dict:
 
 
 def _refuse_other_contents(corpus: Corpus, root: Path, marker: Path) -> None:
-    unfinished = root / PARTIAL / "settings.json"
+    wanted = json.loads(_to_json(corpus.settings))  # JSON turns tuples into lists.
+    there = wanted
     if root.exists() and not root.is_dir():
         raise CorpusError(f"{root} is not a directory")
     if marker.is_file():
         there = _read_json(marker)["settings"]
-    elif unfinished.is_file():
-        there = _read_json(unfinished)
+    elif (root / PARTIAL / "settings.json").is_file():
+        there = _read_json(root / PARTIAL / "settings.json")
     elif root.is_dir() and any(each.name != PARTIAL for each in root.iterdir()):
         raise CorpusError(
             f"{root} is not empty and holds no {corpus.name} corpus: "
             "choose another directory"
         )
-    else:
-        return
-    wanted = json.loads(_to_json(corpus.settings))  # JSON turns tuples into lists.
     different = [
         f"{key} {there.get(key)!r} instead of {wanted.get(key)!r}"
         for key in sorted(there.keys() | wanted.keys())
@@ -154,17 +149,6 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = f"another process is building a corpus in {path.parent.parent}"
-            raise CorpusError(message) from error
-        yield
-
-
 def _build_speakers(
     corpus: Corpus, root: Path, speakers: Sequence[Speaker], jobs: int, quiet: bool
 ) -> None:
@@ -172,30 +156,30 @@ def _build_speakers(
     # makes one speaker, so what it makes does not depend on the speakers before.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([corpus.make.__module__, "scipy.signal"])
-    write = partial(_try_speaker, root, corpus._replace(speakers=()))
+    make = partial(_make_speaker, root, corpus._replace(speakers=()))
     ignore_ctrl_c = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    disable = True if quiet else None  # None: shown on a terminal only.
+    progress = tqdm(
+        speakers,
+        f"{corpus.name} corpus",
+        unit=" speakers",
+        disable=True if quiet else None,  # None: shown on a terminal only.
+    )
     with context.Pool(jobs, *ignore_ctrl_c, maxtasksperchild=1) as pool:
-        errors = pool.imap_unordered(write, speakers)
-        for _ in tqdm(
-            speakers, f"{corpus.name} corpus", unit=" speakers", disable=disable
-        ):
+        finished = pool.imap_unordered(make, speakers)
+        for _ in progress:
             try:
-                error = errors.next(PATIENCE_SECONDS)
-            except multiprocessing.TimeoutError:
-                error = f"no speaker was finished within {PATIENCE_SECONDS:.0f} s"
-            if error:
-                raise CorpusError(error)
+                finished.next(PATIENCE_SECONDS)
+            except multiprocessing.TimeoutError as error:
+                message = f"no speaker was finished within {PATIENCE_SECONDS:.0f} s"
+                raise CorpusError(message) from error
 
 
-def _try_speaker(root: Path, corpus: Corpus, speaker: Speaker) -> str:
-    """Build one speaker; return the error for the user, or an empty text."""
+def _make_speaker(root: Path, corpus: Corpus, speaker: Speaker) -> None:
     try:
         write_speaker(root, speaker, corpus.make(speaker), corpus.sample_rate)
     except (CorpusError, OSError, ValueError, soundfile.SoundFileError) as error:
         who = f"speaker {speaker.speaker} of {speaker.set_name}"
-        return f"cannot make {who}: {error}"
-    return ""
+        raise CorpusError(f"cannot make {who}: {error}") from error
 
 
 def write_speaker(
@@ -231,32 +215,26 @@ def write_speaker(
                 raise
 
 
-def _minutes(directory: Path) -> float:
-    files = sorted(directory.glob("*/*.flac"))
-    return sum(soundfile.info(path).duration for path in files) / 60
-
-
-def _speakers_txt(corpus: Corpus, minutes: Sequence[float]) -> str:
+def _describe(corpus: Corpus, root: Path) -> tuple[str, dict]:
+    """Return the contents of SPEAKERS.TXT and of the marker."""
     width = max(len(each.set_name) for each in corpus.speakers)
     lines = [
         f"; {corpus.title}",
         "; Format: ID | SEX | SUBSET | MINUTES | NAME",
         f";{'ID':<5}| SEX | {'SUBSET':<{width}} | MINUTES | NAME",
     ]
-    lines += [
-        f"{each.speaker:<6}| {each.sex:<3} | {each.set_name:<{width}} "
-        f"| {duration:<7.2f} | {each.name}"
-        for each, duration in zip(corpus.speakers, minutes, strict=True)
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _summary(corpus: Corpus, minutes: Sequence[float]) -> dict:
     sets: dict[str, dict[str, float]] = {}
-    for each, duration in zip(corpus.speakers, minutes, strict=True):
+    for each in corpus.speakers:
+        files = sorted(each.directory(root).glob("*/*.flac"))
+        minutes = sum(soundfile.info(path).duration for path in files) / 60
+        lines.append(
+            f"{each.speaker:<6}| {each.sex:<3} | {each.set_name:<{width}} "
+            f"| {minutes:<7.2f} | {each.name}"
+        )
         empty = {"speakers": 0, "utterances": 0, "minutes": 0.0}
         entry = sets.setdefault(each.set_name, empty)
         entry["speakers"] += 1
         entry["utterances"] += each.utterances
-        entry["minutes"] = round(entry["minutes"] + duration, 3)
-    return {"settings": dict(corpus.settings), "sets": sets}
+        entry["minutes"] = round(entry["minutes"] + minutes, 3)
+    summary = {"settings": dict(corpus.settings), "sets": sets}
+    return "\n".join(lines) + "\n", summary

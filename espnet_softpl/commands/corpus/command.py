@@ -20,12 +20,8 @@ def corpus_parser(prog: str, description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="directory of the corpus; made if new")
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="seed of everything random, at least 0 (default 0)",
-    )
+    seed_help = "seed of everything random, at least 0 (default 0)"
+    add("--seed", type=int, default=0, help=seed_help)
     add(
         "--jobs",
         type=int,
@@ -42,13 +38,9 @@ def run_command(
     plan: Callable[[argparse.Namespace], Corpus],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Plan and build a corpus as the command line says.
+    """Plan a corpus from the options and build it.
 
-    Args:
-        parser: Of `corpus_parser`, with further options.
-        plan: Turns the parsed options into a corpus. A ValueError of it is about the
-            options, a CorpusError about anything else.
-        arguments: The command line, by default the process's own.
+    A ValueError of `plan` is about the options, a CorpusError about anything else.
 
     Returns:
         0, or 1 after an error for the user, or 130 after an interruption.

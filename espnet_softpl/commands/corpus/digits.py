@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
-from espnet_softpl.commands.corpus.acoustics import to_int16
-from espnet_softpl.commands.corpus.build import (
-    Corpus,
-    CorpusError,
-    Speaker,
-    Utterance,
-)
+from espnet_softpl.commands.corpus.acoustics import resample, to_int16
+from espnet_softpl.commands.corpus.build import Corpus, CorpusError, Speaker, Utterance
 
 FORMAT = 1  # Raised by every change that alters the audio or the text.
-TITLE = "digits: connected digits, joined from recordings of single ones"
 DIGITS = tuple("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())
 SETS = ("train-labeled", "train-unlabeled", "dev", "test")  # None shares a speaker.
 DEFAULT_UTTERANCES = dict(zip(SETS, (40, 200, 100, 100), strict=True))
-# Ranges (low, high), drawn from evenly.
-_DIGITS_PER_UTTERANCE = (3, 7)
-_SILENCE_SECONDS = (0.05, 0.3)
-_GAIN_DB = (-3.0, 3.0)
-# Faint noise, this far below the speech: digital silence is not found in recordings.
-_NOISE_DB = -50.0
 
 
 class Recording(NamedTuple):
@@ -53,22 +42,18 @@ class DigitSpeaker(Speaker):
 
 
 def find_recordings(directory: Path) -> dict[str, list[Recording]]:
-    """Find recordings of single digits.
+    """Find the recordings of single digits of each speaker, both sorted.
 
-    Args:
-        directory: Either in LibriSpeech's layout, with transcripts of one digit word
-            each, or with files `{digit}_{speaker}_{index}.wav`, in itself or in
-            `recordings`, as Jakobovski/free-spoken-digit-dataset has them.
-
-    Returns:
-        The recordings of each speaker, both sorted.
+    They are in LibriSpeech's layout, with transcripts of one digit word each, or files
+    `{digit}_{speaker}_{index}.wav`, in the directory itself or in `recordings`, as
+    Jakobovski/free-spoken-digit-dataset has them.
 
     Raises:
         CorpusError: There are none, or a transcript is not a digit.
     """
     if not directory.is_dir():
         raise CorpusError(f"{directory} is not a directory")
-    by_speaker: dict[str, list[Recording]] = {}
+    by_speaker: dict[str, list[Recording]] = collections.defaultdict(list)
     for transcript in sorted(directory.rglob("*.trans.txt")):
         lines = transcript.read_text("utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, start=1):
@@ -79,12 +64,11 @@ def find_recordings(directory: Path) -> dict[str, list[Recording]]:
                     f"{' '.join(DIGITS)}"
                 )
             recording = Recording(word, transcript.parent / f"{name}.flac")
-            by_speaker.setdefault(name.split("-")[0], []).append(recording)
+            by_speaker[name.split("-")[0]].append(recording)
     for folder in (directory, directory / "recordings"):
         for path in sorted(folder.glob("[0-9]_*_*.wav")):
             digit, speaker = path.stem.rsplit("_", 1)[0].split("_", 1)
-            recording = Recording(DIGITS[int(digit)], path)
-            by_speaker.setdefault(speaker, []).append(recording)
+            by_speaker[speaker].append(Recording(DIGITS[int(digit)], path))
     if not by_speaker:
         raise CorpusError(
             f"no recordings of digits in {directory}: neither *.trans.txt with audio "
@@ -105,7 +89,7 @@ def digits_corpus(
 
     Args:
         directory: Where the recordings are, see `find_recordings`.
-        seed: Seed of everything random, >= 0.
+        seed: Of everything random, >= 0.
         speakers: Names of the speakers of each set. If empty, the last speaker is
             for test, the last but one for dev, and the others are halved.
         utterances: Utterances of each speaker, for every set, 1 to 10000.
@@ -113,62 +97,13 @@ def digits_corpus(
         female: Speakers that SPEAKERS.TXT has as women, the others being men.
 
     Raises:
-        ValueError: An option is illegal: a speaker without recordings or in two
-            sets, a set without speakers, a number out of range.
+        ValueError: A speaker without recordings or in two sets, a set without
+            speakers, a number out of range.
         CorpusError: The recordings cannot be used.
     """
     recordings = find_recordings(directory)
     names = list(recordings)
-    dealt = dict(speakers) or _deal(names)
-    _check_options(names, dealt, utterances, sample_rate, female)
-    first = recordings[names[0]][0].path
-    with _reading(first):
-        rate = sample_rate or soundfile.info(first).samplerate
-    plan = [
-        DigitSpeaker(
-            set_name=set_name,
-            speaker=names.index(name) + 1,
-            sex="F" if name in female else "M",
-            name=name,
-            utterances=utterances[set_name],
-            seed=seed,
-            recordings=tuple(recordings[name]),
-            sample_rate=rate,
-            resample=sample_rate is not None,
-        )
-        for set_name in SETS
-        for name in dealt[set_name]
-    ]
-    settings = {
-        "format": FORMAT,
-        "seed": seed,
-        "speakers": {name: list(dealt[name]) for name in SETS},
-        "utterances": {name: utterances[name] for name in SETS},
-        "sample_rate": rate,
-        "female": sorted(female),
-        "recordings": _fingerprint(directory, recordings),
-    }
-    return Corpus("digits", TITLE, settings, plan, make_utterances, rate)
-
-
-def _deal(names: Sequence[str]) -> dict[str, Sequence[str]]:
-    if len(names) < len(SETS):
-        raise CorpusError(
-            f"recordings of {len(names)} speakers ({', '.join(names)}), but at least "
-            f"{len(SETS)} are needed: one for each of {', '.join(SETS)}"
-        )
-    half = (len(names) - 2) // 2
-    parts = (names[:half], names[half:-2], names[-2:-1], names[-1:])
-    return dict(zip(SETS, parts, strict=True))
-
-
-def _check_options(
-    names: Sequence[str],
-    speakers: Mapping[str, Sequence[str]],
-    utterances: Mapping[str, int],
-    sample_rate: int | None,
-    female: Sequence[str],
-) -> None:
+    speakers = speakers or _deal(names)
     home: dict[str, str] = {}
     for set_name in SETS:
         if not speakers.get(set_name):
@@ -191,6 +126,37 @@ def _check_options(
             )
     if sample_rate is not None and not 4000 <= sample_rate <= 96000:
         raise ValueError(f"sample rate must be 4000 to 96000, not {sample_rate}")
+    first = recordings[names[0]][0].path
+    with _reading(first):
+        rate = sample_rate or soundfile.info(first).samplerate
+    plan = []
+    for set_name, name in ((s, name) for s in SETS for name in speakers[s]):
+        number, sex = names.index(name) + 1, "F" if name in female else "M"
+        base = (set_name, number, sex, name, utterances[set_name])
+        own = (seed, tuple(recordings[name]), rate, sample_rate is not None)
+        plan.append(DigitSpeaker(*base, *own))
+    settings = {
+        "format": FORMAT,
+        "seed": seed,
+        "speakers": {name: list(speakers[name]) for name in SETS},
+        "utterances": {name: utterances[name] for name in SETS},
+        "sample_rate": rate,
+        "female": sorted(female),
+        "recordings": _fingerprint(directory, recordings),
+    }
+    title = "digits: connected digits, joined from recordings of single ones"
+    return Corpus("digits", title, settings, plan, make_utterances, rate)
+
+
+def _deal(names: Sequence[str]) -> dict[str, Sequence[str]]:
+    if len(names) < len(SETS):
+        raise CorpusError(
+            f"recordings of {len(names)} speakers ({', '.join(names)}), but at least "
+            f"{len(SETS)} are needed: one for each of {', '.join(SETS)}"
+        )
+    half = (len(names) - 2) // 2
+    parts = (names[:half], names[half:-2], names[-2:-1], names[-1:])
+    return dict(zip(SETS, parts, strict=True))
 
 
 @contextmanager
@@ -204,11 +170,11 @@ def _reading(path: Path) -> Iterator[None]:
 def _fingerprint(directory: Path, recordings: Mapping[str, list[Recording]]) -> str:
     """Return a hash of the recordings' names and sizes."""
     digest = hashlib.sha256()
-    for recording in (each for some in recordings.values() for each in some):
-        name = recording.path.relative_to(directory).as_posix()
-        with _reading(recording.path):
-            size = recording.path.stat().st_size
-        digest.update(f"{name} {recording.word} {size}\n".encode())
+    for word, path in (each for some in recordings.values() for each in some):
+        with _reading(path):
+            size = path.stat().st_size
+        name = path.relative_to(directory).as_posix()
+        digest.update(f"{name} {word} {size}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -219,33 +185,29 @@ def make_utterances(speaker: DigitSpeaker) -> Iterator[Utterance]:
         CorpusError: A recording cannot be read.
     """
     audio = [_read(each.path, speaker) for each in speaker.recordings]
-    key = (speaker.seed, zlib.crc32(speaker.name.encode()))
-    draw = np.random.default_rng(np.random.SeedSequence(key))
-    order = _shuffled_forever(len(audio), draw)
+    draw = np.random.default_rng((speaker.seed, zlib.crc32(speaker.name.encode())))
+    shuffles = (draw.permutation(len(audio)).tolist() for _ in itertools.count())
+    order = itertools.chain.from_iterable(shuffles)
     for _ in range(speaker.utterances):
-        count = int(draw.integers(*_DIGITS_PER_UTTERANCE, endpoint=True))
-        chosen = [next(order) for _ in range(count)]
+        count = int(draw.integers(3, 7, endpoint=True))
+        chosen = list(itertools.islice(order, count))
         samples = _join([audio[each] for each in chosen], speaker.sample_rate, draw)
         words = " ".join(speaker.recordings[each].word for each in chosen)
         yield Utterance(words, to_int16(samples))
 
 
-def _shuffled_forever(count: int, draw: np.random.Generator) -> Iterator[int]:
-    while True:
-        yield from draw.permutation(count).tolist()
-
-
 def _join(
     pieces: Sequence[np.ndarray], sample_rate: int, draw: np.random.Generator
 ) -> np.ndarray:
-    """Join digits with silences before, between and after, and faint noise."""
-    silences = draw.uniform(*_SILENCE_SECONDS, size=len(pieces) + 1) * sample_rate
-    gains = 10 ** (draw.uniform(*_GAIN_DB, size=len(pieces)) / 20)
+    """Join digits, each up to 3 dB louder or softer, with silences and faint noise."""
+    silences = draw.uniform(0.05, 0.3, size=len(pieces) + 1) * sample_rate
+    gains = 10 ** (draw.uniform(-3.0, 3.0, size=len(pieces)) / 20)
     parts = [np.zeros(int(silences[0]))]
     for piece, gain, silence in zip(pieces, gains, silences[1:], strict=True):
         parts += [piece * gain, np.zeros(int(silence))]
     signal = np.concatenate(parts)
-    level = np.sqrt(np.mean(signal**2)) * 10 ** (_NOISE_DB / 20)
+    # Digital silence is not found in recordings: noise 50 dB below the speech.
+    level = np.sqrt(np.mean(signal**2)) * 10 ** (-50.0 / 20)
     return signal + draw.standard_normal(len(signal)) * level
 
 
@@ -261,8 +223,4 @@ def _read(path: Path, speaker: DigitSpeaker) -> np.ndarray:
             f"{path} has a sampling rate of {rate}, others of {speaker.sample_rate}: "
             "choose one with --rate"
         )
-    # Imported here: it takes a second and is needed for another rate only.
-    from scipy.signal import resample_poly
-
-    ratio = Fraction(speaker.sample_rate, rate)
-    return resample_poly(audio, ratio.numerator, ratio.denominator)
+    return resample(audio, rate, speaker.sample_rate)

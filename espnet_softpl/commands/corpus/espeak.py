@@ -20,11 +20,6 @@ import numpy as np
 from espnet_softpl.commands.corpus.build import CorpusError
 
 SYNTHESIS_RATE = 22050  # Samples per second of what eSpeak NG returns.
-_MISSING = (
-    "the Python package espeakng-loader, which brings the eSpeak NG speech "
-    "synthesizer (GPL-3), is not installed: "
-    "pip install 'espnet_softpl[mini]', or pip install espeakng-loader"
-)
 # Numbers of espeak-ng/speak_lib.h.
 _OUTPUT_SYNCHRONOUS, _INITIALIZE_DONT_EXIT = 2, 0x8000
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
@@ -38,13 +33,13 @@ _CALLBACK = ctypes.CFUNCTYPE(
 
 
 def require() -> None:
-    """Check that the synthesizer's package is installed.
-
-    Raises:
-        CorpusError: It is not; the message says how to install it.
-    """
+    """Raise a CorpusError if the synthesizer's package is not installed."""
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise CorpusError(_MISSING)
+        raise CorpusError(
+            "the Python package espeakng-loader, which brings the eSpeak NG speech "
+            "synthesizer (GPL-3), is not installed: "
+            "pip install 'espnet_softpl[mini]', or pip install espeakng-loader"
+        )
 
 
 class Synthesizer:
@@ -96,25 +91,20 @@ class Synthesizer:
             voice: A language with an optional variant, such as `en-us+f3`.
             rate: Words per minute, 80 to 450.
             pitch: 0 to 99; 50 is the voice's own.
-            pitch_range: 0 (monotone) to 99; 50 is the voice's own.
+            pitch_range: The same; 0 is monotone.
 
         Raises:
             CorpusError: eSpeak NG has no such voice.
         """
-        code = self._library.espeak_SetVoiceByName(voice.encode())
-        self._check(code, f"voice {voice}")
+        self._call(f"voice {voice}", "espeak_SetVoiceByName", voice.encode())
         # Half volume: some variants would clip at the default of 100.
         values = {_RATE: rate, _VOLUME: 50, _PITCH: pitch, _RANGE: pitch_range}
         for parameter, value in values.items():
-            code = self._library.espeak_SetParameter(parameter, value, 0)
-            self._check(code, f"parameter {parameter} = {value} of voice {voice}")
+            what = f"parameter {parameter} = {value} of voice {voice}"
+            self._call(what, "espeak_SetParameter", parameter, value, 0)
 
     def speak(self, text: str, seed: int) -> np.ndarray:
-        """Synthesize one sentence.
-
-        Args:
-            text: What to say.
-            seed: Seed of breath and whisper noise, 1 to 2**31 - 1.
+        """Say a sentence; the seed, 1 to 2**31 - 1, is of breath and whisper noise.
 
         Returns:
             Samples of shape (num_samples,), float64 in [-1, 1], at SYNTHESIS_RATE.
@@ -123,13 +113,13 @@ class Synthesizer:
             CorpusError: eSpeak NG fails or returns silence.
         """
         self._chunks.clear()
-        # A long: it may be four or eight bytes wide.
-        code = self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
-        self._check(code, f"random seed {seed}")
+        # A long may be four or eight bytes wide.
+        long_seed = ctypes.c_long(seed)
+        self._call(f"random seed {seed}", "espeak_ng_SetRandSeed", long_seed)
         data = text.encode() + b"\0"
         size, start = ctypes.c_size_t(len(data)), (0, _POSITION_CHARACTER, 0)
-        code = self._library.espeak_Synth(data, size, *start, _CHARS_UTF8, None, None)
-        self._check(code, f"text {text!r}")
+        options = (data, size, *start, _CHARS_UTF8, None, None)
+        self._call(f"text {text!r}", "espeak_Synth", *options)
         samples = np.concatenate(self._chunks or [np.zeros(1, np.int16)]) / 32768.0
         if not samples.any():
             raise CorpusError(f"eSpeak NG returned silence for {text!r}")
@@ -140,6 +130,6 @@ class Synthesizer:
             self._chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    def _check(self, code: int, what: str) -> None:
-        if code != 0:
+    def _call(self, what: str, function: str, *arguments: object) -> None:
+        if code := getattr(self._library, function)(*arguments):
             raise CorpusError(f"eSpeak NG refused {what} (code {code})")

@@ -6,17 +6,15 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 
-from espnet_softpl.commands.corpus.acoustics import Conditions, record
+from espnet_softpl.commands.corpus.acoustics import Conditions, record, resample
 from espnet_softpl.commands.corpus.build import Corpus, Speaker, Utterance
 from espnet_softpl.commands.corpus.espeak import SYNTHESIS_RATE, Synthesizer
 
 FORMAT = 1  # Raised by every change of the code that alters the audio or the text.
 SAMPLE_RATE = 16000  # Samples per second.
-TITLE = "mini: sentences of a small grammar, synthesized by eSpeak NG"
 MAX_SCALE = 10.0  # Largest size of the corpus, as a multiple of the default.
 # Sentences, each as likely as the others. Upper case words are slots, filled with
 # words of WORDS.
@@ -137,58 +135,37 @@ class MiniSpeaker(Speaker):
 
 
 def mini_corpus(seed: int, scale: float) -> Corpus:
-    """Plan the corpus.
-
-    Args:
-        seed: Seed of everything random, >= 0.
-        scale: Size as a multiple of the default, above 0 to MAX_SCALE.
+    """Plan the corpus, `scale` times the default in size.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: The scale is not above 0 and at most MAX_SCALE.
     """
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, not {seed}")
     if not 0 < scale <= MAX_SCALE:
         raise ValueError(f"scale must be above 0 and at most {MAX_SCALE}, not {scale}")
-    speakers = [each for name in SETS for each in _speakers(name, seed, scale)]
+    speakers = []
+    for set_name, table in SETS.items():
+        count = max(1, round(table.speakers * scale))
+        utterances = max(3, round(table.speakers * table.utterances * scale / count))
+        accents = _generator(seed, set_name).permutation(table.accents)
+        for index in range(count):
+            reuse, position = divmod(index, len(table.variants))
+            variant = table.variants[position]
+            sex = "F" if variant in FEMALE else "M"
+            # The shift by reuse gives a variant another accent each time.
+            voice = f"{accents[(index + reuse) % len(accents)]}+{variant}"
+            number = table.first_speaker + index
+            draw = _generator(seed, set_name, number)
+            manner = [
+                int(draw.integers(*each, endpoint=True))
+                for each in (table.rate, table.pitch, table.pitch_range)
+            ]
+            name = "{} rate {} pitch {} range {}".format(voice, *manner)
+            own = (sex, name, utterances, seed, voice, *manner)
+            speakers.append(MiniSpeaker(set_name, number, *own))
     tables = hashlib.sha256(repr((SETS, TEMPLATES, WORDS)).encode()).hexdigest()[:16]
     settings = {"format": FORMAT, "tables": tables, "seed": seed, "scale": scale}
-    return Corpus("mini", TITLE, settings, speakers, make_utterances, SAMPLE_RATE)
-
-
-def _speakers(set_name: str, seed: int, scale: float) -> list[MiniSpeaker]:
-    """Deal accents, variants and manners of speaking to the speakers of a set."""
-    table = SETS[set_name]
-    count = max(1, round(table.speakers * scale))
-    total = table.speakers * table.utterances * scale
-    accents = _generator(seed, set_name).permutation(table.accents)
-    speakers = []
-    for index in range(count):
-        number = table.first_speaker + index
-        reuse, position = divmod(index, len(table.variants))
-        variant = table.variants[position]
-        # The shift by reuse gives a variant another accent each time.
-        voice = f"{accents[(index + reuse) % len(accents)]}+{variant}"
-        draw = _generator(seed, set_name, number)
-        rate, pitch, span = (
-            int(draw.integers(*each, endpoint=True))
-            for each in (table.rate, table.pitch, table.pitch_range)
-        )
-        speakers.append(
-            MiniSpeaker(
-                set_name=set_name,
-                speaker=number,
-                sex="F" if variant in FEMALE else "M",
-                name=f"{voice} rate {rate} pitch {pitch} range {span}",
-                utterances=max(3, round(total / count)),
-                seed=seed,
-                voice=voice,
-                rate=rate,
-                pitch=pitch,
-                pitch_range=span,
-            )
-        )
-    return speakers
+    title = "mini: sentences of a small grammar, synthesized by eSpeak NG"
+    return Corpus("mini", title, settings, speakers, make_utterances, SAMPLE_RATE)
 
 
 def make_sentence(generator: np.random.Generator) -> str:
@@ -211,28 +188,21 @@ def make_utterances(speaker: MiniSpeaker) -> Iterator[Utterance]:
     Raises:
         CorpusError: The synthesizer is missing or fails.
     """
-    # Imported here: it takes a second, and planning does not need it.
-    from scipy.signal import resample_poly
-
     conditions = SETS[speaker.set_name].conditions
-    ratio = Fraction(SAMPLE_RATE, SYNTHESIS_RATE)
     with Synthesizer() as synthesizer:
         manner = (speaker.rate, speaker.pitch, speaker.pitch_range)
         synthesizer.set_voice(speaker.voice, *manner)
         for number in range(1, speaker.utterances + 1):
-            key = (speaker.seed, speaker.set_name, speaker.speaker, number)
-            draw = _generator(*key)
+            set_name = speaker.set_name
+            draw = _generator(speaker.seed, set_name, speaker.speaker, number)
             sentence = make_sentence(draw)
             speech = synthesizer.speak(sentence, int(draw.integers(1, 2**31)))
-            speech = resample_poly(_trim(speech), ratio.numerator, ratio.denominator)
+            # The synthesizer's silences are cut off, so that silences are ours alone.
+            loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
+            speech = speech[loud[0] : loud[-1] + 1]
+            speech = resample(speech, SYNTHESIS_RATE, SAMPLE_RATE)
             samples = record(speech, SAMPLE_RATE, conditions, draw)
             yield Utterance(sentence.upper(), samples)
-
-
-def _trim(speech: np.ndarray) -> np.ndarray:
-    """Cut off the synthesizer's silences, so that silences are ours alone."""
-    loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
-    return speech[loud[0] : loud[-1] + 1]
 
 
 def _generator(
@@ -240,4 +210,4 @@ def _generator(
 ) -> np.random.Generator:
     """Return a generator of its own for each set, speaker and utterance (from 1)."""
     key = (seed, zlib.crc32(set_name.encode()), speaker, utterance)
-    return np.random.default_rng(np.random.SeedSequence(key))
+    return np.random.default_rng(key)

@@ -16,22 +16,18 @@ from espnet_softpl.commands.scoring import Score, load_references, score_sets
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data.tables import read_scp
 
-RECOGNIZED = "1best_recog"
-
 TRN_LINE = re.compile(r"^(.*?)\s*\(([^()]*)\)$")
+# Directories in which a decoding that goes on has the parts of its jobs.
+OF_A_JOB = re.compile(r"log|logdir|\d+|output\..*", re.DOTALL)
 
 # Transcript by utterance, by set.
 References = Mapping[str, Mapping[str, str]]
-
 # Score by unit (`char` and `word`), by set, by the decoding's directory.
 Decodings = dict[str, dict[str, dict[str, Score]]]
 
 
 def read_references(entries: Sequence[str]) -> References:
-    """Read the true transcripts that the user names.
-
-    Args:
-        entries: Values of `--ref_text`, of the form `SET=FILE`.
+    """Read the true transcripts that the user names by `SET=FILE`.
 
     Raises:
         UserError: One has another form, a set is there twice, or its file is missing,
@@ -95,34 +91,23 @@ def _hypotheses(directory: Path) -> Iterator[tuple[str, str, Path]]:
     for top in sorted(directory.glob("decode*")):
         if not top.is_dir() or top.suffix == ".previous":
             continue
-        if (top / "text").is_file():
-            yield top.name, "", top / "text"
-            continue
-        for file in sorted(top.rglob("text")):
+        whole = top / "text"
+        for file in [whole] if whole.is_file() else sorted(top.rglob("text")):
             parts = file.parent.relative_to(top).parts
-            # A decoding that goes on has the parts of its jobs in such places.
-            if file.is_file() and not any(
-                part in ("logdir", "log")
-                or part.isdigit()
-                or part.startswith("output.")
-                for part in parts
-            ):
-                yield (
-                    top.name,
-                    "/".join(parts).removesuffix(RECOGNIZED).strip("/"),
-                    file,
-                )
+            if file.is_file() and not any(map(OF_A_JOB.fullmatch, parts)):
+                name = "/".join(parts).removesuffix("1best_recog").strip("/")
+                yield top.name, name, file
 
 
 def _dump_directories(experiment: Experiment) -> list[Path]:
     """Return directories of data sets, as those of the validation data tell."""
-    dumps: list[Path] = []
-    for key in ("valid", "train"):
-        for entry in experiment.config.get(f"{key}_data_path_and_name_and_type") or []:
-            path = experiment.find(str(entry[0])) if entry else None
-            if path is not None:
-                dumps += [path.parent.parent, path.parent.parent.parent]
-    return list(dict.fromkeys(dumps))
+    entries = [
+        entry
+        for key in ("valid", "train")
+        for entry in experiment.config.get(f"{key}_data_path_and_name_and_type") or []
+    ]
+    files = [experiment.find(str(entry[0])) for entry in entries if entry]
+    return list(dict.fromkeys(d for file in files if file for d in file.parents[1:3]))
 
 
 def _references_of(
@@ -138,26 +123,21 @@ def _references_of(
         if key in references:
             return {key: references[key]}
     scored = path.parent / "score_wer" / "ref.trn"
-    texts = _read_trn(scored, hypotheses) if scored.is_file() else {}
-    if texts:
+    if scored.is_file() and (texts := _read_trn(scored, hypotheses)):
         return {short: texts}
-    for dump in dumps:
-        for candidate in (dump / name / "text", dump / "org" / name / "text"):
-            if candidate.is_file():
-                return {short: read_scp(candidate, empty=True)}
+    for folder in (each for dump in dumps for each in (dump, dump / "org")):
+        if (folder / name / "text").is_file():
+            return {short: read_scp(folder / name / "text", empty=True)}
     return {}
 
 
 def _references_of_all(
     references: References, dumps: Sequence[Path], hypotheses: Mapping[str, str]
 ) -> References:
-    """Return the references of a decoding that holds several sets.
-
-    Sets of which nothing was decoded are other data.
-    """
-    orgs = [dump / "org" for dump in dumps]
-    places = [org for org in orgs if (org / "test" / "utt2set").is_file()]
-    for sets in (references, *map(load_references, places)):
+    """Return the references of a decoding that holds several sets."""
+    orgs = [dump / "org" for dump in dumps if (dump / "org/test/utt2set").is_file()]
+    for sets in (references, *map(load_references, orgs)):
+        # Sets of which nothing was decoded are other data.
         decoded = {k: texts for k, texts in sets.items() if texts.keys() & hypotheses}
         if decoded:
             return decoded
@@ -168,10 +148,8 @@ def _read_trn(path: Path, hypotheses: Mapping[str, str]) -> dict[str, str]:
     """Read sclite's references; ESPnet names an utterance `speaker-utterance`."""
     texts: dict[str, str] = {}
     unknown = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        match = TRN_LINE.match(line.strip())
-        if match is None:
-            continue
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for match in filter(None, (TRN_LINE.match(line.strip()) for line in lines)):
         key = match[2]
         while key not in hypotheses and "-" in key:
             key = key.partition("-")[2]

@@ -22,10 +22,8 @@ from espnet_softpl.monitors.guard import Guard
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 COLORS += ("#000000", "#999933")
 
-DOTS = 120  # Points above which a curve is drawn without markers.
-
 SECTIONS: dict[str, Sequence[statistics.Statistic]] = {
-    "labels": (
+    "pl_quality": (
         *(statistics.CER, statistics.WER, *statistics.OF_ORACLE),
         *(statistics.KEPT, statistics.KEPT_AUDIO, statistics.KEPT_HOURS),
         statistics.UNUSABLE,
@@ -34,12 +32,6 @@ SECTIONS: dict[str, Sequence[statistics.Statistic]] = {
     "schedule": [statistics.WEIGHT],
     "cache": [statistics.AGE, *statistics.OF_CACHE],
 }
-
-
-def titles(section: str) -> dict[str, str]:
-    """Return the titles of a section's statistics, by their key in the history."""
-    return {f"train/{each.name}": each.title for each in SECTIONS[section]}
-
 
 # Title of each panel by the curve's key in the history, by figure. What a title calls
 # (%) is multiplied by 100.
@@ -51,8 +43,10 @@ FIGURES: dict[str, dict[str, str]] = {
         "valid/acc": "validation accuracy, decoder (%)",
         "valid/loss": "validation loss",
     },
-    "pl_quality": titles("labels"),
-    "collapse": titles("collapse"),
+    **{
+        section: {f"train/{each.name}": each.title for each in group}
+        for section, group in SECTIONS.items()
+    },
     "losses": {
         "train/loss": "training loss",
         "train/loss_labeled": "loss on labeled data",
@@ -61,8 +55,6 @@ FIGURES: dict[str, dict[str, str]] = {
         "train/grad_norm": "gradient norm",
         "train/optim0_lr0": "learning rate",
     },
-    "schedule": titles("schedule"),
-    "cache": titles("cache"),
 }
 
 
@@ -72,21 +64,13 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
 
 
 class Line(NamedTuple):
-    """What is drawn of one experiment.
+    """What is drawn of one experiment."""
 
-    Attributes:
-        name: Its name in the legend.
-        color: Its color.
-        history: Its curves.
-        guard: Its limits are drawn in the panels of its monitors; None for no guard.
-        alarms: Pairs of the mini-batch and the text of an alarm, drawn there too.
-    """
-
-    name: str
+    name: str  # In the legend.
     color: str
     history: History
-    guard: Guard | None = None
-    alarms: Sequence[tuple[int, str]] = ()
+    guard: Guard | None = None  # Its limits are drawn in the panels of its monitors.
+    alarms: Sequence[tuple[int, str]] = ()  # Mini-batch and text, drawn there too.
 
 
 def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> None:
@@ -94,14 +78,12 @@ def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) ->
 
     Args:
         panels: Title by key of the history, as in `FIGURES`; at least one.
-        lines: The experiments; of one that has not reported a statistic there is no
-            curve, and a panel without a curve says so.
+        lines: The experiments; a panel without a curve of any says so.
         path: PNG file to write.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    size = (4.2 * columns, 2.9 * rows + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure((4.2 * columns, 2.9 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -127,7 +109,7 @@ def _draw_panel(axis: Axes, key: str, title: str, lines: Sequence[Line]) -> None
             label=name,
             color=color,
             linewidth=1.4,
-            marker="." if len(steps) <= DOTS else None,
+            marker="." if len(steps) <= 120 else None,
             markersize=4,
         )
         if key not in FIGURES["collapse"]:
@@ -157,7 +139,7 @@ def draw_error_rates(
         colors: Color by system.
         path: PNG file to write.
     """
-    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    figure = Figure((9.5, 3.8), layout="constrained")
     axes = figure.subplots(1, 2)
     sets = list(dict.fromkeys(n for runs in systems.values() for r in runs for n in r))
     width = 0.8 / len(systems)
@@ -177,7 +159,7 @@ def draw_error_rates(
 
 
 def bar_of(scores: Sequence[Score]) -> tuple[float, float, float]:
-    """Return the height of a bar, and how far its line reaches down and up from it."""
+    """Return the height of a bar, and how far its line reaches down and up."""
     rates = [score.rate for score in scores]
     height, low, high = sum(rates) / len(rates), min(rates), max(rates)
     if len(scores) == 1:

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet_softpl.training.resume.layout import STATE_DIR, load_checkpoint
+from espnet_softpl.training.resume.layout import CHECKPOINT, load_checkpoint
 
 # Values by name, by `train` or `valid`, by epoch.
 Statistics = Mapping[int, Mapping[str, Mapping[str, Any]]]
-
+# Curve by `train/name` or `valid/name`: mini-batches trained on, the epoch's mean.
 History = dict[str, list[tuple[int, float]]]
-
-CHECKPOINTS = ("checkpoint.pth", f"{STATE_DIR}/previous_checkpoint.pth")
 
 # What loading raises if a file is missing, half written, or no checkpoint.
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError)
@@ -23,32 +21,15 @@ UNREADABLE += (AttributeError, pickle.UnpicklingError)
 
 
 def read_statistics(directory: Path) -> Statistics:
-    """Read what ESPnet's reporter knows, while the training may be writing.
-
-    Args:
-        directory: The experiment directory.
-
-    Returns:
-        The statistics of the checkpoint, or else of the one before; nothing if neither
-        can be loaded.
-    """
-    for name in CHECKPOINTS:
-        try:
-            stats = load_checkpoint(directory / name)["reporter"]["stats"]
-        except UNREADABLE:
-            continue
-        if stats:
-            return stats
-    return {}
+    """Read what ESPnet's reporter knows; nothing if no checkpoint can be loaded."""
+    try:
+        return load_checkpoint(directory / CHECKPOINT)["reporter"]["stats"]
+    except UNREADABLE:
+        return {}
 
 
 def read_history(stats: Statistics) -> History:
-    """Turn the statistics of ESPnet's reporter into curves.
-
-    Returns:
-        Curve by `train/name` or `valid/name`: pairs of the mini-batches trained on so
-        far and the epoch's mean. Values that are not finite are left out.
-    """
+    """Turn statistics into curves; values that are not finite are left out."""
     history: History = {}
     for epoch in sorted(stats):
         batches = int(stats[epoch]["train"]["total_count"])

@@ -24,34 +24,20 @@ from espnet_softpl.commands.report.figures import (
 from espnet_softpl.commands.report.runs import Run
 from espnet_softpl.commands.report.settings import compare_settings
 from espnet_softpl.commands.report.words import compare, thin, word_error_rate
-from espnet_softpl.core.files import atomic_file
+from espnet_softpl.core.files import atomic_write
 from espnet_softpl.monitors.statistics import DROPPED, dropped_by
-
-TEMPLATE = "page.html"
-
-PAGE = "report.html"
 
 
 class Drawn(NamedTuple):
-    """A figure on the page; "" is for nothing.
+    """A figure on the page; "" is for nothing."""
 
-    Attributes:
-        source: The image as a data URI.
-        alt: What it shows, for those who cannot see it.
-        still: What is the same all the time, in words instead.
-    """
-
-    source: str = ""
-    alt: str = ""
-    still: str = ""
+    source: str = ""  # The image as a data URI.
+    alt: str = ""  # What it shows, for those who cannot see it.
+    still: str = ""  # What is the same all the time, in words instead.
 
 
 def write_page(runs: Sequence[Run], out: Path) -> Path:
-    """Write the page and its figures.
-
-    Args:
-        runs: The experiments, at least one.
-        out: Directory to write to; it is made.
+    """Write the page of at least one experiment, and its figures beside it.
 
     Returns:
         The page. It has all images in it; whatever comes from files (names,
@@ -65,14 +51,14 @@ def write_page(runs: Sequence[Run], out: Path) -> Path:
     colors = colors_of(run.name for run in runs)
     prefix = f"train/{dropped_by('')}"  # Before a filter's name.
     dropped = {k for r in runs for k in r.history if k.startswith(prefix)}
-    panels = {name: dict(titles) for name, titles in FIGURES.items()}
-    panels["pl_quality"] |= {
+    filters = {
         key: DROPPED.title.replace("<filter>", key.removeprefix(prefix))
         for key in sorted(dropped)
     }
+    panels = {**FIGURES, "pl_quality": FIGURES["pl_quality"] | filters}
     sets = dict.fromkeys(n for r in runs for d in r.decodings.values() for n in d)
     differing, pl_settings = compare_settings(runs)
-    text = environment.get_template(TEMPLATE).render(
+    text = environment.get_template("page.html").render(
         title=f"Pseudo-labeling report: {', '.join(run.name for run in runs)}",
         written=datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
         version=espnet_softpl.__version__,
@@ -95,10 +81,9 @@ def write_page(runs: Sequence[Run], out: Path) -> Path:
         pl_settings=pl_settings,
         isfinite=math.isfinite,
     )
-    page = out / PAGE
-    with atomic_file(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return page
+    with atomic_write(out / "report.html") as page:
+        page.write(text)
+    return out / "report.html"
 
 
 def draw_figures(
@@ -107,13 +92,13 @@ def draw_figures(
     colors: Mapping[str, str],
     out: Path,
 ) -> dict[str, Drawn]:
-    """Draw all figures, and error rates if there are any.
+    """Draw all figures as PNG files, and error rates if there are any.
 
     Args:
         runs: The experiments.
         panels: Titles by key of the history, by figure.
         colors: Color by experiment.
-        out: Directory of the PNG files.
+        out: Directory to write to; it is made.
     """
     figures = {}
     for name, titles in panels.items():
@@ -125,9 +110,7 @@ def draw_figures(
         figures[name] = _draw(titles, lines, out / f"{name}.png")
     # Of several decodings of one set, the last.
     scores = {
-        run.name: [
-            {name: s for sets in run.decodings.values() for name, s in sets.items()}
-        ]
+        run.name: [dict(collections.ChainMap(*reversed(run.decodings.values())))]
         for run in runs
         if run.decodings
     }

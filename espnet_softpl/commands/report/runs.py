@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import datetime
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from espnet_softpl.commands.experiment import Experiment, read_config
-from espnet_softpl.commands.report.decodings import Decodings, find_decodings
+from espnet_softpl.commands.report.decodings import (
+    Decodings,
+    References,
+    find_decodings,
+)
 from espnet_softpl.commands.report.history import (
-    CHECKPOINTS,
     UNREADABLE,
     History,
     read_history,
@@ -27,15 +32,12 @@ from espnet_softpl.monitors import guard as monitors_guard
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.samples import SAMPLES_DIR
 from espnet_softpl.training.guarding import REPORT_DIR
+from espnet_softpl.training.resume.layout import CHECKPOINT
 
-SIGNS_OF_LIFE = ("config.yaml", "checkpoint.pth", "train.log")
-
+SIGNS_OF_LIFE = ("config.yaml", CHECKPOINT, "train.log")
 SAMPLE_KEYS = ("step", "made", "utterance", "label", "student", "weight", "dropped_by")
-
 # "[host] 2026-01-31 12:00:00,000 (trainer:811) INFO: 1epoch:train:1-50batch: loss=9.0"
 PROGRESS = re.compile(r" INFO: (\d+)epoch:train:\d+-(\d+)batch: ")
-
-FINISHED = "The training was finished at"
 
 
 class Alarm(NamedTuple):
@@ -45,39 +47,25 @@ class Alarm(NamedTuple):
     text: str
 
 
-@dataclasses.dataclass
+@dataclass
 class Run:
-    """One training.
+    """One training."""
 
-    Attributes:
-        name: Its name on the page.
-        experiment: Its directory and configuration, empty if it is not there yet.
-        history: Curves; see `history.read_history`.
-        epochs: Finished epochs.
-        batches: Mini-batches in them.
-        duration: Time of training and validation.
-        status: What it is doing, in words.
-        guard: The guard as it was saved last; None if there is none yet.
-        alarms: The guard's reports, the oldest first.
-        samples: What `samples.SampleRecorder` wrote, by step; with the epoch.
-        truths: True transcripts of unlabeled utterances, if known.
-        decodings: Error rates of what was decoded.
-        notes: What is missing or was left out.
-    """
-
-    name: str
-    experiment: Experiment
-    history: History = dataclasses.field(default_factory=dict)
-    epochs: int = 0
-    batches: int = 0
-    duration: datetime.timedelta = datetime.timedelta()
-    status: str = ""
-    guard: Guard | None = None
-    alarms: list[Alarm] = dataclasses.field(default_factory=list)
-    samples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    truths: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    decodings: Decodings = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
+    name: str  # On the page.
+    experiment: Experiment  # Its configuration is empty if it is not there yet.
+    history: History = field(default_factory=dict)
+    epochs: int = 0  # Finished ones.
+    batches: int = 0  # Mini-batches in them.
+    duration: datetime.timedelta = datetime.timedelta()  # Training and validation.
+    status: str = ""  # What it is doing, in words.
+    guard: Guard | None = None  # As it was saved last.
+    alarms: list[Alarm] = field(default_factory=list)  # The oldest first.
+    # What `samples.SampleRecorder` wrote, by step; with the epoch.
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    # True transcripts of unlabeled utterances, if known.
+    truths: Mapping[str, str] = field(default_factory=dict)
+    decodings: Decodings = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # What is missing or left out.
 
     @property
     def config(self) -> dict[str, Any]:
@@ -87,9 +75,8 @@ class Run:
     @property
     def pseudo_labels(self) -> bool:
         """Whether it learns from pseudo-labels."""
-        return self.config.get("pl_criterion") is not None or any(
-            key.startswith("train/pl_") for key in self.history
-        )
+        curves = (key.startswith("train/pl_") for key in self.history)
+        return self.config.get("pl_criterion") is not None or any(curves)
 
     def conf(self, key: str) -> dict[str, Any]:
         """Return nested settings, such as `encoder_conf`; none if there are none."""
@@ -111,25 +98,15 @@ def names_of(directories: Sequence[Path]) -> list[str]:
     if len(set(directories)) < len(directories):
         twice = next(d for d in directories if directories.count(d) > 1)
         raise UserError(f"{twice} is named twice")
-    count = 1
-    while True:
-        names = ["/".join(path.parts[-count:]) for path in directories]
-        if len(set(names)) == len(names):
-            return names
-        count += 1
+    shortenings = (
+        ["/".join(path.parts[-count:]) for path in directories]
+        for count in itertools.count(1)
+    )
+    return next(names for names in shortenings if len(set(names)) == len(names))
 
 
-def read_runs(
-    directories: Sequence[Path], references: Mapping[str, Mapping[str, str]]
-) -> list[Run]:
-    """Read trainings; what cannot be read of them becomes a note.
-
-    Args:
-        directories: Their experiment directories.
-        references: True transcripts by utterance, by set; see `decodings`.
-
-    Returns:
-        The runs, in the same order.
+def read_runs(directories: Sequence[Path], references: References) -> list[Run]:
+    """Read trainings in the same order; what cannot be read of them becomes a note.
 
     Raises:
         UserError: A directory is no experiment, or named twice.
@@ -147,9 +124,7 @@ def read_runs(
     return [_read_run(p, name, references) for p, name in zip(places, names_of(places))]
 
 
-def _read_run(
-    directory: Path, name: str, references: Mapping[str, Mapping[str, str]]
-) -> Run:
+def _read_run(directory: Path, name: str, references: References) -> Run:
     try:
         run = Run(name, Experiment(directory, read_config(directory / "config.yaml")))
     except (UserError, OSError):
@@ -164,7 +139,7 @@ def _read_run(
     run.epochs = max(stats, default=0)
     if stats:
         run.batches = int(stats[run.epochs]["train"]["total_count"])
-    elif any((directory / name).exists() for name in CHECKPOINTS):
+    elif (directory / CHECKPOINT).exists():
         run.notes.append(
             "There are no curves: no checkpoint can be loaded. It is damaged, or has "
             "something in it that is not loaded for safety."
@@ -185,14 +160,6 @@ def _read_run(
     return run
 
 
-def _modified(path: Path) -> float:
-    """Return when a file was last written, in seconds; 0 if it is not there."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def _read_lines(path: Path) -> list[str]:
     """Return the lines of a file with any bytes in it; none if it is not there."""
     try:
@@ -203,17 +170,19 @@ def _read_lines(path: Path) -> list[str]:
 
 def _read_status(run: Run) -> None:
     """Say what the training is doing, as far as files tell."""
-    logs = sorted(run.experiment.directory.glob("train*.log"), key=_modified)
+    directory = run.experiment.directory
+    logs = sorted(directory.glob("train*.log"), key=lambda log: log.stat().st_mtime)
     lines = _read_lines(logs[-1]) if logs else []
     most = run.config.get("max_epoch")
-    if any(FINISHED in line for line in lines[-20:]):
+    if any("The training was finished at" in line for line in lines[-20:]):
         run.status = "finished"
         return
     if isinstance(most, int) and run.epochs >= most:
         run.status = f"all {most} epochs done"
         return
-    files = [*logs, *(run.experiment.directory / name for name in SIGNS_OF_LIFE)]
-    when = datetime.datetime.fromtimestamp(max(map(_modified, files)))
+    signs = (*logs, *(directory / name for name in SIGNS_OF_LIFE))
+    last = max(path.stat().st_mtime for path in signs if path.exists())
+    when = datetime.datetime.fromtimestamp(last)
     run.status = f"running or stopped, last sign of life {when:%Y-%m-%d %H:%M:%S}"
     progress = PROGRESS.findall("\n".join(lines))
     if progress and int(progress[-1][0]) > run.epochs:
@@ -232,12 +201,10 @@ def _read_guard(run: Run) -> None:
         run.notes.append("pl_guard is none: there are no limits to show.")
         return
     for path in run.experiment.snapshots():
-        try:
+        with contextlib.suppress(*UNREADABLE):
             guard.load_state_dict(load_state(path, mmap=True)["guard"])
-        except UNREADABLE:
-            continue
-        run.guard = guard
-        return
+            run.guard = guard
+            return
     run.notes.append("The guard's state is not there yet: it is saved with an epoch.")
 
 

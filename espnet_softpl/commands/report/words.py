@@ -13,30 +13,19 @@ GAP = "\0"  # No word has it.
 
 
 class Word(NamedTuple):
-    """A word of a label, with what is to be seen of it.
-
-    Attributes:
-        text: The word.
-        kind: `right`, `wrong` (another word is true), `extra` (none is), `missing`
-            (it is true, and not in the label), `gone` (it was in the label before),
-            or `plain` if the truth is not known.
-        changed: Whether it was not so in the label before.
-        truth: The true word in place of one that is wrong, else "".
-    """
+    """A word of a label, with what is to be seen of it."""
 
     text: str
+    # `right`, `wrong` (another word is true), `extra` (none is), `missing` (it is true,
+    # and not in the label), `gone` (it was in the label before), or `plain` if the
+    # truth is not known.
     kind: str
-    changed: bool = False
-    truth: str = ""
+    changed: bool = False  # Whether it was not so in the label before.
+    truth: str = ""  # The true word in place of one that is wrong.
 
 
 def compare(label: str, truth: str | None, before: str | None) -> list[Word]:
-    """Compare a label with the truth and with the label before it.
-
-    Args:
-        label: The label.
-        truth: The true transcript, None if it is not known.
-        before: The label before, None for the first one.
+    """Compare a label with the truth (None: not known) and with the label before it.
 
     Returns:
         The words of the label in order, and in their places those that are missing or

@@ -8,6 +8,7 @@ import pytest
 
 from espnet_softpl.commands.report.figures import (
     FIGURES,
+    SECTIONS,
     Line,
     bar_of,
     colors_of,
@@ -15,6 +16,7 @@ from espnet_softpl.commands.report.figures import (
     draw_error_rates,
 )
 from espnet_softpl.commands.scoring import score
+from espnet_softpl.monitors.statistics import ALWAYS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -27,6 +29,11 @@ def test_colors_repeat() -> None:
 def test_no_key_is_in_two_panels_of_a_figure() -> None:
     for titles in FIGURES.values():
         assert titles and len(set(titles.values())) == len(titles)
+
+
+def test_every_statistic_that_is_always_reported_has_a_panel() -> None:
+    shown = {each.name for group in SECTIONS.values() for each in group}
+    assert {each.name for each in ALWAYS} <= shown
 
 
 def test_a_picture_is_drawn_even_without_data(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.espnet_runs import load
 from tests.support.report_pages import copy
 
 
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(runs, tmp_path) -> None:
+def test_a_damaged_checkpoint_gives_nothing(runs, tmp_path) -> None:
     exp = copy(runs["cached"], tmp_path / "exp")
     stats = read_statistics(exp)
     assert list(stats) == [1, 2]
@@ -24,8 +24,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(runs, tmp_path) -> N
     assert stats[2]["train"]["pl_cer"] == saved[2]["train"]["pl_cer"]
     whole = (exp / "checkpoint.pth").read_bytes()
     (exp / "checkpoint.pth").write_bytes(whole[: len(whole) // 2])
-    assert list(read_statistics(exp)) == [1]
-    (exp / "pl_state" / "previous_checkpoint.pth").unlink()
     assert read_statistics(exp) == {}
 
 
