@@ -23,17 +23,10 @@ OTHER_REASON = "other"  # Audio that could not be read, a loss that is not finit
 
 
 def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
-    """Choose utterances by a hash of their ids.
+    """Choose at most `count` utterances by a hash of their ids.
 
-    The choice is the same in every run on these data, so that runs can be compared,
-    and hardly another one if utterances are added or left out.
-
-    Args:
-        utterance_ids: All ids, in any order.
-        count: How many, at least 0.
-
-    Returns:
-        At most `count` ids.
+    So runs on the same data can be compared, and the choice hardly changes if
+    utterances are added or left out.
     """
     ids = sorted(utterance_ids, key=lambda key: hashlib.sha256(key.encode()).digest())
     return ids[:count]
@@ -42,13 +35,7 @@ def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
 class SampleRecorder(Stateful):
     """Records the labels of chosen utterances whenever they are trained on.
 
-    Nothing is computed except the greedy transcript of the student's posteriors, and
-    nothing of it reaches a loss.
-
-    Args:
-        utterance_ids: The utterances.
-        to_text: Turns token ids into a transcript.
-        filter_names: Names of the filters, in order.
+    `filter_names` are those of the filters, in order; `to_text` joins token ids.
     """
 
     def __init__(
@@ -71,8 +58,7 @@ class SampleRecorder(Stateful):
             step: The mini-batch of training.
             labels: The labels as they were made, or as the cache had them.
             label: The label that is trained on, with its final weight (B,).
-            log_probs: The student's frame log-posteriors of the augmented audio,
-                (B, T, V).
+            log_probs: The student's frame log-posteriors, (B, T, V).
         """
         for row, key in enumerate(labels.utterance_ids):
             if key not in self._ids:
@@ -99,18 +85,12 @@ class SampleRecorder(Stateful):
         """Name what took an utterance out, "" if nothing did."""
         if weight > 0.0:
             return ""
-        is_filter = 0 <= reason < len(self._filter_names)
-        return self._filter_names[reason] if is_filter else OTHER_REASON
+        return dict(enumerate(self._filter_names)).get(reason, OTHER_REASON)
 
     def write(self, output_dir: Path, epoch: int, rank: int) -> None:
-        """Write an epoch's records, a JSON object a line, and begin anew.
+        """Write a process's records of an epoch, a JSON object a line, and begin anew.
 
         An epoch that is trained again after a kill writes the same file again.
-
-        Args:
-            output_dir: The experiment directory.
-            epoch: The finished epoch.
-            rank: This process.
         """
         path = output_dir / SAMPLES_DIR / f"{epoch}epoch.rank{rank}.jsonl"
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
