@@ -32,36 +32,23 @@ from espnet_softpl.training.schedule import Scheduled
 
 @dataclasses.dataclass(kw_only=True)
 class Labeling:
-    """Labels unlabeled mini-batches.
-
-    Attributes:
-        generator: Makes the pseudo-labels.
-        forms: Who learns from them beside the last layer's CTC.
-        shaping: Changes to the teacher's label before the criterion, in order, by step.
-        filters: Which labels to trust, by name, in order.
-        cache: Keeps the labels; None makes them anew for every mini-batch.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-        prior: The mean frame posterior on labeled batches; None if nobody asks.
-        begun: Whether the first unlabeled mini-batch has been labeled.
-    """
+    """Labels unlabeled mini-batches."""
 
     generator: PseudoLabelGenerator
-    forms: LabelForms = LabelForms()
-    shaping: Sequence[Scheduled[Shaping]] = ()
-    filters: Sequence[tuple[str, Filter]] = ()
-    cache: LabelCache | None = None
-    labeled_tokens_per_sample: float = float("nan")
+    forms: LabelForms = LabelForms()  # Who learns beside the last layer's CTC.
+    shaping: Sequence[Scheduled[Shaping]] = ()  # Changes to the label, in order.
+    filters: Sequence[tuple[str, Filter]] = ()  # Which labels to trust, by name.
+    cache: LabelCache | None = None  # None labels every mini-batch anew.
+    labeled_tokens_per_sample: float = float("nan")  # Of the labeled data, if known.
+    # The mean frame posterior on labeled batches; None if nobody asks.
     prior: RunningMean | None = dataclasses.field(init=False, default=None)
+    # Whether the first unlabeled mini-batch has been labeled.
     begun: bool = dataclasses.field(init=False, default=False)
 
     def make(
         self, student: torch.nn.Module, batch: UnlabeledBatch, step: int
     ) -> Labels:
-        """Label a mini-batch with the teacher, shape the labels and filter them.
-
-        Returns:
-            The labels, without gradient.
-        """
+        """Label a mini-batch with the teacher, shape and filter the labels."""
         if not self.begun:
             unlabeled_head.start(student)
             self.begun = True
@@ -122,28 +109,20 @@ class Labeling:
     ) -> tuple[Labels, float]:
         """Return the labels to train on, new or from the cache, and their change.
 
-        Args:
-            student: The model in training.
-            batch: The mini-batch that is trained on.
-            insertions: Mini-batches to label for the cache; the labels that they
-                replace are trained on once more.
-            step: Number of the mini-batch in the whole training.
-
-        Returns:
-            The labels, and how far they have changed since they were made, NaN if that
-            is not known.
+        The change since they were made is NaN if it is not known. `insertions` are
+        labeled for the cache; the labels that they replace are trained on once more.
         """
         if self.cache is None:
             return self.make(student, batch, step), float("nan")
-        cached = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
-        labels = cached
-        if labels is None:
+        labels = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
+        is_new = labels is None
+        if is_new:
             labels = self.make(student, batch, step)
             self.cache.insert(batch.slot, labels, batch.draw)
         inserted = self.insert(student, insertions, step)
         change = float("nan")
-        if cached is not None:
-            change = self._change(student, batch, cached, inserted, step)
+        if not is_new:
+            change = self._change(student, batch, labels, inserted, step)
         if self.cache.decides:
             self.cache.decide(batch.draw, change)
         return labels, change
@@ -174,10 +153,7 @@ class Labeling:
             new = self.make(student, batch, step)
             if self.cache.refreshes and batch.slot not in inserted:
                 self.cache.insert(batch.slot, new, batch.draw)
-        elif new is None:
-            return float("nan")
-        elif new.utterance_ids != old.utterance_ids:
-            if not self.cache.measures_change:
-                return float("nan")
-            new = self.make(student, batch, step)
-        return label_change(old, new)
+        elif new is not None and new.utterance_ids != old.utterance_ids:
+            wants = self.cache.measures_change
+            new = self.make(student, batch, step) if wants else None
+        return float("nan") if new is None else label_change(old, new)
