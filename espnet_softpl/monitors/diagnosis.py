@@ -164,18 +164,9 @@ def write_report(
 
     `report.txt` has the explanation and all levels, `monitors.png` their history (if
     matplotlib is installed), and `batch.pt` the batch at hand, for
-    `torch.load(..., weights_only=True)`. The directory appears when complete; one of
-    the same step, left by a run that was resumed, is replaced.
-
-    Args:
-        directory: Where reports go; made if missing. One process may write to it.
-        alarm: The alarm.
-        guard: The guard that raised it.
-        label: The labels of the batch.
-        utterance_ids: Its utterances.
-
-    Returns:
-        `directory/step<N>`.
+    `torch.load(..., weights_only=True)`. The directory, `directory/step<N>`, appears
+    when complete; one left by a run that was resumed is replaced. Only one process may
+    write.
     """
     target = Path(directory) / f"step{alarm.step}"
     temporary = target.with_name(f".{target.name}.tmp")

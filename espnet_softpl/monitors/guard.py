@@ -83,21 +83,19 @@ class Guard:
     The average and all limits are our own choice: the paper
     (https://arxiv.org/abs/2211.06007) reports collapse and gives no detector.
 
-    Example: `alarm = Guard("stop", window=20).observe(step, statistics)`.
+    >>> alarm = Guard("stop", window=20).observe(step, statistics)
 
     Args:
         action: What the trainer does at an alarm: `warn` reports it, `stop` ends
             training, `back_off` returns to a healthy snapshot and lowers the weight
             of the unlabeled loss.
-        reference_steps: Known values of a monitor that make its reference, at
-            least 1.
+        reference_steps: Known values that make a monitor's reference, at least 1.
         window: Time constant of the moving average in unlabeled steps, at least 1; 1
             judges every batch by itself.
         deviations: Standard errors by which a level must at least differ from the
             reference before a ratio or a rise counts, at least 0: what batches differ
             by anyway is no drift.
-        patience: Unlabeled steps in a row beyond a limit that raise an alarm, at
-            least 1.
+        patience: Unlabeled steps in a row beyond a limit for an alarm, at least 1.
         lower_weight: Factor on the unlabeled loss for each back-off, in [0, 1].
         max_back_offs: Back-offs after which there is no use in another, at least 1.
         limits: What to change in `DEFAULT_LIMITS`: by monitor, `Limits` attributes by
@@ -148,20 +146,18 @@ class Guard:
             track = self._tracks[name]
             track.follow(value, self.reference_steps, self.window)
             breach = self._judge(name)
-            if breach is None:
-                track.streak, track.reported = 0, False
-                continue
-            track.streak += 1
+            track.streak = 0 if breach is None else track.streak + 1
+            track.reported &= breach is not None
             if track.streak >= self.patience and not track.reported:
                 raised.append(breach)
         if not raised:
             return None
+        # A resumed run may have other limits, and no breach of what was reported.
         reported = [self._judge(n) for n in MONITORS if self._tracks[n].reported]
+        lasting = [breach for breach in reported if breach is not None]
         for breach in raised:
             self._tracks[breach.monitor].reported = True
         self.alarms += 1
-        # A resumed run may have other limits, and no breach of what was reported.
-        lasting = [breach for breach in reported if breach is not None]
         return Alarm(int(step), self.alarms, (*raised, *lasting))
 
     def _judge(self, name: str) -> Breach | None:

@@ -1,7 +1,4 @@
-"""What a few unlabeled utterances were labeled with over time, for people to read.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""What a few unlabeled utterances were labeled with over time, for people to read."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ class SampleRecorder(Stateful):
     ) -> None:
         self._ids = frozenset(utterance_ids)
         self._to_text = to_text
-        self._filter_names = tuple(filter_names)
+        self._reasons = dict(enumerate(filter_names))
         self._rows: list[dict[str, Any]] = []
 
     def record(
@@ -54,11 +51,8 @@ class SampleRecorder(Stateful):
     ) -> None:
         """Record what is known of the chosen utterances of a mini-batch.
 
-        Args:
-            step: The mini-batch of training.
-            labels: The labels as they were made, or as the cache had them.
-            label: The label that is trained on, with its final weight (B,).
-            log_probs: The student's frame log-posteriors, (B, T, V).
+        `labels` are as they were made, `label` is trained on, with its final weight;
+        `log_probs` are the student's, (B, T, V).
         """
         for row, key in enumerate(labels.utterance_ids):
             if key not in self._ids:
@@ -66,6 +60,7 @@ class SampleRecorder(Stateful):
             one = slice(row, row + 1)
             tokens, length = greedy(log_probs[one].detach(), label.lengths[one])
             weight = float(label.weight[row])
+            reason = self._reasons.get(int(labels.reason[row]), OTHER_REASON)
             self._rows.append(
                 {
                     "step": step,
@@ -74,18 +69,12 @@ class SampleRecorder(Stateful):
                     "label": self._text(label.tokens[row], label.token_lengths[row]),
                     "student": self._text(tokens[0], length[0]),
                     "weight": weight,
-                    "dropped_by": self._reason(weight, int(labels.reason[row])),
+                    "dropped_by": "" if weight > 0.0 else reason,
                 }
             )
 
     def _text(self, tokens: torch.Tensor, length: torch.Tensor) -> str:
         return self._to_text(tokens[: int(length)].tolist())
-
-    def _reason(self, weight: float, reason: int) -> str:
-        """Name what took an utterance out, "" if nothing did."""
-        if weight > 0.0:
-            return ""
-        return dict(enumerate(self._filter_names)).get(reason, OTHER_REASON)
 
     def write(self, output_dir: Path, epoch: int, rank: int) -> None:
         """Write a process's records of an epoch, a JSON object a line, and begin anew.
@@ -103,8 +92,8 @@ class SampleRecorder(Stateful):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records of an epoch that is not finished."""
-        return {"rows": [dict(row) for row in self._rows]}
+        return {"rows": list(self._rows)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._rows = [dict(row) for row in state["rows"]]
+        self._rows = list(state["rows"])

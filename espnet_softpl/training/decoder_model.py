@@ -55,8 +55,8 @@ class DecoderModel(ESPnetASRModel):
             target: `transcript`, `forced` or `forced_soft`; see `LabelForms`.
             encoder_out: (B, T, D).
             lengths: Frames per utterance, (B,).
-            label: The labels; a weight of 0 leaves an utterance out, whatever is in
-                it, and a transducer is not trained on empty transcripts.
+            label: A weight of 0 leaves an utterance out, whatever is in it; a
+                transducer is not trained on empty transcripts.
             answer: What the teacher's decoder answered; for the last two targets.
 
         Returns:

@@ -1,7 +1,4 @@
-"""The pseudo-labeling engine: what a model needs to learn from unlabeled batches.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""The pseudo-labeling engine: what a model needs to learn from unlabeled batches."""
 
 from __future__ import annotations
 
@@ -15,22 +12,10 @@ from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.labels.prior import RunningMean
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
+from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder
-from espnet_softpl.monitors.statistics import (
-    DECODER_DISAGREEMENT,
-    KEPT_HOURS,
-    LABEL_CHANGE,
-    OF_CACHE,
-    OF_ORACLE,
-    TURNOVER,
-    WEIGHT,
-    dropped_by,
-    oracle_statistics,
-    step_statistics,
-)
-from espnet_softpl.teacher import Teacher
 from espnet_softpl.teacher.generator import CTCOutputs
 from espnet_softpl.training import unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
@@ -73,11 +58,6 @@ class PseudoLabeling(Labeling):
         """Stay out of copies of the model: a teacher needs none of this."""
         return None
 
-    @property
-    def teacher(self) -> Teacher:
-        """Who labels."""
-        return self.generator.teacher
-
     def set_dropout(self, step: int) -> None:
         """Give the model the dropout rates of a step."""
         if self.dropout is not None:
@@ -117,18 +97,20 @@ class PseudoLabeling(Labeling):
             self.samples.record(step, labels, label, log_probs)
         samples = batch.speech_lengths[label.weight > 0].sum()
         self.kept_hours += float(samples) / self.sample_rate / 3600.0
-        statistics = step_statistics(
+        values = statistics.step_statistics(
             labels, label, log_probs, usable, batch.speech_lengths, step
         )
-        statistics |= {KEPT_HOURS.name: self.kept_hours, WEIGHT.name: weight}
+        values[statistics.KEPT_HOURS.name] = self.kept_hours
+        values[statistics.WEIGHT.name] = weight
         for index, (name, _) in enumerate(self.filters):
-            statistics[dropped_by(name)] = (labels.reason == index).float().mean()
+            dropped = (labels.reason == index).float().mean()
+            values[statistics.dropped_by(name)] = dropped
         if self.cache is not None:
-            turnover = self.cache.turnover
-            statistics |= {TURNOVER.name: turnover, LABEL_CHANGE.name: change}
+            values[statistics.TURNOVER.name] = self.cache.turnover
+            values[statistics.LABEL_CHANGE.name] = change
         if self.oracle is not None:
-            statistics |= oracle_statistics(self.oracle, batch.utt_id, label)
-        return {"loss": weight * loss, "loss_pl": loss, **parts}, statistics
+            values |= statistics.oracle_statistics(self.oracle, batch.utt_id, label)
+        return {"loss": weight * loss, "loss_pl": loss, **parts}, values
 
     def _learn(
         self, student: torch.nn.Module, batch: UnlabeledBatch, labels: Labels, step: int
@@ -174,14 +156,13 @@ class PseudoLabeling(Labeling):
             head=unlabeled_head.of(student),
         )
         views = outputs.views(count)
-        if count == 2:
-            label = label._replace(second_view=views[1].log_probs)
         if not torch.equal(views[0].lengths, label.lengths):
             raise RuntimeError(
                 f"teacher and student disagree on the number of frames: "
                 f"{label.lengths.tolist()} and {views[0].lengths.tolist()}"
             )
-        return views, label
+        second = views[1].log_probs if count == 2 else label.second_view
+        return views, label._replace(second_view=second)
 
     def _losses(
         self,
@@ -200,11 +181,7 @@ class PseudoLabeling(Labeling):
         return sum(part.to(device)(log_probs, lengths, label) for part in parts)
 
     def _layers_loss(
-        self,
-        views: Sequence[CTCOutputs],
-        labels: Labels,
-        label: PseudoLabel,
-        step: int,
+        self, views: list[CTCOutputs], labels: Labels, label: PseudoLabel, step: int
     ) -> torch.Tensor:
         """Compute the criterion's loss at the intermediate layers, their mean."""
         means = []
@@ -269,12 +246,14 @@ class PseudoLabeling(Labeling):
             "loss_pl_ctc": layers or decoder,
             "loss_pl_interctc": layers,
             "loss_pl_decoder": decoder,
-            DECODER_DISAGREEMENT.name: self.forms.forced,
+            statistics.DECODER_DISAGREEMENT.name: self.forms.forced,
         }
         keys = [name for name, is_reported in parts.items() if is_reported]
-        keys += [dropped_by(name) for name, _ in self.filters]
-        keys += [one.name for one in OF_CACHE] if self.cache is not None else []
-        keys += [one.name for one in OF_ORACLE] if self.oracle is not None else []
+        keys += [statistics.dropped_by(name) for name, _ in self.filters]
+        if self.cache is not None:
+            keys += [each.name for each in statistics.OF_CACHE]
+        if self.oracle is not None:
+            keys += [each.name for each in statistics.OF_ORACLE]
         return keys
 
     def state_dict(
@@ -290,7 +269,7 @@ class PseudoLabeling(Labeling):
             "begun": self.begun,
             "healthy_epoch": self.healthy_epoch,
             "kept_hours": self.kept_hours,
-            "teacher": self.teacher.state_dict(),
+            "teacher": self.generator.teacher.state_dict(),
             "shaping": [part.state_dict() for part in self.shaping],
             "filters": [part.state_dict() for _, part in self.filters],
             **states,
@@ -314,17 +293,16 @@ class PseudoLabeling(Labeling):
             ValueError: The state is that of other settings.
         """
         self.begun = state["begun"]
-        self.teacher.load_state_dict(state["teacher"], student)
+        self.generator.teacher.load_state_dict(state["teacher"], student)
         for part, saved in zip(self.shaping, state["shaping"], strict=True):
             part.load_state_dict(saved)
         for (_, part), saved in zip(self.filters, state["filters"], strict=True):
             part.load_state_dict(saved)
         for name, part in self._parts(student).items():
-            # A resumed run may switch on these two.
+            # A run may have been without these two before it was resumed.
             is_optional = name in ("guard", "samples")
-            if is_optional and (back_off or state.get(name) is None):
-                continue
-            if part is not None:
+            skip = is_optional and (back_off or state.get(name) is None)
+            if part is not None and not skip:
                 part.load_state_dict(state[name])
         if back_off:
             if self.cache is not None:

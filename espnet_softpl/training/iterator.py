@@ -130,17 +130,9 @@ class MixedIterator:
 class MixedIterFactory(AbsIterFactory):
     """Builds the mini-batches of an epoch from two of ESPnet's iterator factories.
 
-    Args:
-        labeled: Factory of the labeled data; its batches and loader are used.
-        unlabeled: Factory of the unlabeled data.
-        schedule: Which turn is of which kind.
-        seed: Of the schedule and of the shuffling.
-        num_iters_per_epoch: Mini-batches of both kinds per epoch; None for as many as
-            one pass over the labeled data takes (over the unlabeled data, if the
-            schedule has no labeled steps).
-        make_plan: Makes the label cache's plan from the number of unlabeled
-            mini-batches; None without a cache.
-        usable_share: Counts unlabeled audio that cannot be used.
+    `make_plan` makes the label cache's plan from the number of unlabeled mini-batches;
+    `num_iters_per_epoch` counts both kinds, and is by default what one pass over the
+    labeled data takes (over the unlabeled data, if the schedule has no labeled steps).
     """
 
     def __init__(
@@ -184,8 +176,12 @@ class MixedIterFactory(AbsIterFactory):
         turns = schedule.turn_of(seed, steps.stop, filling) - turn
         kinds = schedule.is_unlabeled(seed, turn, turns)
         draw = schedule.unlabeled_before(seed, turn)
+        if self.plan is not None:
+            loads = self.plan.draws(draw, self.evicted)
+        else:
+            loads = ([Load(number, None, False)] for number in itertools.count(draw))
         # One stream, read twice: ahead by the loader's sampler, and by the iterator.
-        ahead, loads = itertools.tee(itertools.islice(self._loads(draw), sum(kinds)))
+        ahead, loads = itertools.tee(itertools.islice(loads, sum(kinds)))
         labeled = range(turn - draw, turn - draw + turns - sum(kinds))
         unlabeled = (load.number for turn_loads in ahead for load in turn_loads)
         return MixedIterator(
@@ -197,12 +193,6 @@ class MixedIterFactory(AbsIterFactory):
             weights=[schedule.unlabeled_weight(step) for step in steps],
             usable_share=self._usable_share,
         )
-
-    def _loads(self, first_draw: int) -> Iterator[list[Load]]:
-        """Yield what each unlabeled turn reads, from one on."""
-        if self.plan is not None:
-            return self.plan.draws(first_draw, self.evicted)
-        return ([Load(draw, None, False)] for draw in itertools.count(first_draw))
 
     def _loader(self, which: int, numbers: Iterable[int], epoch: int) -> DataLoader:
         """Build ESPnet's loader for some mini-batches of one kind."""

@@ -1,7 +1,4 @@
-"""From an unlabeled mini-batch to its labels: teacher, shaping, filters, cache.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""From an unlabeled mini-batch to its labels: teacher, shaping, filters, cache."""
 
 from __future__ import annotations
 
@@ -14,14 +11,10 @@ from espnet_softpl import filters
 from espnet_softpl.cache import LabelCache, label_change
 from espnet_softpl.criteria.decoder_ce import decoder_disagreement
 from espnet_softpl.filters import Candidate, Filter
+from espnet_softpl.labels import pseudo_label
 from espnet_softpl.labels.forms import LabelForms
 from espnet_softpl.labels.prior import RunningMean
-from espnet_softpl.labels.pseudo_label import (
-    DecoderLabel,
-    Labels,
-    best_path,
-    without_nan,
-)
+from espnet_softpl.labels.pseudo_label import DecoderLabel, Labels
 from espnet_softpl.monitors.statistics import DECODER_DISAGREEMENT, label_statistics
 from espnet_softpl.shaping import Shaping
 from espnet_softpl.teacher.generator import PseudoLabelGenerator, TeacherOutputs
@@ -71,7 +64,7 @@ class Labeling:
         labels = Labels(
             utterance_ids=list(batch.utt_id),
             label=label._replace(weight=weight),
-            path=best_path(outputs.label.log_probs, outputs.label.lengths),
+            path=pseudo_label.best_path(outputs.label.log_probs, outputs.label.lengths),
             reason=reason,
             statistics=label_statistics(
                 outputs.label, batch.speech_lengths, self.labeled_tokens_per_sample
@@ -87,7 +80,7 @@ class Labeling:
         """Add what the teacher's decoder answers to the labels' transcripts."""
         label = labels.label
         answer, targets = self.generator.force(student, outputs, label)
-        log_probs, sound = without_nan(answer.log_probs, answer.lengths)
+        log_probs, sound = pseudo_label.without_nan(answer.log_probs, answer.lengths)
         unsound = (label.weight > 0) & ~sound
         disagreement = decoder_disagreement(answer, targets)
         return dataclasses.replace(
@@ -115,27 +108,23 @@ class Labeling:
         if self.cache is None:
             return self.make(student, batch, step), float("nan")
         labels = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
-        is_new = labels is None
-        if is_new:
-            labels = self.make(student, batch, step)
-            self.cache.insert(batch.slot, labels, batch.draw)
-        inserted = self.insert(student, insertions, step)
-        change = float("nan")
-        if not is_new:
+        if labels is None:
+            labels = self.insert(student, [batch], step)[batch.slot]
+            self.insert(student, insertions, step)
+            change = float("nan")
+        else:
+            inserted = self.insert(student, insertions, step)
             change = self._change(student, batch, labels, inserted, step)
         if self.cache.decides:
             self.cache.decide(batch.draw, change)
         return labels, change
 
     def insert(
-        self,
-        student: torch.nn.Module,
-        insertions: Sequence[UnlabeledBatch],
-        step: int,
+        self, student: torch.nn.Module, batches: Sequence[UnlabeledBatch], step: int
     ) -> dict[int, Labels]:
         """Label mini-batches and store the labels; return them by slot."""
-        inserted = {batch.slot: self.make(student, batch, step) for batch in insertions}
-        for batch in insertions:
+        inserted = {batch.slot: self.make(student, batch, step) for batch in batches}
+        for batch in batches:
             self.cache.insert(batch.slot, inserted[batch.slot], batch.draw)
         return inserted
 

@@ -1,7 +1,4 @@
-"""The ESPnet model: the stock forward on labeled batches, the PL forward on unlabeled.
-
-B utterances, N samples, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""The ESPnet model: its own forward on labeled batches, the PL forward on others."""
 
 from __future__ import annotations
 
@@ -55,17 +52,13 @@ class SoftPLModel(DecoderModel):
             text: Token ids, (B, U), padded with -1.
             text_lengths: Tokens per utterance, (B,).
             unlabeled: The batch, if it is an unlabeled one.
-            insertions: Unlabeled batches to label for the cache before anything is
-                learned.
+            insertions: Unlabeled batches to label for the cache first.
             pl_step: Number of the mini-batch in the whole training.
             **kwargs: What the stock model takes.
 
         Returns:
             loss, statistics (the same keys in the same order for every training
             batch, NaN where undefined), and the batch size.
-
-        Raises:
-            ValueError: An unlabeled batch comes with text, or a labeled one without.
         """
         if (text is None) == (unlabeled is None):
             raise ValueError("a batch has either text or is unlabeled")
@@ -165,15 +158,13 @@ class SoftPLModel(DecoderModel):
             head: The head of the last layer; None for the stock one.
         """
         encoder_out, lengths = self.encode(speech, speech_lengths)
-        between: list[tuple[int, torch.Tensor]] = []
+        between, stock = (), self.ctc.ctc_lo
         if isinstance(encoder_out, tuple):
             encoder_out, between = encoder_out
-        log_probs = self._frame_log_probs(encoder_out, head or self.ctc.ctc_lo)
-        layer_log_probs = tuple(
-            self._frame_log_probs(layer, self.ctc.ctc_lo)
-            for _, layer in (between if layers else ())
-        )
-        return CTCOutputs(log_probs, lengths, encoder_out, layer_log_probs)
+        log_probs = self._frame_log_probs(encoder_out, head or stock)
+        outputs = [layer for _, layer in between] if layers else []
+        of_layers = tuple(self._frame_log_probs(layer, stock) for layer in outputs)
+        return CTCOutputs(log_probs, lengths, encoder_out, of_layers)
 
     def statistics_keys(self) -> tuple[str, ...]:
         """Return the keys that every training batch reports, in order."""
