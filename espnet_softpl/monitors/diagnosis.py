@@ -13,76 +13,30 @@ import torch
 
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.monitors.guard import MONITORS, Alarm, Guard
-from espnet_softpl.monitors.statistics import STATISTICS
-
-
-class Cause(NamedTuple):
-    """A likely cause of a collapse: what happens, and which YAML keys to change."""
-
-    why: str
-    change: str
+from espnet_softpl.monitors.statistics import GUARDED
 
 
 class Form(NamedTuple):
-    """A form of collapse: in a few words, what is seen, and why, likeliest first."""
+    """A form of collapse."""
 
     title: str
-    meaning: str
-    causes: tuple[Cause, ...]
+    meaning: str  # What is seen.
+    causes: tuple[str, ...]  # "why -> which YAML keys to change", the likeliest first.
 
 
-_WEAK_BASE_MODEL = Cause(
+_WEAK_BASE_MODEL = (
     "The base model is too weak: its labels of this audio are mostly wrong, and hard "
-    "labels fail with them as soft ones do.",
-    "a stronger base model for --init_param, or a later pl_schedule_conf.start_step.",
+    "labels fail with them as soft ones do. -> a stronger base model for --init_param, "
+    "or a later pl_schedule_conf.start_step."
 )
-_FEW_LABELED = Cause(
-    "Too few labeled batches: they alone oppose the drift.",
-    "pl_schedule_conf: more labeled_steps, fewer unlabeled_steps, a lower weight, "
-    "longer ramp_steps.",
+_FEW_LABELED = (
+    "Too few labeled batches: they alone oppose the drift. -> pl_schedule_conf: more "
+    "labeled_steps, fewer unlabeled_steps, a lower weight, longer ramp_steps."
 )
-_FAST_TEACHER = Cause(
+_FAST_TEACHER = (
     "The teacher follows the student too fast and passes its errors on; a teacher that "
-    "is the student is the worst.",
-    "pl_teacher: ema with a pl_teacher_conf.decay closer to 1 or a longer "
-    "half_life_steps; pl_teacher: frozen cannot collapse.",
-)
-_DIVERGED = Cause("Training has diverged.", "a lower optim_conf.lr, a lower grad_clip.")
-_OVERFLOW = Cause("Half precision overflows.", "use_amp: false.")
-_LARGE_LOSS = Cause(
-    "The unlabeled loss is too large at the start.",
-    "pl_schedule_conf: a lower weight, longer ramp_steps.",
-)
-_EMPTY_LABELS = Cause(
-    "Empty and very short transcripts teach blank at every frame, which makes more of "
-    "them.",
-    "pl_filter: tokens with a higher pl_filter_conf.min_tokens, at least 1; "
-    "pl_regularizer: prior_kl.",
-)
-_DOUBT = Cause(
-    "Plain frame-level soft labels: every bit of doubt in the teacher is learned, and "
-    "nothing in the loss takes it back.",
-    "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or blend with "
-    "one of them; or pl_shaping: sharpen.",
-)
-_FREE_MIX = Cause(
-    "Labels favor frequent tokens, and nothing holds the mix of tokens.",
-    "pl_regularizer: prior_kl or mean_entropy.",
-)
-_FIXED_POINT = Cause(
-    "One distribution at every frame satisfies frame-level soft labels: if teacher and "
-    "student share it, their loss has no gradient.",
-    "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or blend with "
-    "one of them; or pl_regularizer: mean_entropy or prior_kl.",
-)
-_THROWN_OFF = Cause(
-    "The student is thrown off by the unlabeled loss.",
-    "pl_schedule_conf: a lower weight, longer ramp_steps, more labeled_steps.",
-)
-_OUTGROWN = Cause(
-    "The teacher has been left behind by a better student (the labeled validation "
-    "error goes on falling): no collapse.",
-    "pl_teacher: ema with a lower pl_teacher_conf.decay or a shorter half_life_steps.",
+    "is the student is the worst. -> pl_teacher: ema with a pl_teacher_conf.decay "
+    "closer to 1 or a longer half_life_steps; pl_teacher: frozen cannot collapse."
 )
 
 # The most specific first: nearly every collapse lowers the mutual information too.
@@ -90,56 +44,88 @@ FORMS: dict[str, Form] = {
     "infinite": Form(
         "the numbers are broken",
         "A monitor is infinite.",
-        (_DIVERGED, _OVERFLOW, _LARGE_LOSS),
+        (
+            "Training has diverged. -> a lower optim_conf.lr, a lower grad_clip.",
+            "Half precision overflows. -> use_amp: false.",
+            "The unlabeled loss is too large at the start. -> pl_schedule_conf: a "
+            "lower weight, longer ramp_steps.",
+        ),
     ),
     "all_blank": Form(
         "the transcripts vanish",
         "Blank takes over, and transcripts become short or empty.",
-        (_EMPTY_LABELS, _WEAK_BASE_MODEL, _FEW_LABELED),
+        (
+            "Empty and very short transcripts teach blank at every frame, which makes "
+            "more of them. -> pl_filter: tokens with a higher "
+            "pl_filter_conf.min_tokens, at least 1; pl_regularizer: prior_kl.",
+            _WEAK_BASE_MODEL,
+            _FEW_LABELED,
+        ),
     ),
     "flattening": Form(
         "the labels flatten",
         "Frames lose their best token: entropy rises, blank loses frames, stray "
         "tokens appear.",
-        (_DOUBT, _FEW_LABELED, _FAST_TEACHER),
+        (
+            "Plain frame-level soft labels: every bit of doubt in the teacher is "
+            "learned, and nothing in the loss takes it back. -> pl_criterion: "
+            "hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or blend with one "
+            "of them; or pl_shaping: sharpen.",
+            _FEW_LABELED,
+            _FAST_TEACHER,
+        ),
     ),
     "few_tokens": Form(
         "few tokens are left",
         "Transcripts are made of ever fewer different tokens.",
-        (_FREE_MIX, _WEAK_BASE_MODEL, _FEW_LABELED),
+        (
+            "Labels favor frequent tokens, and nothing holds the mix of tokens. -> "
+            "pl_regularizer: prior_kl or mean_entropy.",
+            _WEAK_BASE_MODEL,
+            _FEW_LABELED,
+        ),
     ),
     "constant": Form(
         "all frames become alike",
         "Every frame comes to have the same distribution, sharp or flat.",
-        (_FIXED_POINT, _FEW_LABELED, _FAST_TEACHER),
+        (
+            "One distribution at every frame satisfies frame-level soft labels: if "
+            "teacher and student share it, their loss has no gradient. -> "
+            "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
+            "blend with one of them; or pl_regularizer: mean_entropy or prior_kl.",
+            _FEW_LABELED,
+            _FAST_TEACHER,
+        ),
     ),
     "drift": Form(
         "teacher and student drift apart",
         "Their best tokens differ at more and more frames.",
-        (_THROWN_OFF, _OUTGROWN, _WEAK_BASE_MODEL),
+        (
+            "The student is thrown off by the unlabeled loss. -> pl_schedule_conf: a "
+            "lower weight, longer ramp_steps, more labeled_steps.",
+            "The teacher has been left behind by a better student (the labeled "
+            "validation error goes on falling): no collapse. -> pl_teacher: ema with "
+            "a lower pl_teacher_conf.decay or a shorter half_life_steps.",
+            _WEAK_BASE_MODEL,
+        ),
     ),
 }
 
 # The form that a monitor beyond a limit of one side is a sign of.
 SIGNS: dict[tuple[str, str], str] = {
     (statistic.name, side): form
-    for statistic in STATISTICS
-    for side, form in (("low", statistic.low), ("high", statistic.high))
+    for statistic, (_, *forms) in GUARDED.items()
+    for side, form in zip(("low", "high"), forms)
     if form
 }
 
 
 def diagnose(alarm: Alarm) -> tuple[str, ...]:
-    """Name the forms of collapse that an alarm has signs of.
+    """Name the `FORMS` that an alarm has signs of, the most specific first.
 
-    Returns:
-        Keys of `FORMS`, the most specific first; empty if only limits of one's own
-        are broken, which no form breaks.
+    There is none if only limits of one's own are broken, which no form breaks.
     """
-    signs = {
-        SIGNS.get((breach.monitor, breach.side), breach.side)
-        for breach in alarm.breaches
-    }
+    signs = {SIGNS.get((each.monitor, each.side), each.side) for each in alarm.breaches}
     return tuple(form for form in FORMS if form in signs)
 
 
@@ -157,7 +143,8 @@ def explain(alarm: Alarm) -> str:
         form = FORMS[forms[0]]
         lines += [form.meaning, "Likely causes, and what to change:"]
         for number, cause in enumerate(form.causes, 1):
-            lines += [f"  {number}. {cause.why}", f"     -> {cause.change}"]
+            why, change = cause.split(" -> ")
+            lines += [f"  {number}. {why}", f"     -> {change}"]
     if alarm.breaches[0].side != "infinite":
         lines.append(
             "If such levels are healthy here, move the limit: pl_guard_conf.limits."
@@ -177,18 +164,9 @@ def write_report(
 
     `report.txt` has the explanation and all levels, `monitors.png` their history (if
     matplotlib is installed), and `batch.pt` the batch at hand, for
-    `torch.load(..., weights_only=True)`. The directory appears when complete; one of
-    the same step, left by a run that was resumed, is replaced.
-
-    Args:
-        directory: Where reports go; made if missing. One process may write to it.
-        alarm: The alarm.
-        guard: The guard that raised it.
-        label: The labels of the B utterances of the batch.
-        utterance_ids: Their B names.
-
-    Returns:
-        `directory/step<N>`.
+    `torch.load(..., weights_only=True)`. The directory, `directory/step<N>`, appears
+    when complete; one left by a run that was resumed is replaced. Only one process may
+    write.
     """
     target = Path(directory) / f"step{alarm.step}"
     temporary = target.with_name(f".{target.name}.tmp")

@@ -1,78 +1,60 @@
 """The collapse guard: watches the pseudo-labels, and tells when to warn or step in.
 
-The monitors are scalars of one unlabeled batch each: the statistics that have limits,
-none of which needs a transcript. What is healthy depends on the tokens, the language
-and the model, so levels are judged against those of the base model: the reference is
-the mean of the first unlabeled batches. The guard does not touch the model; the
-trainer asks it.
+The monitors are the statistics in `GUARDED`; none needs a transcript. What is healthy
+depends on tokens, language and model, so levels are judged against the base model's,
+the means of the first unlabeled batches.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from espnet_softpl.core.ranges import at_least, choice, fraction, not_negative
 from espnet_softpl.core.registry import Registry, build_from_conf, did_you_mean
 from espnet_softpl.monitors.limits import Limits
-from espnet_softpl.monitors.statistics import STATISTICS
+from espnet_softpl.monitors.statistics import GUARDED
 
 ACTIONS = ("warn", "stop", "back_off")
 HISTORY = 2000  # Observations kept for the plot.
 
-DEFAULT_LIMITS: dict[str, Limits] = {
-    statistic.name: statistic.limits for statistic in STATISTICS if statistic.limits
-}
+DEFAULT_LIMITS = {statistic.name: limits for statistic, (limits, *_) in GUARDED.items()}
 MONITORS = tuple(DEFAULT_LIMITS)
 
 
 class Breach(NamedTuple):
-    """A monitor beyond its limit.
-
-    `level` is the moving average, or the value itself if that is infinite; `reference`
-    is NaN if it is not yet known; `limit` has the limit in words and as a level; `side`
-    is `low`, `high`, or `infinite`.
-    """
+    """A monitor beyond its limit."""
 
     monitor: str
-    level: float
-    reference: float
-    limit: str
-    side: str
+    level: float  # The moving average, or the value itself if that is infinite.
+    reference: float  # NaN if it is not yet known.
+    limit: str  # As a level and in words.
+    side: str  # `low`, `high` or `infinite`.
 
 
 class Alarm(NamedTuple):
-    """What the guard says when a monitor has been beyond its limit for long enough.
-
-    `number` counts the alarms so far, this one included; `breaches` has what raised
-    this one, then those of earlier alarms that last.
-    """
+    """What the guard says when a monitor has been beyond its limit for long enough."""
 
     step: int
-    number: int
-    breaches: tuple[Breach, ...]
+    number: int  # Alarms so far, this one included.
+    breaches: tuple[Breach, ...]  # What raised it, then older ones that last.
 
 
 @dataclasses.dataclass
 class _Track:
-    """What the guard remembers of one monitor.
-
-    `spread` is the standard deviation of the values that made the reference. `level`
-    is what was judged last: the average, or an infinite value, which must not enter
-    the average for it would stay there.
-    """
+    """What the guard remembers of one monitor."""
 
     count: int = 0
     total: float = 0.0
     squares: float = 0.0
-    spread: float = math.nan
+    spread: float = math.nan  # Standard deviation of what made the reference.
     reference: float = math.nan
     average: float = math.nan
-    level: float = math.nan
+    level: float = math.nan  # The average, or an infinite value kept out of it.
     streak: int = 0
     reported: bool = False
 
@@ -98,24 +80,22 @@ class Guard:
     """Judge the monitors of unlabeled batches (`pl_guard: warn | stop | back_off`).
 
     A monitor's level is an exponential moving average that starts at the reference.
-    The average is our own choice, as are all limits: the paper
+    The average and all limits are our own choice: the paper
     (https://arxiv.org/abs/2211.06007) reports collapse and gives no detector.
 
-    Example: `alarm = Guard("stop", window=20).observe(step, statistics)`.
+    >>> alarm = Guard("stop", window=20).observe(step, statistics)
 
     Args:
         action: What the trainer does at an alarm: `warn` reports it, `stop` ends
             training, `back_off` returns to a healthy snapshot and lowers the weight
             of the unlabeled loss.
-        reference_steps: Known values of a monitor that make its reference, at
-            least 1.
+        reference_steps: Known values that make a monitor's reference, at least 1.
         window: Time constant of the moving average in unlabeled steps, at least 1; 1
             judges every batch by itself.
         deviations: Standard errors by which a level must at least differ from the
             reference before a ratio or a rise counts, at least 0: what batches differ
             by anyway is no drift.
-        patience: Unlabeled steps in a row beyond a limit that raise an alarm, at
-            least 1.
+        patience: Unlabeled steps in a row beyond a limit for an alarm, at least 1.
         lower_weight: Factor on the unlabeled loss for each back-off, in [0, 1].
         max_back_offs: Back-offs after which there is no use in another, at least 1.
         limits: What to change in `DEFAULT_LIMITS`: by monitor, `Limits` attributes by
@@ -148,22 +128,14 @@ class Guard:
         self.back_offs = 0
         self._tracks = {name: _Track() for name in MONITORS}
         # The step, and the value of each monitor.
-        self._history: collections.deque[tuple[int, tuple[float, ...]]]
-        self._history = collections.deque(maxlen=HISTORY)
+        self._history: deque[tuple[int, tuple[float, ...]]] = deque(maxlen=HISTORY)
 
     def observe(self, step: int, monitors: Mapping[str, float]) -> Alarm | None:
-        """Take in the monitors of one unlabeled batch.
+        """Take in the monitors of one unlabeled batch, by statistic name.
 
-        A monitor raises an alarm once, then keeps silent until it has been back
-        within its limits.
-
-        Args:
-            step: The training step.
-            monitors: Values by statistic name. NaN and missing ones are skipped, an
-                infinite one is beyond its limit; other statistics are not looked at.
-
-        Returns:
-            An alarm, or None.
+        NaN and missing values are skipped, an infinite one is beyond its limit; other
+        statistics are not looked at. A monitor raises an alarm once, then keeps silent
+        until it has been back within its limits.
         """
         values = tuple(float(monitors.get(name, math.nan)) for name in MONITORS)
         self._history.append((step, values))
@@ -174,20 +146,18 @@ class Guard:
             track = self._tracks[name]
             track.follow(value, self.reference_steps, self.window)
             breach = self._judge(name)
-            if breach is None:
-                track.streak, track.reported = 0, False
-                continue
-            track.streak += 1
+            track.streak = 0 if breach is None else track.streak + 1
+            track.reported &= breach is not None
             if track.streak >= self.patience and not track.reported:
                 raised.append(breach)
         if not raised:
             return None
+        # A resumed run may have other limits, and no breach of what was reported.
         reported = [self._judge(n) for n in MONITORS if self._tracks[n].reported]
+        lasting = [breach for breach in reported if breach is not None]
         for breach in raised:
             self._tracks[breach.monitor].reported = True
         self.alarms += 1
-        # A resumed run may have other limits, and no breach of what was reported.
-        lasting = [breach for breach in reported if breach is not None]
         return Alarm(int(step), self.alarms, (*raised, *lasting))
 
     def _judge(self, name: str) -> Breach | None:
@@ -229,10 +199,7 @@ class Guard:
         return self.back_offs >= self.max_back_offs
 
     def note_back_off(self) -> None:
-        """Take note that the trainer restored a healthy model.
-
-        The monitors start again from the base model's level.
-        """
+        """Count a back-off; the monitors start again from the base model's level."""
         self.back_offs += 1
         for track in self._tracks.values():
             track.average = track.level = track.reference
@@ -254,15 +221,11 @@ class Guard:
         return low[0], high[0]
 
     def history(self) -> tuple[list[int], dict[str, list[float]]]:
-        """Return the latest observations, at most `HISTORY`.
-
-        Returns:
-            The steps, and for each monitor as many raw values, NaN where unknown.
-        """
+        """Return the latest steps, at most `HISTORY`, and each monitor's raw values."""
         steps = [step for step, _ in self._history]
         columns = zip(*(values for _, values in self._history))
-        values = dict.fromkeys(MONITORS, ()) | dict(zip(MONITORS, columns))
-        return steps, {name: list(column) for name, column in values.items()}
+        values = dict(zip(MONITORS, map(list, columns)))
+        return steps, {name: values.get(name, []) for name in MONITORS}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, plain numbers and containers only."""
@@ -281,21 +244,13 @@ class Guard:
         self.back_offs = state["back_offs"]
         self._tracks = {name: _Track(**state["tracks"][name]) for name in MONITORS}
         rows = zip(*(state["values"][name] for name in MONITORS))
-        self._history = collections.deque(zip(state["steps"], rows), maxlen=HISTORY)
+        self._history = deque(zip(state["steps"], rows), maxlen=HISTORY)
 
 
 REGISTRY: Registry[Guard] = Registry("pl_guard", Guard, optional=True)
 for _action in ACTIONS:
     REGISTRY.register(_action)(functools.partial(Guard, _action))
-
-register = REGISTRY.register
-available = REGISTRY.available
-build = REGISTRY.build
-
-
-def _unknown(what: str, name: Any, allowed: tuple[str, ...]) -> str:
-    hint = did_you_mean(name, allowed)
-    return f"unknown {what} {name!r}.{hint} Legal: {', '.join(allowed)}."
+register, available, build = REGISTRY.register, REGISTRY.available, REGISTRY.build
 
 
 def _merge_limits(changes: Any) -> dict[str, Limits]:
@@ -305,7 +260,10 @@ def _merge_limits(changes: Any) -> dict[str, Limits]:
     merged = dict(DEFAULT_LIMITS)
     for name, values in changes.items():
         if name not in merged:
-            raise ValueError(f"limits: {_unknown('monitor', name, MONITORS)}")
+            raise ValueError(
+                f"limits: unknown monitor {name!r}.{did_you_mean(name, MONITORS)} "
+                f"Allowed: {', '.join(MONITORS)}."
+            )
         if not isinstance(values, Mapping):
             raise ValueError(f"limits: {name} must be a mapping, got {values!r}")
         conf = {**dataclasses.asdict(merged[name]), **values}

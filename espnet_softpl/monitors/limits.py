@@ -19,24 +19,14 @@ class Limits:
     """What is allowed for one monitor; None if there is no such limit.
 
     The strictest limit of a side counts. Ratios do not apply if the reference, the
-    base model's level, is 0 or below.
-
-    Attributes:
-        lowest: Least ratio of the level to the reference, in [0, 1).
-        highest: Greatest ratio of the level to the reference, greater than 1.
-        below: Least level, whatever the reference, in the monitor's unit.
-        above: Greatest level, whatever the reference, in the monitor's unit.
-        rise: Greatest difference of the level from the reference, greater than 0.
-
-    Raises:
-        ValueError: A value out of its range, or below is not less than above.
+    base model's level, is 0 or below. A value out of its range raises ValueError.
     """
 
-    lowest: float | None = None
-    highest: float | None = None
-    below: float | None = None
-    above: float | None = None
-    rise: float | None = None
+    lowest: float | None = None  # Least ratio of the level to the reference, in [0, 1).
+    highest: float | None = None  # Greatest ratio to it, greater than 1.
+    below: float | None = None  # Least level, whatever the reference.
+    above: float | None = None  # Greatest level, whatever the reference.
+    rise: float | None = None  # Greatest difference from the reference, > 0.
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -51,14 +41,10 @@ class Limits:
     def bounds(
         self, reference: float, slack: float = 0.0
     ) -> tuple[tuple[float, str], tuple[float, str]]:
-        """Return the least and the greatest allowed level.
+        """Return the least and the greatest allowed level, each with words for it.
 
-        Args:
-            reference: The base model's level.
-            slack: Least distance of a relative limit from the reference, at least 0.
-
-        Returns:
-            For each side the level, infinite for none, and the limit in words.
+        Relative limits are at least `slack` away from the reference; a side without a
+        limit is infinite.
         """
         low, high = [(-math.inf, "none")], [(math.inf, "none")]
         if self.lowest is not None and reference > 0:

@@ -15,15 +15,10 @@ import torch
 def error_rates(
     references: Sequence[str], hypotheses: Sequence[str]
 ) -> tuple[float, float]:
-    """Compute word and character error rates of a batch.
+    """Compute WER and CER of a batch of transcripts.
 
-    Args:
-        references: True transcripts.
-        hypotheses: As many hypotheses.
-
-    Returns:
-        (WER, CER) as fractions of the batch's reference words and characters (spaces
-        count as characters); NaN if there are none.
+    They are fractions of the batch's reference words and characters (spaces count as
+    characters); NaN if there are none.
     """
     rates = []
     for split in (str.split, list):
@@ -35,12 +30,7 @@ def error_rates(
 
 
 class Oracle:
-    """Scores pseudo-labels against the transcripts that the training must not see.
-
-    Args:
-        texts: True transcript by utterance id.
-        to_text: Turns token ids into a transcript.
-    """
+    """Scores pseudo-labels against true transcripts, `texts`, by utterance id."""
 
     def __init__(
         self, texts: dict[str, str], to_text: Callable[[list[int]], str]
@@ -55,16 +45,9 @@ class Oracle:
         token_lengths: torch.Tensor,
         chosen: torch.Tensor | None = None,
     ) -> tuple[float, float]:
-        """Compute the error rates of a batch of pseudo-labels.
+        """Compute WER and CER of pseudo-labels (B, U); NaN without any transcript.
 
-        Args:
-            utterance_ids: B ids; those without a transcript are left out.
-            tokens: Pseudo-labels, (B, U), padded with -1.
-            token_lengths: Tokens per utterance, (B,).
-            chosen: Those to score, (B,), bool; None for all.
-
-        Returns:
-            (WER, CER) as fractions; NaN if no utterance has a transcript.
+        Only the utterances that have a transcript and are `chosen` (B,) are scored.
         """
         rows = [row[:n] for row, n in zip(tokens.tolist(), token_lengths.tolist())]
         is_chosen = [True] * len(rows) if chosen is None else chosen.tolist()

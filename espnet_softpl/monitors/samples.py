@@ -1,7 +1,4 @@
-"""What a few unlabeled utterances were labeled with over time, for people to read.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""What a few unlabeled utterances were labeled with over time, for people to read."""
 
 from __future__ import annotations
 
@@ -23,17 +20,10 @@ OTHER_REASON = "other"  # Audio that could not be read, a loss that is not finit
 
 
 def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
-    """Choose utterances by a hash of their ids.
+    """Choose at most `count` utterances by a hash of their ids.
 
-    The choice is the same in every run on these data, so that runs can be compared,
-    and hardly another one if utterances are added or left out.
-
-    Args:
-        utterance_ids: All ids, in any order.
-        count: How many, at least 0.
-
-    Returns:
-        At most `count` ids.
+    So runs on the same data can be compared, and the choice hardly changes if
+    utterances are added or left out.
     """
     ids = sorted(utterance_ids, key=lambda key: hashlib.sha256(key.encode()).digest())
     return ids[:count]
@@ -42,13 +32,7 @@ def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
 class SampleRecorder(Stateful):
     """Records the labels of chosen utterances whenever they are trained on.
 
-    Nothing is computed except the greedy transcript of the student's posteriors, and
-    nothing of it reaches a loss.
-
-    Args:
-        utterance_ids: The utterances.
-        to_text: Turns token ids into a transcript.
-        filter_names: Names of the filters, in order.
+    `filter_names` are those of the filters, in order; `to_text` joins token ids.
     """
 
     def __init__(
@@ -59,7 +43,7 @@ class SampleRecorder(Stateful):
     ) -> None:
         self._ids = frozenset(utterance_ids)
         self._to_text = to_text
-        self._filter_names = tuple(filter_names)
+        self._reasons = dict(enumerate(filter_names))
         self._rows: list[dict[str, Any]] = []
 
     def record(
@@ -67,12 +51,8 @@ class SampleRecorder(Stateful):
     ) -> None:
         """Record what is known of the chosen utterances of a mini-batch.
 
-        Args:
-            step: The mini-batch of training.
-            labels: The labels as they were made, or as the cache had them.
-            label: The label that is trained on, with its final weight (B,).
-            log_probs: The student's frame log-posteriors of the augmented audio,
-                (B, T, V).
+        `labels` are as they were made, `label` is trained on, with its final weight;
+        `log_probs` are the student's, (B, T, V).
         """
         for row, key in enumerate(labels.utterance_ids):
             if key not in self._ids:
@@ -80,6 +60,7 @@ class SampleRecorder(Stateful):
             one = slice(row, row + 1)
             tokens, length = greedy(log_probs[one].detach(), label.lengths[one])
             weight = float(label.weight[row])
+            reason = self._reasons.get(int(labels.reason[row]), OTHER_REASON)
             self._rows.append(
                 {
                     "step": step,
@@ -88,29 +69,17 @@ class SampleRecorder(Stateful):
                     "label": self._text(label.tokens[row], label.token_lengths[row]),
                     "student": self._text(tokens[0], length[0]),
                     "weight": weight,
-                    "dropped_by": self._reason(weight, int(labels.reason[row])),
+                    "dropped_by": "" if weight > 0.0 else reason,
                 }
             )
 
     def _text(self, tokens: torch.Tensor, length: torch.Tensor) -> str:
         return self._to_text(tokens[: int(length)].tolist())
 
-    def _reason(self, weight: float, reason: int) -> str:
-        """Name what took an utterance out, "" if nothing did."""
-        if weight > 0.0:
-            return ""
-        is_filter = 0 <= reason < len(self._filter_names)
-        return self._filter_names[reason] if is_filter else OTHER_REASON
-
     def write(self, output_dir: Path, epoch: int, rank: int) -> None:
-        """Write an epoch's records, a JSON object a line, and begin anew.
+        """Write a process's records of an epoch, a JSON object a line, and begin anew.
 
         An epoch that is trained again after a kill writes the same file again.
-
-        Args:
-            output_dir: The experiment directory.
-            epoch: The finished epoch.
-            rank: This process.
         """
         path = output_dir / SAMPLES_DIR / f"{epoch}epoch.rank{rank}.jsonl"
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
@@ -123,8 +92,8 @@ class SampleRecorder(Stateful):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records of an epoch that is not finished."""
-        return {"rows": [dict(row) for row in self._rows]}
+        return {"rows": list(self._rows)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self._rows = [dict(row) for row in state["rows"]]
+        self._rows = list(state["rows"])

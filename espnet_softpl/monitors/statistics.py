@@ -1,16 +1,15 @@
 """The `pl_*` statistics of a training: names, meanings, limits, and their values.
 
-Whoever shows or judges a statistic reads `STATISTICS`; a name stands nowhere else.
+A statistic's name stands nowhere else in the package.
 
 B utterances, T frames after subsampling, V tokens with blank. Entropies are in nats.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,107 +19,54 @@ from espnet_softpl.monitors.limits import Limits
 from espnet_softpl.monitors.oracle import Oracle
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistic:
-    """One number that every training mini-batch reports, NaN where it is not known.
+class Statistic(NamedTuple):
+    """One number that every training mini-batch reports, NaN where it is not known."""
 
-    Attributes:
-        name: Its key in ESPnet's reports.
-        title: What it is, for plots; with "(%)" it is shown in percent.
-        warning: What should make one worry.
-        unit: Of the value as reported.
-        limits: The guard's default limits; None if the guard does not look at it.
-        low: The form of collapse (`diagnosis.FORMS`) that a low level is a sign of.
-        high: The same of a high level.
-    """
+    name: str  # Its key in ESPnet's reports.
+    title: str  # What it is, for plots; with "(%)" it is shown in percent.
+    warning: str  # What should make one worry.
+    unit: str  # Of the value as reported.
 
-    name: str
-    title: str
-    warning: str
-    unit: str
-    limits: Limits | None = None
-    low: str = ""
-    high: str = ""
+
+class Guarded(NamedTuple):
+    """What the guard makes of a statistic; forms are keys of `diagnosis.FORMS`."""
+
+    limits: Limits  # Its default limits.
+    low: str = ""  # The form of collapse that a low level is a sign of.
+    high: str = ""  # The same of a high level.
 
 
 WER = Statistic("pl_wer", "WER of the pseudo-labels (%)", "rising", "fraction")
 CER = Statistic("pl_cer", "CER of the pseudo-labels (%)", "rising", "fraction")
-# The guard's default limits were set on runs of the mini corpus, healthy and
-# collapsing: see docs/collapse.md.
 BLANK_SHARE = Statistic(
-    "pl_blank_share",
-    "share of blank frames",
-    "to 0 or 1",
-    "fraction of frames",
-    # The first to move: falls before the errors rise when labels flatten, rises towards
-    # all blank. Hard labels that still improve move it by +25 or -6 %. The ratio means
-    # little if blank is best at most frames, as with long tokens: hence `above`.
-    Limits(lowest=0.9, highest=1.5, above=0.97),
-    low="flattening",
-    high="all_blank",
+    "pl_blank_share", "share of blank frames", "to 0 or 1", "fraction of frames"
 )
 FRAME_ENTROPY = Statistic(
-    "pl_frame_entropy",
-    "mean entropy of a frame (nats)",
-    "rising: flattening",
-    "nats",
-    # Flattening doubles it; hard labels that still improve raise it by up to a half.
-    Limits(highest=1.6),
-    high="flattening",
+    "pl_frame_entropy", "mean entropy of a frame (nats)", "rising: flattening", "nats"
 )
 MEAN_ENTROPY = Statistic(
-    "pl_mean_entropy",
-    "entropy of the mean frame (nats)",
-    "falling",
-    "nats",
-    # It hardly rises when labels flatten: an upper limit would say nothing.
-    Limits(lowest=0.7),
-    low="few_tokens",
+    "pl_mean_entropy", "entropy of the mean frame (nats)", "falling", "nats"
 )
 MUTUAL_INFORMATION = Statistic(
     "pl_mutual_information",
     "mutual information (nats)",
     "to 0: collapse into one distribution",
     "nats",
-    # A healthy run stays within a tenth of the base model.
-    Limits(lowest=0.8),
-    low="constant",
 )
 LENGTH_RATIO = Statistic(
-    "pl_length_ratio",
-    "tokens per second / labeled data's",
-    "far from 1",
-    "ratio",
-    # Batches of fast or slow speech differ by less than this once averaged.
-    Limits(lowest=0.7, highest=1.4),
-    low="all_blank",
-    high="flattening",
+    "pl_length_ratio", "tokens per second / labeled data's", "far from 1", "ratio"
 )
 EMPTY_SHARE = Statistic(
-    "pl_empty_share",
-    "share of empty labels",
-    "rising",
-    "fraction of utterances",
-    # Some recordings are silent; the base model's level may be 0, which has no ratio.
-    Limits(rise=0.2),
-    high="all_blank",
+    "pl_empty_share", "share of empty labels", "rising", "fraction of utterances"
 )
 VOCABULARY = Statistic(
-    "pl_vocabulary",
-    "perplexity of the tokens used",
-    "falling",
-    "tokens",
-    Limits(lowest=0.7),
-    low="few_tokens",
+    "pl_vocabulary", "perplexity of the tokens used", "falling", "tokens"
 )
 DISAGREEMENT = Statistic(
     "pl_disagreement",
     "frames where teacher and student differ",
     "rising",
     "fraction of frames",
-    # The student gets augmented audio, and may outgrow a slow teacher.
-    Limits(rise=0.3),
-    high="drift",
 )
 KEPT = Statistic(
     "pl_kept", "labels that are used (%)", "falling", "fraction of utterances"
@@ -160,10 +106,7 @@ USES = Statistic(
     "pl_uses", "uses of a label so far", "growing without end", "training steps"
 )
 TURNOVER = Statistic(
-    "pl_turnover",
-    "times that a slot was labeled",
-    "flat: labels are frozen",
-    "times",
+    "pl_turnover", "times that a slot was labeled", "flat: labels are frozen", "times"
 )
 LABEL_CHANGE = Statistic(
     "pl_label_change",
@@ -189,6 +132,29 @@ OF_CACHE = (USES, TURNOVER, LABEL_CHANGE)
 OF_ORACLE = (WER_KEPT, WER_DROPPED)
 STATISTICS = (*ALWAYS, DECODER_DISAGREEMENT, DROPPED, *OF_CACHE, *OF_ORACLE)
 
+# Set on runs of the mini corpus, healthy and collapsing: see docs/collapse.md.
+GUARDED = {
+    # The first to move: falls before the errors rise when labels flatten, rises towards
+    # all blank. Hard labels that still improve move it by +25 or -6 %. The ratio means
+    # little if blank is best at most frames, as with long tokens: hence `above`.
+    BLANK_SHARE: Guarded(
+        Limits(lowest=0.9, highest=1.5, above=0.97), "flattening", "all_blank"
+    ),
+    # Flattening doubles it; hard labels that still improve raise it by up to a half.
+    FRAME_ENTROPY: Guarded(Limits(highest=1.6), high="flattening"),
+    # It hardly rises when labels flatten: an upper limit would say nothing.
+    MEAN_ENTROPY: Guarded(Limits(lowest=0.7), low="few_tokens"),
+    # A healthy run stays within a tenth of the base model.
+    MUTUAL_INFORMATION: Guarded(Limits(lowest=0.8), low="constant"),
+    # Batches of fast or slow speech differ by less than this once averaged.
+    LENGTH_RATIO: Guarded(Limits(lowest=0.7, highest=1.4), "all_blank", "flattening"),
+    # Some recordings are silent; the base model's level may be 0, which has no ratio.
+    EMPTY_SHARE: Guarded(Limits(rise=0.2), high="all_blank"),
+    VOCABULARY: Guarded(Limits(lowest=0.7), low="few_tokens"),
+    # The student gets augmented audio, and may outgrow a slow teacher.
+    DISAGREEMENT: Guarded(Limits(rise=0.3), high="drift"),
+}
+
 
 def dropped_by(filter_name: str) -> str:
     """Return the name of the statistic of what one filter drops."""
@@ -208,14 +174,11 @@ def frame_statistics(
         lengths: Frames per utterance, (B,).
 
     Returns:
-        Scalars by name: the share of frames whose best token is blank, in [0, 1], the
-        mean over frames of H(p_t), the entropy of the mean distribution over all
-        frames, and the mutual information, their difference, never negative except
-        for rounding.
+        Scalars by name. The mutual information is never negative except for rounding.
     """
     frames = log_probs[frame_mask(lengths, log_probs.size(1))].float()  # (frames, V)
     probs = frames.exp()
-    # xlogy-like guard: a probability of exactly 0 adds no entropy.
+    # A probability of exactly 0 adds no entropy.
     plogp = (probs * frames.masked_fill(probs == 0, 0.0)).sum(-1)
     frame_entropy = -plogp.mean()
     mean_entropy = torch.special.entr(probs.mean(0)).sum()
@@ -232,30 +195,19 @@ def length_ratio(
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> torch.Tensor:
-    """Divide the speech rate of pseudo-labels by that of the labeled data.
+    """Divide the speech rate of labels, lengths (B,), by that of the labeled data.
 
-    Args:
-        token_lengths: Tokens per utterance, (B,).
-        speech_lengths: Length of the audio per utterance, (B,).
-        labeled_tokens_per_sample: Tokens per unit of the same; NaN if unknown.
-
-    Returns:
-        A scalar: 1 is the labeled rate, near 0 means that labels vanish.
+    The result is a scalar: 1 is the labeled rate, near 0 means that labels vanish.
     """
     rate = token_lengths.sum().float() / speech_lengths.sum().float()
     return rate / labeled_tokens_per_sample
 
 
 def vocabulary_use(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
-    """Compute how many tokens the transcripts use, as a perplexity.
+    """Compute how many tokens the transcripts (B, U) use, as a perplexity.
 
-    Args:
-        tokens: Transcripts, (B, U), padded with any value.
-        token_lengths: Tokens per utterance, (B,).
-
-    Returns:
-        A scalar, exp(H(token frequencies over the batch)): 1 if there is but one
-        token; NaN if all transcripts are empty.
+    The result is a scalar, exp(H(token frequencies over the batch)): 1 if there is but
+    one token, NaN if all transcripts are empty.
     """
     used = tokens[frame_mask(token_lengths, tokens.size(1))]
     if used.numel() == 0:
@@ -267,15 +219,9 @@ def vocabulary_use(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.T
 def disagreement(
     log_probs: torch.Tensor, path: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """Compute the share of frames in which a model's best token is another.
+    """Compute the share of frames whose best token is not that of a path (B, T).
 
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        path: The best tokens of another model, (B, T).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        A scalar in [0, 1].
+    `log_probs` has (B, T, V); the result is a scalar in [0, 1].
     """
     differ = log_probs.argmax(-1) != path
     return differ[frame_mask(lengths, log_probs.size(1))].float().mean()
@@ -286,16 +232,7 @@ def label_statistics(
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> dict[str, torch.Tensor]:
-    """Collect the statistics that the teacher's output alone gives.
-
-    Args:
-        label: The labels of B utterances, as the teacher made them.
-        speech_lengths: Length of the audio per utterance, (B,).
-        labeled_tokens_per_sample: See `length_ratio`.
-
-    Returns:
-        Scalars by statistic name, without gradient.
-    """
+    """Collect the statistics, scalars, that the teacher's output alone gives."""
     return {
         **frame_statistics(label.log_probs, label.lengths),
         LENGTH_RATIO.name: length_ratio(
@@ -314,7 +251,7 @@ def step_statistics(
     speech_lengths: torch.Tensor,
     step: int,
 ) -> dict[str, Any]:
-    """Collect the statistics of labels that are trained on.
+    """Collect the statistics, scalars, of labels that are trained on.
 
     Args:
         labels: The labels of B utterances as they were made.
@@ -323,9 +260,6 @@ def step_statistics(
         usable: False if an utterance's audio or loss cannot be used, (B,).
         speech_lengths: Length of the audio per utterance, (B,).
         step: The mini-batch of training.
-
-    Returns:
-        Scalars by statistic name, those of `label_statistics` included.
     """
     kept, samples = label.weight > 0, speech_lengths.float()
     return {
@@ -342,16 +276,7 @@ def step_statistics(
 def oracle_statistics(
     oracle: Oracle, utterance_ids: Sequence[str], label: PseudoLabel
 ) -> dict[str, float]:
-    """Score labels against true transcripts: all, those that are used, the others.
-
-    Args:
-        oracle: The transcripts.
-        utterance_ids: B ids.
-        label: The label that is trained on, with its final weight (B,).
-
-    Returns:
-        Error rates by statistic name, as fractions.
-    """
+    """Score labels against true transcripts: all, those that are used, the others."""
     kept = label.weight > 0
     scored = (utterance_ids, label.tokens, label.token_lengths)
     wer, cer = oracle.score(*scored)

@@ -1,7 +1,4 @@
-"""A mini-batch without transcripts, on its way from the loader to the engine.
-
-B utterances, N samples.
-"""
+"""A mini-batch without transcripts, on its way from the loader to the engine."""
 
 from __future__ import annotations
 
@@ -11,26 +8,15 @@ import torch
 
 
 class UnlabeledBatch(NamedTuple):
-    """A mini-batch without transcripts.
+    """A mini-batch of B utterances of at most N samples without transcripts.
 
-    It is a NamedTuple, so that ESPnet's `to_device` and torch's `scatter` move the
-    tensors in it and keep the rest.
-
-    Attributes:
-        utt_id: B utterance ids.
-        speech: Waveforms, (B, N).
-        speech_lengths: Samples per utterance, (B,).
-        weight: The schedule's factor on the unlabeled loss (lambda), at least 0.
-        usable: False if the audio could not be read and is silence instead, (B,);
-            None if all of it could.
-        slot: The slot of the label cache that the mini-batch belongs to, if any.
-        draw: Unlabeled turns of the schedule before this one.
+    ESPnet's `to_device` and torch's `scatter` move the tensors of a NamedTuple.
     """
 
     utt_id: list[str]
-    speech: torch.Tensor
-    speech_lengths: torch.Tensor
-    weight: float = 1.0
-    usable: torch.Tensor | None = None
-    slot: int | None = None
-    draw: int = 0
+    speech: torch.Tensor  # Waveforms, (B, N).
+    speech_lengths: torch.Tensor  # Samples per utterance, (B,).
+    weight: float = 1.0  # The schedule's factor on the unlabeled loss (lambda), >= 0.
+    usable: torch.Tensor | None = None  # (B,), False if silence replaces bad audio.
+    slot: int | None = None  # The slot of the label cache that it belongs to, if any.
+    draw: int = 0  # Unlabeled turns of the schedule before this one.

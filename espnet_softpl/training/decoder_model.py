@@ -1,8 +1,4 @@
-"""The stock ESPnet model, with decoders that learn from weighted pseudo-labels.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels, P positions of
-a decoder.
-"""
+"""The stock ESPnet model, with decoders that learn from weighted pseudo-labels."""
 
 from __future__ import annotations
 
@@ -36,8 +32,7 @@ class DecoderModel(ESPnetASRModel):
 
         Returns:
             Its scores before the softmax, (B, P, V), and the transcripts with their
-            ends, (B, P), padded with -1. P is U + 1, or U + 2 with ESPnet's
-            `lang_token_id`.
+            ends, (B, P), padded with -1. P is U + 1, one more with `lang_token_id`.
         """
         if self.lang_token_id is not None:
             language = self.lang_token_id.to(tokens).expand(tokens.size(0), 1)
@@ -60,8 +55,8 @@ class DecoderModel(ESPnetASRModel):
             target: `transcript`, `forced` or `forced_soft`; see `LabelForms`.
             encoder_out: (B, T, D).
             lengths: Frames per utterance, (B,).
-            label: The labels; a weight of 0 leaves an utterance out, whatever is in
-                it, and a transducer is not trained on empty transcripts.
+            label: A weight of 0 leaves an utterance out, whatever is in it; a
+                transducer is not trained on empty transcripts.
             answer: What the teacher's decoder answered; for the last two targets.
 
         Returns:
@@ -87,11 +82,11 @@ class DecoderModel(ESPnetASRModel):
             return self._calc_att_loss(*inputs)[0] * share
         scores, targets = self.decoder_scores(*inputs)  # (B', P, V), (B', P)
         if target == "forced_soft":
-            answer = DecoderLabel(
-                answer.tokens[rows, : scores.size(1)],
-                answer.lengths[rows],
-                answer.log_probs[rows, : scores.size(1)],
+            tokens, log_probs = (
+                part[rows, : scores.size(1)]
+                for part in (answer.tokens, answer.log_probs)
             )
+            answer = DecoderLabel(tokens, answer.lengths[rows], log_probs)
             losses = soft_losses(scores, answer)
         else:
             if target == "forced":

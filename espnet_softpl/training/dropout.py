@@ -15,13 +15,8 @@ from espnet_softpl.core.modules import dropout_rates, layer_drop_rates
 class DropoutSwitch:
     """Two sets of rates for a model: as it was built, and for pseudo-labeling.
 
-    Rates that are 0 stay 0: a layer that was built without dropout gets none.
-
-    Args:
-        module: The model, as it was built.
-        dropout: New rate of `torch.nn.Dropout` and its kin, and of recurrent layers,
-            in [0, 1]; None leaves them.
-        layer_drop: New rate of dropped layers, in [0, 1]; None leaves them.
+    The new rates, in [0, 1], replace those of dropout and recurrent layers, and of
+    dropped layers; None leaves them, and so does an old rate of 0.
 
     Raises:
         ValueError: The model drops nothing of the kind that is to be changed.
@@ -36,11 +31,9 @@ class DropoutSwitch:
             ("dropout", dropout, dropout_rates(module)),
             ("layer_drop", layer_drop, layer_drop_rates(module)),
         ):
-            rates = [(part, name, getattr(part, name)) for part, name in places]
-            rates = [(*rate, new) for rate in rates if rate[2] > 0]
-            if new is None:
-                continue
-            if not rates:
+            old = [(part, name, getattr(part, name)) for part, name in places]
+            rates = [(*rate, new) for rate in old if rate[-1] > 0 and new is not None]
+            if new is not None and not rates:
                 raise ValueError(
                     f"pl_schedule_conf: {what} is {new}, but the model was built with "
                     f"none that could be changed"

@@ -1,7 +1,4 @@
-"""The pseudo-labeling engine: what a model needs to learn from unlabeled batches.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""The pseudo-labeling engine: what a model needs to learn from unlabeled batches."""
 
 from __future__ import annotations
 
@@ -15,22 +12,10 @@ from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.labels.prior import RunningMean
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
+from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder
-from espnet_softpl.monitors.statistics import (
-    DECODER_DISAGREEMENT,
-    KEPT_HOURS,
-    LABEL_CHANGE,
-    OF_CACHE,
-    OF_ORACLE,
-    TURNOVER,
-    WEIGHT,
-    dropped_by,
-    oracle_statistics,
-    step_statistics,
-)
-from espnet_softpl.teacher import Teacher
 from espnet_softpl.teacher.generator import CTCOutputs
 from espnet_softpl.training import unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
@@ -45,31 +30,21 @@ class PseudoLabeling(Labeling):
 
     It hangs on the model as a plain attribute, so that nothing in it shows in
     `parameters()` or `state_dict()`.
-
-    Attributes:
-        criterion: The loss against a pseudo-label, by step.
-        regularizers: Terms added to the criterion, by step.
-        dropout: The model's dropout rates, before pseudo-labeling and in it; or None.
-        start_step: The first mini-batch at which there may be unlabeled ones.
-        oracle: Scores the labels if true transcripts exist, else None.
-        guard: Watches for collapse, or None.
-        samples: Records the labels of a few utterances for people to read, or None.
-        sample_rate: In Hz, to count hours; NaN if it is not known.
-        kept_hours: Hours of audio that this process has learned from with a label.
-        healthy_epoch: The epoch whose end the guard's back-off returns to, or None.
-        last_batch: Utterance ids and label of the latest unlabeled batch, for reports.
     """
 
-    criterion: Scheduled[PLCriterion]
-    regularizers: Sequence[Scheduled[PLCriterion]] = ()
-    dropout: DropoutSwitch | None = None
-    start_step: int = 0
-    oracle: Oracle | None = None
-    guard: Guard | None = None
-    samples: SampleRecorder | None = None
-    sample_rate: float = 16000
+    criterion: Scheduled[PLCriterion]  # The loss against a pseudo-label.
+    regularizers: Sequence[Scheduled[PLCriterion]] = ()  # Terms added to it.
+    dropout: DropoutSwitch | None = None  # Rates before pseudo-labeling and in it.
+    start_step: int = 0  # The first mini-batch at which there may be unlabeled ones.
+    oracle: Oracle | None = None  # Scores the labels if true transcripts exist.
+    guard: Guard | None = None  # Watches for collapse.
+    samples: SampleRecorder | None = None  # Records a few labels for people to read.
+    sample_rate: float = 16000  # In Hz, to count hours; NaN if it is not known.
+    # Hours of audio that this process has learned from with a label.
     kept_hours: float = dataclasses.field(init=False, default=0.0)
+    # The epoch whose end the guard's back-off returns to.
     healthy_epoch: int | None = dataclasses.field(init=False, default=None)
+    # Utterance ids and label of the latest unlabeled batch, for reports.
     last_batch: tuple[list[str], PseudoLabel] | None = dataclasses.field(
         init=False, default=None
     )
@@ -82,11 +57,6 @@ class PseudoLabeling(Labeling):
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Stay out of copies of the model: a teacher needs none of this."""
         return None
-
-    @property
-    def teacher(self) -> Teacher:
-        """Who labels."""
-        return self.generator.teacher
 
     def set_dropout(self, step: int) -> None:
         """Give the model the dropout rates of a step."""
@@ -127,30 +97,30 @@ class PseudoLabeling(Labeling):
             self.samples.record(step, labels, label, log_probs)
         samples = batch.speech_lengths[label.weight > 0].sum()
         self.kept_hours += float(samples) / self.sample_rate / 3600.0
-        statistics = step_statistics(
+        values = statistics.step_statistics(
             labels, label, log_probs, usable, batch.speech_lengths, step
         )
-        statistics |= {KEPT_HOURS.name: self.kept_hours, WEIGHT.name: weight}
+        values[statistics.KEPT_HOURS.name] = self.kept_hours
+        values[statistics.WEIGHT.name] = weight
         for index, (name, _) in enumerate(self.filters):
-            statistics[dropped_by(name)] = (labels.reason == index).float().mean()
+            dropped = (labels.reason == index).float().mean()
+            values[statistics.dropped_by(name)] = dropped
         if self.cache is not None:
-            turnover = self.cache.turnover
-            statistics |= {TURNOVER.name: turnover, LABEL_CHANGE.name: change}
+            values[statistics.TURNOVER.name] = self.cache.turnover
+            values[statistics.LABEL_CHANGE.name] = change
         if self.oracle is not None:
-            statistics |= oracle_statistics(self.oracle, batch.utt_id, label)
-        return {"loss": weight * loss, "loss_pl": loss, **parts}, statistics
+            values |= statistics.oracle_statistics(self.oracle, batch.utt_id, label)
+        return {"loss": weight * loss, "loss_pl": loss, **parts}, values
 
     def _learn(
         self, student: torch.nn.Module, batch: UnlabeledBatch, labels: Labels, step: int
     ) -> tuple[dict[str, torch.Tensor], PseudoLabel, torch.Tensor, torch.Tensor]:
         """Compute the branches' losses; tell what was learned from.
 
-        Returns:
-            The losses by name, the label with its final weight, the student's
-            log-posteriors (B, T, V), and which utterances could be used, (B,).
+        The tuple has the losses by name, the label with its final weight, the student's
+        log-posteriors (B, T, V), and which utterances could be used, (B,).
         """
-        label = labels.label
-        usable = batch.usable
+        label, usable = labels.label, batch.usable
         if usable is None:
             usable = torch.ones_like(label.weight, dtype=torch.bool)
         label = label._replace(weight=label.weight * usable)
@@ -186,14 +156,13 @@ class PseudoLabeling(Labeling):
             head=unlabeled_head.of(student),
         )
         views = outputs.views(count)
-        if count == 2:
-            label = label._replace(second_view=views[1].log_probs)
         if not torch.equal(views[0].lengths, label.lengths):
             raise RuntimeError(
                 f"teacher and student disagree on the number of frames: "
                 f"{label.lengths.tolist()} and {views[0].lengths.tolist()}"
             )
-        return views, label
+        second = views[1].log_probs if count == 2 else label.second_view
+        return views, label._replace(second_view=second)
 
     def _losses(
         self,
@@ -212,11 +181,7 @@ class PseudoLabeling(Labeling):
         return sum(part.to(device)(log_probs, lengths, label) for part in parts)
 
     def _layers_loss(
-        self,
-        views: Sequence[CTCOutputs],
-        labels: Labels,
-        label: PseudoLabel,
-        step: int,
+        self, views: list[CTCOutputs], labels: Labels, label: PseudoLabel, step: int
     ) -> torch.Tensor:
         """Compute the criterion's loss at the intermediate layers, their mean."""
         means = []
@@ -258,16 +223,9 @@ class PseudoLabeling(Labeling):
     ) -> torch.Tensor | float:
         """Let the prior, the filters and the criterion see a labeled mini-batch.
 
-        Args:
-            log_probs: The student's frame log-posteriors, (B, T, V), of all views one
-                after the other; the same for the next three.
-            lengths: Frames per utterance, (B,).
-            tokens: True transcripts, (B, U), padded with -1.
-            token_lengths: Tokens per utterance, (B,).
-            step: The mini-batch of training.
-
-        Returns:
-            The criterion's loss between two views, a mean over utterances; 0 for one.
+        It has the student's posteriors (B, T, V) and the true transcripts (B, U), of
+        all views one after the other. The result is the criterion's loss between two
+        views, a mean over utterances; 0 for one view.
         """
         if self.prior is not None:
             self.prior.update(log_probs, lengths)
@@ -288,12 +246,14 @@ class PseudoLabeling(Labeling):
             "loss_pl_ctc": layers or decoder,
             "loss_pl_interctc": layers,
             "loss_pl_decoder": decoder,
-            DECODER_DISAGREEMENT.name: self.forms.forced,
+            statistics.DECODER_DISAGREEMENT.name: self.forms.forced,
         }
         keys = [name for name, is_reported in parts.items() if is_reported]
-        keys += [dropped_by(name) for name, _ in self.filters]
-        keys += [one.name for one in OF_CACHE] if self.cache is not None else []
-        keys += [one.name for one in OF_ORACLE] if self.oracle is not None else []
+        keys += [statistics.dropped_by(name) for name, _ in self.filters]
+        if self.cache is not None:
+            keys += [each.name for each in statistics.OF_CACHE]
+        if self.oracle is not None:
+            keys += [each.name for each in statistics.OF_ORACLE]
         return keys
 
     def state_dict(
@@ -301,54 +261,49 @@ class PseudoLabeling(Labeling):
     ) -> dict[str, Any]:
         """Return what a resumed run needs, tensors and plain values only.
 
-        Args:
-            student: The model in training, for what its own state leaves out.
-            cache: False leaves out the labels in the cache, for a back-off.
+        Without `cache`, for a back-off, the labels in the cache are left out.
         """
-
-        def state_of(part: Any) -> Any:
-            return None if part is None else part.state_dict()
-
+        parts = {"cache": self.cache if cache else None, **self._parts(student)}
+        states = {n: None if p is None else p.state_dict() for n, p in parts.items()}
         return {
             "begun": self.begun,
             "healthy_epoch": self.healthy_epoch,
-            "head": state_of(unlabeled_head.of(student)),
-            "teacher": self.teacher.state_dict(),
+            "kept_hours": self.kept_hours,
+            "teacher": self.generator.teacher.state_dict(),
             "shaping": [part.state_dict() for part in self.shaping],
             "filters": [part.state_dict() for _, part in self.filters],
-            "cache": state_of(self.cache if cache else None),
-            "kept_hours": self.kept_hours,
-            "prior": state_of(self.prior),
-            "guard": state_of(self.guard),
-            "samples": state_of(self.samples),
+            **states,
         }
+
+    def _parts(self, student: torch.nn.Module) -> dict[str, Any]:
+        """Return the parts that a training may have besides the cache, by name."""
+        parts = {"head": unlabeled_head.of(student), "prior": self.prior}
+        return {**parts, "guard": self.guard, "samples": self.samples}
 
     def load_state_dict(
         self, state: dict[str, Any], student: torch.nn.Module, back_off: bool = False
     ) -> None:
-        """Restore a state.
+        """Restore what `state_dict` returned.
 
-        Args:
-            state: What `state_dict` returned, with the same settings.
-            student: The model in training, for its structure and device.
-            back_off: The state is an earlier one of this same training. The guard then
-                stays as it is, for it remembers what it undid; and the labels in the
-                cache are thrown away, for the schedule does not go back with them.
+        At a back-off the state is an earlier one of this same training. The guard then
+        stays as it is, for it remembers what it undid; and the labels in the cache are
+        thrown away, for the schedule does not go back with them.
 
         Raises:
             ValueError: The state is that of other settings.
         """
         self.begun = state["begun"]
-        head = unlabeled_head.of(student)
-        if head is not None:
-            head.load_state_dict(state["head"])
-        self.teacher.load_state_dict(state["teacher"], student)
+        self.generator.teacher.load_state_dict(state["teacher"], student)
         for part, saved in zip(self.shaping, state["shaping"], strict=True):
             part.load_state_dict(saved)
         for (_, part), saved in zip(self.filters, state["filters"], strict=True):
             part.load_state_dict(saved)
-        if self.prior is not None:
-            self.prior.load_state_dict(state["prior"])
+        for name, part in self._parts(student).items():
+            # A run may have been without these two before it was resumed.
+            is_optional = name in ("guard", "samples")
+            skip = is_optional and (back_off or state.get(name) is None)
+            if part is not None and not skip:
+                part.load_state_dict(state[name])
         if back_off:
             if self.cache is not None:
                 self.cache.clear()
@@ -360,8 +315,3 @@ class PseudoLabeling(Labeling):
             raise ValueError(f"pl_cache: the saved state has {has}, this run differs")
         if self.cache is not None:
             self.cache.load_state_dict(state["cache"])
-        if self.guard is not None and state["guard"] is not None:
-            self.guard.load_state_dict(state["guard"])
-        # States of earlier versions of this package have no such key.
-        if self.samples is not None and state.get("samples") is not None:
-            self.samples.load_state_dict(state["samples"])

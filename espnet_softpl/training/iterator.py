@@ -25,9 +25,7 @@ Batch = tuple[list[str], dict[str, Any]]
 class EndlessBatches:
     """An endless sequence of mini-batches: passes over them, each in another order.
 
-    Args:
-        batches: The mini-batches of one pass over the data.
-        seed: Pass k is shuffled with seed + k, as ESPnet does for epoch k.
+    Pass k is shuffled with seed + k, as ESPnet does for epoch k.
     """
 
     def __init__(self, batches: Sequence[Any], seed: int) -> None:
@@ -46,11 +44,7 @@ class EndlessBatches:
 
 
 class StreamSampler(AbsSampler):
-    """Mini-batches for one of ESPnet's loaders, named one by one as it asks for them.
-
-    Args:
-        names: The utterance ids of each mini-batch.
-    """
+    """Mini-batches of utterance ids, drawn one by one as ESPnet's loader asks."""
 
     def __init__(self, names: Iterator[list[str]]) -> None:
         self._names = names
@@ -75,24 +69,15 @@ class MixedIterator:
     Every batch has `pl_step`, its number in the whole training. A labeled one has the
     loader's tensors, an unlabeled one has `unlabeled`, an `UnlabeledBatch`. Any batch
     may have `insertions`, a list of `UnlabeledBatch` to label for the cache.
-
-    Attributes:
-        loaders: The labeled mini-batches, and the unlabeled ones, one for each load.
-        loads: What each unlabeled turn reads, from the epoch's first one on.
-        first_step: Number of the epoch's first mini-batch, counted from 0.
-        first_draw: Number of its first unlabeled turn, counted from 0.
-        kinds: True if a turn is unlabeled.
-        weights: Factor on the unlabeled loss at each step.
-        usable_share: Counts unlabeled audio that cannot be used.
     """
 
-    loaders: tuple[DataLoader, DataLoader]
-    loads: Iterator[list[Load]]
-    first_step: int
-    first_draw: int
-    kinds: Sequence[bool]
-    weights: Sequence[float]
-    usable_share: UsableShare | None = None
+    loaders: tuple[DataLoader, DataLoader]  # Labeled; unlabeled, a batch a load.
+    loads: Iterator[list[Load]]  # What each unlabeled turn reads, from the first on.
+    first_step: int  # Number of the epoch's first mini-batch, counted from 0.
+    first_draw: int  # Number of its first unlabeled turn, counted from 0.
+    kinds: Sequence[bool]  # True if a turn is unlabeled.
+    weights: Sequence[float]  # Factor on the unlabeled loss at each step.
+    usable_share: UsableShare | None = None  # Counts audio that cannot be used.
 
     def __len__(self) -> int:
         """Return the number of mini-batches that are trained on in the epoch."""
@@ -135,13 +120,9 @@ class MixedIterator:
                 usable = usable.reshape(-1) > 0
                 if self.usable_share is not None:
                     self.usable_share.count(ids, usable)
+            speech = (fields["speech"], fields["speech_lengths"])
             batch = UnlabeledBatch(
-                ids,
-                fields["speech"],
-                fields["speech_lengths"],
-                usable=usable,
-                slot=load.slot,
-                draw=draw,
+                ids, *speech, usable=usable, slot=load.slot, draw=draw
             )
             yield batch, load.insert
 
@@ -149,22 +130,9 @@ class MixedIterator:
 class MixedIterFactory(AbsIterFactory):
     """Builds the mini-batches of an epoch from two of ESPnet's iterator factories.
 
-    Args:
-        labeled: Factory of the labeled data; its batches and loader are used.
-        unlabeled: Factory of the unlabeled data.
-        schedule: Which turn is of which kind.
-        seed: Of the schedule and of the shuffling.
-        num_iters_per_epoch: Mini-batches of both kinds per epoch; None for as many as
-            one pass over the labeled data takes (over the unlabeled data, if the
-            schedule has no labeled steps).
-        make_plan: Makes the label cache's plan from the number of unlabeled
-            mini-batches; None without a cache.
-        usable_share: Counts unlabeled audio that cannot be used.
-
-    Attributes:
-        plan: The cache's plan, or None.
-        evicted: Tells whether the visit at a draw was decided to evict the mini-batch;
-            set by the trainer where the plan asks for it.
+    `make_plan` makes the label cache's plan from the number of unlabeled mini-batches;
+    `num_iters_per_epoch` counts both kinds, and is by default what one pass over the
+    labeled data takes (over the unlabeled data, if the schedule has no labeled steps).
     """
 
     def __init__(
@@ -186,6 +154,7 @@ class MixedIterFactory(AbsIterFactory):
         self._schedule = schedule
         self._usable_share = usable_share
         self.plan = None if make_plan is None else make_plan(len(batches[1]))
+        # Set by the trainer: whether the visit at a draw evicted the mini-batch.
         self.evicted: Callable[[int], bool] | None = None
         if num_iters_per_epoch is None:
             num_batches, per_block = len(batches[0]), schedule.labeled_steps
@@ -195,15 +164,9 @@ class MixedIterFactory(AbsIterFactory):
         self.num_iters_per_epoch = num_iters_per_epoch
 
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> MixedIterator:
-        """Build the iterator of one epoch.
+        """Build the iterator of one epoch, counted from 1; it is always shuffled.
 
-        Args:
-            epoch: Counted from 1.
-            shuffle: Not used: training data are always shuffled, by seed and pass.
-
-        Returns:
-            The epoch's mini-batches, a function of the seed and the epoch (and of the
-            decisions of a cache that decides).
+        It is a function of seed and epoch (and of a deciding cache's decisions).
         """
         schedule, seed = self._schedule, self._seeds[0]
         filling = 0 if self.plan is None else self.plan.size
@@ -213,29 +176,23 @@ class MixedIterFactory(AbsIterFactory):
         turns = schedule.turn_of(seed, steps.stop, filling) - turn
         kinds = schedule.is_unlabeled(seed, turn, turns)
         draw = schedule.unlabeled_before(seed, turn)
-        # One stream of loads, read twice: by the loader's sampler, ahead, and by the
-        # iterator.
-        ahead, loads = itertools.tee(itertools.islice(self._loads(draw), sum(kinds)))
+        if self.plan is not None:
+            loads = self.plan.draws(draw, self.evicted)
+        else:
+            loads = ([Load(number, None, False)] for number in itertools.count(draw))
+        # One stream, read twice: ahead by the loader's sampler, and by the iterator.
+        ahead, loads = itertools.tee(itertools.islice(loads, sum(kinds)))
         labeled = range(turn - draw, turn - draw + turns - sum(kinds))
         unlabeled = (load.number for turn_loads in ahead for load in turn_loads)
         return MixedIterator(
-            loaders=(
-                self._loader(0, labeled, epoch),
-                self._loader(1, unlabeled, epoch),
-            ),
-            loads=loads,
+            (self._loader(0, labeled, epoch), self._loader(1, unlabeled, epoch)),
+            loads,
             first_step=first,
             first_draw=draw,
             kinds=kinds,
             weights=[schedule.unlabeled_weight(step) for step in steps],
             usable_share=self._usable_share,
         )
-
-    def _loads(self, first_draw: int) -> Iterator[list[Load]]:
-        """Yield what each unlabeled turn reads, from one on."""
-        if self.plan is not None:
-            return self.plan.draws(first_draw, self.evicted)
-        return ([Load(draw, None, False)] for draw in itertools.count(first_draw))
 
     def _loader(self, which: int, numbers: Iterable[int], epoch: int) -> DataLoader:
         """Build ESPnet's loader for some mini-batches of one kind."""

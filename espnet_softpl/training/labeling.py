@@ -1,7 +1,4 @@
-"""From an unlabeled mini-batch to its labels: teacher, shaping, filters, cache.
-
-B utterances, T frames after subsampling, V tokens with blank.
-"""
+"""From an unlabeled mini-batch to its labels: teacher, shaping, filters, cache."""
 
 from __future__ import annotations
 
@@ -14,14 +11,10 @@ from espnet_softpl import filters
 from espnet_softpl.cache import LabelCache, label_change
 from espnet_softpl.criteria.decoder_ce import decoder_disagreement
 from espnet_softpl.filters import Candidate, Filter
+from espnet_softpl.labels import pseudo_label
 from espnet_softpl.labels.forms import LabelForms
 from espnet_softpl.labels.prior import RunningMean
-from espnet_softpl.labels.pseudo_label import (
-    DecoderLabel,
-    Labels,
-    best_path,
-    without_nan,
-)
+from espnet_softpl.labels.pseudo_label import DecoderLabel, Labels
 from espnet_softpl.monitors.statistics import DECODER_DISAGREEMENT, label_statistics
 from espnet_softpl.shaping import Shaping
 from espnet_softpl.teacher.generator import PseudoLabelGenerator, TeacherOutputs
@@ -32,36 +25,23 @@ from espnet_softpl.training.schedule import Scheduled
 
 @dataclasses.dataclass(kw_only=True)
 class Labeling:
-    """Labels unlabeled mini-batches.
-
-    Attributes:
-        generator: Makes the pseudo-labels.
-        forms: Who learns from them beside the last layer's CTC.
-        shaping: Changes to the teacher's label before the criterion, in order, by step.
-        filters: Which labels to trust, by name, in order.
-        cache: Keeps the labels; None makes them anew for every mini-batch.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-        prior: The mean frame posterior on labeled batches; None if nobody asks.
-        begun: Whether the first unlabeled mini-batch has been labeled.
-    """
+    """Labels unlabeled mini-batches."""
 
     generator: PseudoLabelGenerator
-    forms: LabelForms = LabelForms()
-    shaping: Sequence[Scheduled[Shaping]] = ()
-    filters: Sequence[tuple[str, Filter]] = ()
-    cache: LabelCache | None = None
-    labeled_tokens_per_sample: float = float("nan")
+    forms: LabelForms = LabelForms()  # Who learns beside the last layer's CTC.
+    shaping: Sequence[Scheduled[Shaping]] = ()  # Changes to the label, in order.
+    filters: Sequence[tuple[str, Filter]] = ()  # Which labels to trust, by name.
+    cache: LabelCache | None = None  # None labels every mini-batch anew.
+    labeled_tokens_per_sample: float = float("nan")  # Of the labeled data, if known.
+    # The mean frame posterior on labeled batches; None if nobody asks.
     prior: RunningMean | None = dataclasses.field(init=False, default=None)
+    # Whether the first unlabeled mini-batch has been labeled.
     begun: bool = dataclasses.field(init=False, default=False)
 
     def make(
         self, student: torch.nn.Module, batch: UnlabeledBatch, step: int
     ) -> Labels:
-        """Label a mini-batch with the teacher, shape the labels and filter them.
-
-        Returns:
-            The labels, without gradient.
-        """
+        """Label a mini-batch with the teacher, shape and filter the labels."""
         if not self.begun:
             unlabeled_head.start(student)
             self.begun = True
@@ -84,7 +64,7 @@ class Labeling:
         labels = Labels(
             utterance_ids=list(batch.utt_id),
             label=label._replace(weight=weight),
-            path=best_path(outputs.label.log_probs, outputs.label.lengths),
+            path=pseudo_label.best_path(outputs.label.log_probs, outputs.label.lengths),
             reason=reason,
             statistics=label_statistics(
                 outputs.label, batch.speech_lengths, self.labeled_tokens_per_sample
@@ -100,7 +80,7 @@ class Labeling:
         """Add what the teacher's decoder answers to the labels' transcripts."""
         label = labels.label
         answer, targets = self.generator.force(student, outputs, label)
-        log_probs, sound = without_nan(answer.log_probs, answer.lengths)
+        log_probs, sound = pseudo_label.without_nan(answer.log_probs, answer.lengths)
         unsound = (label.weight > 0) & ~sound
         disagreement = decoder_disagreement(answer, targets)
         return dataclasses.replace(
@@ -122,41 +102,29 @@ class Labeling:
     ) -> tuple[Labels, float]:
         """Return the labels to train on, new or from the cache, and their change.
 
-        Args:
-            student: The model in training.
-            batch: The mini-batch that is trained on.
-            insertions: Mini-batches to label for the cache; the labels that they
-                replace are trained on once more.
-            step: Number of the mini-batch in the whole training.
-
-        Returns:
-            The labels, and how far they have changed since they were made, NaN if that
-            is not known.
+        The change since they were made is NaN if it is not known. `insertions` are
+        labeled for the cache; the labels that they replace are trained on once more.
         """
         if self.cache is None:
             return self.make(student, batch, step), float("nan")
-        cached = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
-        labels = cached
+        labels = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
         if labels is None:
-            labels = self.make(student, batch, step)
-            self.cache.insert(batch.slot, labels, batch.draw)
-        inserted = self.insert(student, insertions, step)
-        change = float("nan")
-        if cached is not None:
-            change = self._change(student, batch, cached, inserted, step)
+            labels = self.insert(student, [batch], step)[batch.slot]
+            self.insert(student, insertions, step)
+            change = float("nan")
+        else:
+            inserted = self.insert(student, insertions, step)
+            change = self._change(student, batch, labels, inserted, step)
         if self.cache.decides:
             self.cache.decide(batch.draw, change)
         return labels, change
 
     def insert(
-        self,
-        student: torch.nn.Module,
-        insertions: Sequence[UnlabeledBatch],
-        step: int,
+        self, student: torch.nn.Module, batches: Sequence[UnlabeledBatch], step: int
     ) -> dict[int, Labels]:
         """Label mini-batches and store the labels; return them by slot."""
-        inserted = {batch.slot: self.make(student, batch, step) for batch in insertions}
-        for batch in insertions:
+        inserted = {batch.slot: self.make(student, batch, step) for batch in batches}
+        for batch in batches:
             self.cache.insert(batch.slot, inserted[batch.slot], batch.draw)
         return inserted
 
@@ -174,10 +142,7 @@ class Labeling:
             new = self.make(student, batch, step)
             if self.cache.refreshes and batch.slot not in inserted:
                 self.cache.insert(batch.slot, new, batch.draw)
-        elif new is None:
-            return float("nan")
-        elif new.utterance_ids != old.utterance_ids:
-            if not self.cache.measures_change:
-                return float("nan")
-            new = self.make(student, batch, step)
-        return label_change(old, new)
+        elif new is not None and new.utterance_ids != old.utterance_ids:
+            wants = self.cache.measures_change
+            new = self.make(student, batch, step) if wants else None
+        return float("nan") if new is None else label_change(old, new)

@@ -1,7 +1,4 @@
-"""The ESPnet model: the stock forward on labeled batches, the PL forward on unlabeled.
-
-B utterances, N samples, T frames after subsampling, V tokens with blank, U labels.
-"""
+"""The ESPnet model: its own forward on labeled batches, the PL forward on others."""
 
 from __future__ import annotations
 
@@ -27,12 +24,9 @@ class SoftPLModel(DecoderModel):
     """A stock ASR model that also learns from batches without transcripts.
 
     Its checkpoints are stock checkpoints: it adds no parameter and no buffer to them.
-
-    Attributes:
-        pl: The pseudo-labeling engine; None makes this the stock model.
     """
 
-    pl: PseudoLabeling | None = None
+    pl: PseudoLabeling | None = None  # None makes this the stock model.
     _labeled_encoding: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def add_unlabeled_head(self) -> None:
@@ -58,24 +52,21 @@ class SoftPLModel(DecoderModel):
             text: Token ids, (B, U), padded with -1.
             text_lengths: Tokens per utterance, (B,).
             unlabeled: The batch, if it is an unlabeled one.
-            insertions: Unlabeled batches to label for the cache before anything is
-                learned.
+            insertions: Unlabeled batches to label for the cache first.
             pl_step: Number of the mini-batch in the whole training.
             **kwargs: What the stock model takes.
 
         Returns:
             loss, statistics (the same keys in the same order for every training
             batch, NaN where undefined), and the batch size.
-
-        Raises:
-            ValueError: An unlabeled batch comes with text, or a labeled one without.
         """
         if (text is None) == (unlabeled is None):
             raise ValueError("a batch has either text or is unlabeled")
         if self.pl is not None and self.training:
             self.pl.set_dropout(pl_step)
         if unlabeled is not None:
-            return self._forward_unlabeled(unlabeled, insertions, pl_step)
+            losses, values = self.pl.step(self, unlabeled, insertions, pl_step)
+            return self._report(losses, values, unlabeled.speech.size(0))
         if insertions:
             self.pl.insert(self, insertions, pl_step)
         if self.pl is None or not self.training:
@@ -109,20 +100,12 @@ class SoftPLModel(DecoderModel):
             self._labeled_encoding = (encoder_out, encoder_out_lens)
         return super()._calc_ctc_loss(encoder_out, encoder_out_lens, *args)
 
-    def _forward_unlabeled(
-        self, batch: UnlabeledBatch, insertions: Sequence[UnlabeledBatch], step: int
-    ) -> Reported:
-        """Learn from pseudo-labels."""
-        losses, statistics = self.pl.step(self, batch, insertions, step)
-        return self._report(losses, statistics, batch.speech.size(0))
-
     def _report(
         self, losses: dict[str, torch.Tensor], stats: dict[str, Any], size: int
     ) -> Reported:
         """Bring a batch's loss and statistics to the form that ESPnet wants."""
         # The trainer divides the loss in place; the statistic must not follow.
-        values = {name: loss.detach().clone() for name, loss in losses.items()}
-        stats = {**stats, **values}
+        stats = stats | {name: loss.detach().clone() for name, loss in losses.items()}
         # ESPnet gathers statistics between processes by position: keys that differ
         # between batches would be mixed up without any error.
         stats = {key: stats.get(key, float("nan")) for key in self.statistics_keys()}
@@ -130,14 +113,10 @@ class SoftPLModel(DecoderModel):
         return force_gatherable((loss, stats, size), loss.device)
 
     def combine_losses(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Add up the losses of the branches, weighted as ESPnet weighs them.
+        """Add up the branches' losses, scalars, weighted as ESPnet weighs them.
 
-        Args:
-            parts: Scalars: `loss_pl_ctc`, and `loss_pl_interctc` and `loss_pl_decoder`
-                if these branches learn.
-
-        Returns:
-            A scalar.
+        They are `loss_pl_ctc`, and `loss_pl_interctc` and `loss_pl_decoder` if these
+        branches learn.
         """
         loss = parts["loss_pl_ctc"]
         if "loss_pl_interctc" in parts:
@@ -160,14 +139,8 @@ class SoftPLModel(DecoderModel):
     def ctc_log_probs(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the stock CTC head's log-posteriors (B, T, V) and their lengths (B,).
-
-        Args:
-            speech: Waveforms, (B, N).
-            speech_lengths: Samples per utterance, (B,).
-        """
-        outputs = self.ctc_outputs(speech, speech_lengths)
-        return outputs.log_probs, outputs.lengths
+        """Return the stock head's log-posteriors (B, T, V) and their lengths (B,)."""
+        return self.ctc_outputs(speech, speech_lengths)[:2]
 
     def ctc_outputs(
         self,
@@ -176,28 +149,22 @@ class SoftPLModel(DecoderModel):
         layers: bool = False,
         head: torch.nn.Module | None = None,
     ) -> CTCOutputs:
-        """Run the encoder and a CTC head.
+        """Run the encoder and a CTC head; only train mode augments the features.
 
         Args:
             speech: Waveforms, (B, N).
             speech_lengths: Samples per utterance, (B,).
             layers: Whether the stock head is run on intermediate layers too.
             head: The head of the last layer; None for the stock one.
-
-        Returns:
-            The outputs. In train mode the features are augmented, in eval mode they
-            are not.
         """
         encoder_out, lengths = self.encode(speech, speech_lengths)
-        between: list[tuple[int, torch.Tensor]] = []
+        between, stock = (), self.ctc.ctc_lo
         if isinstance(encoder_out, tuple):
             encoder_out, between = encoder_out
-        log_probs = self._frame_log_probs(encoder_out, head or self.ctc.ctc_lo)
-        layer_log_probs = tuple(
-            self._frame_log_probs(layer, self.ctc.ctc_lo)
-            for _, layer in (between if layers else ())
-        )
-        return CTCOutputs(log_probs, lengths, encoder_out, layer_log_probs)
+        log_probs = self._frame_log_probs(encoder_out, head or stock)
+        outputs = [layer for _, layer in between] if layers else []
+        of_layers = tuple(self._frame_log_probs(layer, stock) for layer in outputs)
+        return CTCOutputs(log_probs, lengths, encoder_out, of_layers)
 
     def statistics_keys(self) -> tuple[str, ...]:
         """Return the keys that every training batch reports, in order."""
@@ -219,13 +186,7 @@ class SoftPLModel(DecoderModel):
     ) -> dict[str, torch.Tensor]:
         """Extract features for `--collect_stats`, with or without transcripts.
 
-        Args:
-            speech: Waveforms, (B, N).
-            speech_lengths: Samples per utterance, (B,).
-            **kwargs: Not used.
-
-        Returns:
-            `feats` (B, frames, D) and `feats_lengths` (B,).
+        They are `feats` (B, frames, D) and `feats_lengths` (B,).
         """
         feats, feats_lengths = self._extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": feats_lengths}
@@ -234,12 +195,8 @@ class SoftPLModel(DecoderModel):
 def frames_of(model: SoftPLModel, num_samples: int, dim: int | None = None) -> int:
     """Count the encoder frames that a model makes of one utterance.
 
-    In a padded batch ESPnet may count one more.
-
-    Args:
-        model: The model; its mode is left as it is.
-        num_samples: Length of the utterance in samples, or in frames of features.
-        dim: Dimension of the features; None if the model takes samples.
+    `num_samples` counts frames of features if there is a `dim`, theirs. In a padded
+    batch ESPnet may count one more.
     """
     shape = (1, num_samples) if dim is None else (1, num_samples, dim)
     speech = torch.zeros(shape, device=next(model.parameters()).device)

@@ -15,11 +15,7 @@ NAME = "unlabeled_head"
 
 
 def add(model: torch.nn.Module) -> None:
-    """Add a copy of an ESPnet model's CTC head, trained but left out of its state.
-
-    Args:
-        model: The model; gets the submodule `unlabeled_head`.
-    """
+    """Add a copy of an ESPnet model's CTC head, trained but left out of its state."""
     model.add_module(NAME, copy.deepcopy(model.ctc.ctc_lo))
     model.register_state_dict_post_hook(_leave_out)
     model.register_load_state_dict_pre_hook(_leave_as_it_is)

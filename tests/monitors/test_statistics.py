@@ -11,8 +11,10 @@ import torch.nn.functional as F
 import espnet_softpl
 from espnet_softpl.labels.pseudo_label import Labels
 from espnet_softpl.monitors.diagnosis import FORMS
+from espnet_softpl.monitors.limits import Limits
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.statistics import (
+    GUARDED,
     STATISTICS,
     disagreement,
     dropped_by,
@@ -98,8 +100,11 @@ def test_every_statistic_says_what_it_is() -> None:
     assert len(set(names)) == len(names)
     for one in STATISTICS:
         assert one.title and one.warning and one.unit
-        assert (one.limits is not None) == bool(one.low or one.high)
-        assert {one.low, one.high} - {""} <= set(FORMS)
+    for one, (limits, low, high) in GUARDED.items():
+        assert one in STATISTICS
+        assert limits != Limits()
+        assert low or high
+        assert {low, high} - {""} <= set(FORMS)
 
 
 def test_what_is_computed_is_in_the_table() -> None:

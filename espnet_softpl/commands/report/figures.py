@@ -28,7 +28,7 @@ SECTIONS: dict[str, Sequence[statistics.Statistic]] = {
         *(statistics.KEPT, statistics.KEPT_AUDIO, statistics.KEPT_HOURS),
         statistics.UNUSABLE,
     ),
-    "collapse": [each for each in statistics.STATISTICS if each.limits],
+    "collapse": list(statistics.GUARDED),
     "schedule": [statistics.WEIGHT],
     "cache": [statistics.AGE, *statistics.OF_CACHE],
 }
