@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.ranges import at_least, fraction
 from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
 from espnet_softpl.labels.forms import LabelForms
 from espnet_softpl.monitors import guard
@@ -24,39 +25,25 @@ class PLConfig:
 
     Each part has checked its own settings; `training.checks` refuses what does not fit
     together. The parts keep state: two models need two of these.
-
-    Attributes:
-        args: All options, ESPnet's and ours.
-        criterion: The loss against a pseudo-label, by step.
-        regularizers: Terms added to the criterion, by step.
-        shaping: Changes to the teacher's label, in order, by step.
-        filters: Which labels are used, by name, in order.
-        teacher: Who labels.
-        cache: The settings of the label cache, or None.
-        guard: Watches for collapse, or None.
-        forms: Who learns from a label beside the last layer's CTC.
-        schedule: How labeled and unlabeled mini-batches alternate.
     """
 
-    args: argparse.Namespace
+    args: argparse.Namespace  # All options, ESPnet's and ours.
     criterion: Scheduled[criteria.PLCriterion]
-    regularizers: tuple[Scheduled[criteria.PLCriterion], ...]
-    shaping: tuple[Scheduled[shaping.Shaping], ...]
-    filters: tuple[tuple[str, filters.Filter], ...]
+    regularizers: tuple[Scheduled[criteria.PLCriterion], ...]  # Added to the criterion.
+    shaping: tuple[Scheduled[shaping.Shaping], ...]  # Of the teacher's label, in order.
+    filters: tuple[tuple[str, filters.Filter], ...]  # By name, in order.
     teacher: teacher.Teacher
     cache: cache.CacheSettings | None
     guard: guard.Guard | None
-    forms: LabelForms
+    forms: LabelForms  # Who learns from a label beside the last layer's CTC.
     schedule: Schedule
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> PLConfig:
-        """Build the parts that parsed options name, `pl_criterion` among them.
-
-        Raises:
-            UserError: With the key, the value and what is allowed.
-        """
+        """Build the parts that options name, or raise a `UserError` with the key."""
         try:
+            fraction("pl_max_bad_share:", args.pl_max_bad_share)
+            at_least("pl_samples:", args.pl_samples, 0)
             forms = LabelForms(decoder=args.pl_decoder, layers=args.pl_interctc)
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -116,7 +103,7 @@ def _scheduled(
 
 
 def _build_teacher(args: argparse.Namespace) -> teacher.Teacher:
-    """Build the teacher, with the steps per epoch of the run if it counts in them."""
+    """Build the teacher, with the run's steps per epoch if it counts in epochs."""
     conf = dict(args.pl_teacher_conf)
     if "retention" in conf and "steps_per_epoch" not in conf:
         if not args.num_iters_per_epoch:
