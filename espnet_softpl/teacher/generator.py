@@ -5,6 +5,7 @@ B utterances, N samples, T frames after subsampling, V tokens with blank, U labe
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -16,20 +17,12 @@ from espnet_softpl.teacher import Teacher
 
 
 class CTCOutputs(NamedTuple):
-    """What a model's encoder and CTC head make of a batch.
+    """What a model's encoder and CTC head make of a batch."""
 
-    Attributes:
-        log_probs: Frame log-posteriors of the last layer, (B, T, V), in float32.
-        lengths: Frames per utterance, (B,).
-        encoder_out: What a decoder attends to, (B, T, D).
-        layers: Frame log-posteriors of intermediate layers, (B, T, V) each, in order;
-            empty if they were not asked for.
-    """
-
-    log_probs: torch.Tensor
-    lengths: torch.Tensor
-    encoder_out: torch.Tensor
-    layers: tuple[torch.Tensor, ...] = ()
+    log_probs: torch.Tensor  # Frame log-posteriors of the last layer, float32 (B, T, V)
+    lengths: torch.Tensor  # Frames per utterance (B,)
+    encoder_out: torch.Tensor  # What a decoder attends to (B, T, D)
+    layers: tuple[torch.Tensor, ...] = ()  # Of intermediate ones, if asked (B, T, V)
 
     def views(self, count: int) -> list[CTCOutputs]:
         """Split the outputs of `count` views that were run as one batch."""
@@ -44,45 +37,28 @@ class CTCOutputs(NamedTuple):
 class TeacherOutputs(NamedTuple):
     """What a teacher makes of a batch.
 
-    Attributes:
-        label: The label that its CTC head makes, with full trust.
-        encoder_out: What its decoder attends to, (B, T, D).
-        layers: The labels that intermediate layers make, in order. Trust is 0 where
-            a layer's own transcript is empty and the last layer's is not: it would
-            learn to output nothing for speech.
+    The weight of an intermediate layer's label is 0 if its transcript is empty and the
+    last layer's is not: the layer would learn to output nothing for speech.
     """
 
-    label: PseudoLabel
-    encoder_out: torch.Tensor
-    layers: tuple[PseudoLabel, ...] = ()
+    label: PseudoLabel  # That of its CTC head; the weight is 1.
+    encoder_out: torch.Tensor  # What its decoder attends to (B, T, D)
+    layers: tuple[PseudoLabel, ...] = ()  # Of intermediate layers, in order.
 
 
 def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
-    """Label by the best token of every frame, with full trust.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        The labels.
-    """
+    """Label by the best token of every frame of (B, T, V), with a weight of 1."""
     tokens, token_lengths = greedy(log_probs, lengths)
     weight = torch.ones_like(log_probs[:, 0, 0])
     return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
 
 
+@dataclasses.dataclass(eq=False)
 class PseudoLabelGenerator:
-    """Labels un-augmented audio with a teacher in eval mode, online.
+    """Labels un-augmented audio with a teacher in eval mode, online."""
 
-    Args:
-        teacher: Who labels.
-        layers: Whether intermediate layers label too.
-    """
-
-    def __init__(self, teacher: Teacher, layers: bool = False) -> None:
-        self.teacher = teacher
-        self.layers = layers
+    teacher: Teacher
+    layers: bool = False  # Whether intermediate layers label too.
 
     @torch.no_grad()
     def run(
@@ -92,7 +68,7 @@ class PseudoLabelGenerator:
         speech_lengths: torch.Tensor,
         dropout: bool = False,
     ) -> TeacherOutputs:
-        """Run the teacher on a mini-batch.
+        """Run the teacher on a mini-batch, without gradient.
 
         Args:
             student: The model in training. It, and so the teacher, has a method
@@ -101,9 +77,6 @@ class PseudoLabelGenerator:
             speech: Waveforms, (B, N).
             speech_lengths: Samples per utterance, (B,).
             dropout: Label with the teacher's dropout on, and all else in eval mode.
-
-        Returns:
-            The outputs, without gradient.
         """
         with evaluating(self.teacher.module(student)) as module:
             if dropout:
@@ -114,8 +87,8 @@ class PseudoLabelGenerator:
         layers = []
         for log_probs in outputs.layers:
             layer = as_label(log_probs, outputs.lengths)
-            is_trusted = (layer.token_lengths > 0) | (label.token_lengths == 0)
-            layers.append(layer._replace(weight=is_trusted.to(layer.weight)))
+            has_speech = (layer.token_lengths > 0) | (label.token_lengths == 0)  # (B,)
+            layers.append(layer._replace(weight=has_speech.to(layer.weight)))
         return TeacherOutputs(label, outputs.encoder_out, tuple(layers))
 
     def __call__(
@@ -146,8 +119,7 @@ class PseudoLabelGenerator:
             label: The labels whose transcripts are fed, shaped or not.
 
         Returns:
-            What the decoder answers, without gradient, and the transcripts with their
-            ends, (B, P), padded with -1.
+            What the decoder answers, without gradient, and the transcripts fed, (B, P).
         """
         with evaluating(self.teacher.module(student)) as module:
             scores, targets = module.decoder_scores(

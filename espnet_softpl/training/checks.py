@@ -189,18 +189,14 @@ def _check_layers(config: PLConfig) -> None:
 
 
 def check_tokens(args: argparse.Namespace) -> None:
-    """Refuse a token list that does not fit CTC, or a base model with another one.
-
-    The tokens of an `init_param` are those in the `config.yaml` beside it, if any.
-    """
+    """Refuse tokens that do not begin with blank, or are not those of the base model."""
     tokens = read_token_list(args)
     blank = _value(args, "model_conf.sym_blank", "<blank>")
     if not tokens or tokens[0] != blank:
         raise UserError(
-            f"token_list: the first token must be {blank!r}, as ESPnet's "
-            f"CTC has it; got {tokens[:1]}"
+            f"token_list: the first token must be {blank!r}, got {tokens[:1]}"
         )
-    # A value is `file[:source:target:excluded]`.
+    # A value is `file[:source:target:excluded]`; its tokens are in the file beside it.
     for file in (Path(param.split(":")[0]) for param in args.init_param):
         if not file.exists():
             raise UserError(f"init_param: {file} does not exist")
@@ -208,8 +204,8 @@ def check_tokens(args: argparse.Namespace) -> None:
         conf = config.exists() and yaml.safe_load(config.read_text(encoding="utf-8"))
         theirs = (conf or {}).get("token_list")
         if isinstance(theirs, list) and theirs != tokens:
-            pairs = enumerate(zip(theirs, tokens))
-            first = next((f" from id {i} on" for i, (a, b) in pairs if a != b), "")
+            unlike = [i for i, (a, b) in enumerate(zip(theirs, tokens)) if a != b]
+            first = f" from id {unlike[0]} on" if unlike else ""
             raise UserError(
                 f"token_list: {len(tokens)} tokens that differ{first} from the "
                 f"{len(theirs)} of the base model ({config}). Use its token list."
@@ -241,10 +237,8 @@ def check_data(args: argparse.Namespace) -> None:
             f"{UNLABELED_DATA}: {kind} stacks several recordings, and unlabeled audio "
             f"must have one channel. {scan.HOW_TO_FORMAT}"
         )
-    scan.check_sample_rates(
-        {"unlabeled": unlabeled, "labeled": train},
-        {"unlabeled": kind, "labeled": train_kind},
-    )
+    kinds = {"unlabeled": kind, "labeled": train_kind}
+    scan.check_sample_rates({"unlabeled": unlabeled, "labeled": train}, kinds)
     if kind not in AUDIO_KINDS and not args.unlabeled_shape_file:
         raise UserError(
             f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "
@@ -256,17 +250,15 @@ def check_data(args: argparse.Namespace) -> None:
                 f"unlabeled_shape_file: {len(missing)} utterances of {path} are not "
                 f"in the unlabeled data: {name_some(missing)}"
             )
-    oracle = args.unlabeled_oracle_text
-    if oracle and not Path(oracle).is_file():
-        raise UserError(f"unlabeled_oracle_text: {oracle} does not exist")
+    if (text := args.unlabeled_oracle_text) and not Path(text).is_file():
+        raise UserError(f"unlabeled_oracle_text: {text} does not exist")
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=args.output_dir) as file:
             file.write(b"0")
     except OSError as error:
-        raise UserError(
-            f"output_dir: {args.output_dir} cannot be written to: {error}"
-        ) from error
+        message = f"output_dir: {args.output_dir} cannot be written to: {error}"
+        raise UserError(message) from error
 
 
 def check_targets_fit(

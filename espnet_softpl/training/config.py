@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
+from argparse import Namespace
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ class PLConfig:
     together. The parts keep state: two models need two of these.
     """
 
-    args: argparse.Namespace  # All options, ESPnet's and ours.
+    args: Namespace  # All options, ESPnet's and ours.
     criterion: Scheduled[criteria.PLCriterion]
     regularizers: tuple[Scheduled[criteria.PLCriterion], ...]  # Added to the criterion.
     shaping: tuple[Scheduled[shaping.Shaping], ...]  # Of the teacher's label, in order.
@@ -39,7 +39,7 @@ class PLConfig:
     schedule: Schedule
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> PLConfig:
+    def from_args(cls, args: Namespace) -> PLConfig:
         """Build the parts that options name, or raise a `UserError` with the key."""
         try:
             fraction("pl_max_bad_share:", args.pl_max_bad_share)
@@ -77,7 +77,7 @@ class PLConfig:
         )
 
 
-def build_filters(args: argparse.Namespace) -> tuple[tuple[str, filters.Filter], ...]:
+def build_filters(args: Namespace) -> tuple[tuple[str, filters.Filter], ...]:
     """Build the filters of `pl_filter` by name; a user's own has its class's name."""
     confs = named_confs("pl_filter", args.pl_filter, args.pl_filter_conf)
     return tuple(
@@ -86,9 +86,7 @@ def build_filters(args: argparse.Namespace) -> tuple[tuple[str, filters.Filter],
     )
 
 
-def _scheduled(
-    registry: Registry[T], args: argparse.Namespace
-) -> tuple[Scheduled[T], ...]:
+def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ...]:
     """Build the parts that a key names; their settings may be ramps."""
     names, conf = getattr(args, registry.key), getattr(args, f"{registry.key}_conf")
     try:
@@ -102,7 +100,7 @@ def _scheduled(
         raise UserError(f"{registry.key}_conf: {error}") from error
 
 
-def _build_teacher(args: argparse.Namespace) -> teacher.Teacher:
+def _build_teacher(args: Namespace) -> teacher.Teacher:
     """Build the teacher, with the run's steps per epoch if it counts in epochs."""
     conf = dict(args.pl_teacher_conf)
     if "retention" in conf and "steps_per_epoch" not in conf:
@@ -116,7 +114,7 @@ def _build_teacher(args: argparse.Namespace) -> teacher.Teacher:
     return teacher.build(args.pl_teacher, **conf)
 
 
-def read_token_list(args: argparse.Namespace) -> list[str]:
+def read_token_list(args: Namespace) -> list[str]:
     """Return the tokens, from a file or from a configuration that holds them."""
     if not isinstance(args.token_list, str):
         return list(args.token_list)
