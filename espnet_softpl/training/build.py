@@ -57,13 +57,8 @@ def build_pseudo_labeling(
 ) -> PseudoLabeling:
     """Build the engine that the model learns from unlabeled batches with.
 
-    Args:
-        config: The settings, checked.
-        model: The model, as it was built.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-
-    Raises:
-        UserError: The model or the labeled data lack what a part needs.
+    A model or labeled data that lack what a part needs are refused. The speech rate of
+    the labeled data is NaN if it is not known.
     """
     args, schedule, forms = config.args, config.schedule, config.forms
     oracle = cache = None

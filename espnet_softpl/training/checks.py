@@ -28,7 +28,10 @@ from espnet_softpl.training.options import UNLABELED_DATA
 
 logger = logging.getLogger(__name__)
 
-LABELED_DATA = tuple(f"{s}_data_path_and_name_and_type" for s in ("train", "valid"))
+LABELED_DATA = (
+    "train_data_path_and_name_and_type",
+    "valid_data_path_and_name_and_type",
+)
 
 STOCK = (  # ESPnet's options: what they must be, and what another value does.
     ("model", "espnet", "cannot learn from pseudo-labels; use 'espnet'"),
@@ -189,7 +192,7 @@ def _check_layers(config: PLConfig) -> None:
 
 
 def check_tokens(args: argparse.Namespace) -> None:
-    """Refuse tokens that do not begin with blank, or are not those of the base model."""
+    """Refuse tokens without blank at first, or unlike those of the base model."""
     tokens = read_token_list(args)
     blank = _value(args, "model_conf.sym_blank", "<blank>")
     if not tokens or tokens[0] != blank:
@@ -270,8 +273,7 @@ def check_targets_fit(
     no gradient. The model is on the CPU and takes waveforms; lengths are by utterance.
     """
     with teacher.evaluating(model):
-        # Two probes give the frame rate and what the edges cost.
-        short, long = 16000, 80000
+        short, long = 16000, 80000  # They give the frame rate and the edges' cost.
         few, many = frames_of(model, short), frames_of(model, long)
     rate = (many - few) / (long - short)
     bad = {

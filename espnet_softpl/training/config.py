@@ -47,6 +47,7 @@ class PLConfig:
             forms = LabelForms(decoder=args.pl_decoder, layers=args.pl_interctc)
         except ValueError as error:
             raise UserError(str(error)) from error
+        schedule = build_from_conf(Schedule, args.pl_schedule_conf, "pl_schedule_conf")
         return cls(
             args=args,
             criterion=_scheduled(criteria.REGISTRY, args)[0],
@@ -57,9 +58,7 @@ class PLConfig:
             cache=cache.build(args.pl_cache, **args.pl_cache_conf),
             guard=guard.build(args.pl_guard, **args.pl_guard_conf),
             forms=forms,
-            schedule=build_from_conf(
-                Schedule, args.pl_schedule_conf, "pl_schedule_conf"
-            ),
+            schedule=schedule,
         )
 
     @property

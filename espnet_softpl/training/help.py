@@ -34,8 +34,8 @@ def settings(factory: Callable[..., Any]) -> Iterator[str]:
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
-        given = parameter.default is not parameter.empty
-        default = f"={parameter.default}" if given else ""
+        value = parameter.default
+        default = "" if value is parameter.empty else f"={value}"
         yield f"{name}{default}: {texts.get(name, '')}".removesuffix(": ")
 
 

@@ -149,17 +149,17 @@ def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
             several = f"; of several {part}s by name, as {text}" if text else ""
             classes = parts.classes() if isinstance(parts, Registry) else {"": parts}
             text = help_of(f"Settings of the {part}{several}", classes)
-            how = dict(action=NestedDictAction, metavar="NAME=VALUE")
+            keywords = dict(action=NestedDictAction, metavar="NAME=VALUE")
         elif isinstance(default, list):
             text = wrapped(f"{text}. Allowed: one or several of {parts.allowed()}")
-            how = dict(type=str, nargs="*")
+            keywords = dict(type=str, nargs="*")
         else:
             text = wrapped(f"{text}. Allowed: {parts.allowed()}")
-            how = dict(type=str_or_none if default is None else str)
-        group.add_argument(option, default=copy.copy(default), help=text, **how)
+            keywords = dict(type=str_or_none if default is None else str)
+        group.add_argument(option, default=copy.copy(default), help=text, **keywords)
     for option, (convert, default, text) in OTHERS.items():
-        how = dict(action="append" if isinstance(default, list) else "store")
+        keywords = dict(action="append" if isinstance(default, list) else "store")
         default = copy.copy(default)
         group.add_argument(
-            option, type=convert, default=default, help=wrapped(text), **how
+            option, type=convert, default=default, help=wrapped(text), **keywords
         )

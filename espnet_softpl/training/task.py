@@ -90,7 +90,7 @@ class SoftPLTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """Train; end with a message and status 2 (mistake), 3 (guard) or 4 (machine)."""
+        """Train; end by a message and status: 2 mistake, 3 guard, 4 machine's fault."""
         try:
             try:
                 super().main_worker(args)
