@@ -23,9 +23,6 @@ class CacheSettings(abc.ABC):
         precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
         memory_limit_mb: Without effect: labels are in files in the experiment
             directory, and the system keeps those in memory as it has room.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
     size: int | str = 100
@@ -35,9 +32,7 @@ class CacheSettings(abc.ABC):
 
     def __post_init__(self) -> None:
         if self.size != "all":
-            if isinstance(self.size, str):
-                raise ValueError(f"size must be an integer or 'all': {self.size!r}")
-            at_least("size", self.size, 1)
+            at_least("size, unless it is 'all',", self.size, 1)
         if self.memory_limit_mb is not None:
             not_negative("memory_limit_mb", self.memory_limit_mb)
         self.compression()
@@ -48,12 +43,7 @@ class CacheSettings(abc.ABC):
 
     @abc.abstractmethod
     def plan(self, num_batches: int, seed: int) -> CachePlan:
-        """Return which slot is visited when.
-
-        Args:
-            num_batches: Unlabeled mini-batches of one pass, for a size of `all`.
-            seed: The run's seed.
-        """
+        """Return which slot is visited when; a pass has `num_batches` mini-batches."""
 
     def slots(self, num_batches: int) -> int:
         """Return the number of slots."""
@@ -101,11 +91,10 @@ class SlimIPL(CacheSettings):
 class LabelChange(CacheSettings):
     """Replace labels as they change (`pl_cache: label_change`).
 
-    At each visit the mini-batch is labeled again. Its slot gets another mini-batch with
-    a probability of the token edit distance between its old and new transcripts, per
-    token of the old ones, at most 1. That changes in the labels control membership of
-    the cache is from "Continuous Pseudo-Labeling from the Start"
-    (https://arxiv.org/abs/2210.08711); the formula is our reading of its abstract.
+    At each visit the mini-batch is labeled again. Its slot gets another one with a
+    probability of the token edit distance between old and new transcripts, per token of
+    the old, at most 1: our reading of the abstract of "Continuous Pseudo-Labeling from
+    the Start" (https://arxiv.org/abs/2210.08711).
 
     Attributes:
         refresh: Whether a mini-batch that stays takes the new labels.

@@ -1,9 +1,14 @@
-"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch."""
+"""From waveforms to pseudo-labels: the teacher's view of an unlabeled mini-batch.
 
+B utterances, N samples, T frames after subsampling, V tokens with blank, U labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from espnet_softpl.core.modules import dropouts, evaluating
 from espnet_softpl.ctc import PADDING, frame_mask, greedy
@@ -14,12 +19,12 @@ from espnet_softpl.teacher import Teacher
 class CTCOutputs(NamedTuple):
     """What a model's encoder and CTC head make of a batch."""
 
-    log_probs: Tensor  # Frame log-posteriors of the last layer, (B, T, V), in float32.
-    lengths: Tensor  # Frames per utterance, (B,).
-    encoder_out: Tensor  # What a decoder attends to, (B, T, D).
-    layers: tuple[Tensor, ...] = ()  # `log_probs` of intermediate layers, if asked for.
+    log_probs: torch.Tensor  # Frame log-posteriors of the last layer, float32 (B, T, V)
+    lengths: torch.Tensor  # Frames per utterance (B,)
+    encoder_out: torch.Tensor  # What a decoder attends to (B, T, D)
+    layers: tuple[torch.Tensor, ...] = ()  # Of intermediate ones, if asked (B, T, V)
 
-    def views(self, count: int) -> list["CTCOutputs"]:
+    def views(self, count: int) -> list[CTCOutputs]:
         """Split the outputs of `count` views that were run as one batch."""
         layers = [layer.chunk(count) for layer in self.layers]
         parts = zip(*(part.chunk(count) for part in self[:3]))
@@ -30,39 +35,40 @@ class CTCOutputs(NamedTuple):
 
 
 class TeacherOutputs(NamedTuple):
-    """What a teacher makes of a batch."""
+    """What a teacher makes of a batch.
 
-    label: PseudoLabel  # What its CTC head makes, with full trust.
-    encoder_out: Tensor  # What its decoder attends to, (B, T, D).
-    layers: tuple[PseudoLabel, ...] = ()  # What intermediate layers make, in order.
+    The weight of an intermediate layer's label is 0 if its transcript is empty and the
+    last layer's is not: the layer would learn to output nothing for speech.
+    """
+
+    label: PseudoLabel  # That of its CTC head; the weight is 1.
+    encoder_out: torch.Tensor  # What its decoder attends to (B, T, D)
+    layers: tuple[PseudoLabel, ...] = ()  # Of intermediate layers, in order.
 
 
-def as_label(log_probs: Tensor, lengths: Tensor) -> PseudoLabel:
-    """Label by the best token of every frame, (B, T, V), with full trust."""
+def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
+    """Label by the best token of every frame of (B, T, V), with a weight of 1."""
     tokens, token_lengths = greedy(log_probs, lengths)
     weight = torch.ones_like(log_probs[:, 0, 0])
     return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
 
 
+@dataclasses.dataclass(eq=False)
 class PseudoLabelGenerator:
-    """Labels un-augmented audio with a teacher in eval mode, online.
+    """Labels un-augmented audio with a teacher in eval mode, online."""
 
-    With `layers`, intermediate layers label too.
-    """
-
-    def __init__(self, teacher: Teacher, layers: bool = False) -> None:
-        self.teacher = teacher
-        self.layers = layers
+    teacher: Teacher
+    layers: bool = False  # Whether intermediate layers label too.
 
     @torch.no_grad()
     def run(
         self,
         student: torch.nn.Module,
-        speech: Tensor,
-        speech_lengths: Tensor,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
         dropout: bool = False,
     ) -> TeacherOutputs:
-        """Run the teacher on a mini-batch.
+        """Run the teacher on a mini-batch, without gradient.
 
         Args:
             student: The model in training. It, and so the teacher, has a method
@@ -71,9 +77,6 @@ class PseudoLabelGenerator:
             speech: Waveforms, (B, N).
             speech_lengths: Samples per utterance, (B,).
             dropout: Label with the teacher's dropout on, and all else in eval mode.
-
-        Returns:
-            The outputs, without gradient.
         """
         with evaluating(self.teacher.module(student)) as module:
             if dropout:
@@ -84,16 +87,15 @@ class PseudoLabelGenerator:
         layers = []
         for log_probs in outputs.layers:
             layer = as_label(log_probs, outputs.lengths)
-            # Else it would learn to output nothing for speech.
-            is_trusted = (layer.token_lengths > 0) | (label.token_lengths == 0)
-            layers.append(layer._replace(weight=is_trusted.to(layer.weight)))
+            has_speech = (layer.token_lengths > 0) | (label.token_lengths == 0)  # (B,)
+            layers.append(layer._replace(weight=has_speech.to(layer.weight)))
         return TeacherOutputs(label, outputs.encoder_out, tuple(layers))
 
     def __call__(
         self,
         student: torch.nn.Module,
-        speech: Tensor,
-        speech_lengths: Tensor,
+        speech: torch.Tensor,
+        speech_lengths: torch.Tensor,
         dropout: bool = False,
     ) -> PseudoLabel:
         """Return the CTC head's labels of a mini-batch, (B, N); see `run`."""
@@ -102,7 +104,7 @@ class PseudoLabelGenerator:
     @torch.no_grad()
     def force(
         self, student: torch.nn.Module, outputs: TeacherOutputs, label: PseudoLabel
-    ) -> tuple[DecoderLabel, Tensor]:
+    ) -> tuple[DecoderLabel, torch.Tensor]:
         """Feed the teacher's decoder with transcripts, all positions at once.
 
         Source: CTC-driven teacher forcing, USR 2.0 (Haliassos et al. 2026,
@@ -117,8 +119,7 @@ class PseudoLabelGenerator:
             label: The labels whose transcripts are fed, shaped or not.
 
         Returns:
-            What the decoder answers, without gradient, and the transcripts with their
-            ends, (B, P), padded with -1.
+            What the decoder answers, without gradient, and the transcripts fed, (B, P).
         """
         with evaluating(self.teacher.module(student)) as module:
             scores, targets = module.decoder_scores(

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from espnet2.text.build_tokenizer import build_tokenizer
-from espnet2.text.token_id_converter import TokenIDConverter
 
 from espnet_softpl.cache import CACHE_DIR, LabelCache
 from espnet_softpl.core.errors import UserError
@@ -24,41 +23,32 @@ from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.lengths import sample_rate, usable_shape_file
 from espnet_softpl.training.model import SoftPLModel
 
-TEXT_TYPES = ("char", "bpe", "word")  # Tokens of these make a text again.
 
-
-def build_to_text(args: argparse.Namespace) -> Callable[[list[int]], str]:
+def build_to_text(
+    args: argparse.Namespace, any_type: bool = False
+) -> Callable[[list[int]], str]:
     """Build the function that turns token ids into a transcript.
 
-    Raises:
-        UserError: The token type has no inverse here.
+    Tokens that make no text again are refused, or with `any_type` joined by spaces.
     """
-    if args.token_type not in TEXT_TYPES:
+    tokens = read_token_list(args)
+    if args.token_type in ("char", "bpe", "word"):
+        tokenizer = build_tokenizer(token_type=args.token_type, bpemodel=args.bpemodel)
+        return lambda ids: tokenizer.tokens2text([tokens[i] for i in ids])
+    if not any_type:
         raise UserError(
             f"token_type: transcripts need char, bpe or word, got {args.token_type!r}"
         )
-    converter = TokenIDConverter(token_list=read_token_list(args))
-    tokenizer = build_tokenizer(token_type=args.token_type, bpemodel=args.bpemodel)
-    return lambda ids: tokenizer.tokens2text(converter.ids2tokens(ids))
+    return lambda ids: " ".join(tokens[i] for i in ids)
 
 
 def build_samples(config: PLConfig) -> SampleRecorder | None:
-    """Build what records the labels of a few of the usable utterances, if any.
-
-    The usable utterances are those that `lengths.write_usable` has written.
-    """
+    """Build what records labels of a few that `lengths.write_usable` has written."""
     args = config.args
     if args.pl_samples == 0:
         return None
-    if args.token_type in TEXT_TYPES:
-        to_text = build_to_text(args)
-    else:
-        converter = TokenIDConverter(token_list=read_token_list(args))
-
-        def to_text(ids: list[int]) -> str:
-            return " ".join(converter.ids2tokens(ids))
-
     ids = choose(tables.read_lengths(usable_shape_file(args)), args.pl_samples)
+    to_text = build_to_text(args, any_type=True)
     return SampleRecorder(ids, to_text, [name for name, _ in config.filters])
 
 
@@ -67,16 +57,8 @@ def build_pseudo_labeling(
 ) -> PseudoLabeling:
     """Build the engine that the model learns from unlabeled batches with.
 
-    Args:
-        config: The settings, checked.
-        model: The model, as it was built.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-
-    Returns:
-        The engine; its teacher starts at the first unlabeled batch.
-
-    Raises:
-        UserError: The model or the labeled data lack what a part needs.
+    A model or labeled data that lack what a part needs are refused. The speech rate of
+    the labeled data is NaN if it is not known.
     """
     args, schedule, forms = config.args, config.schedule, config.forms
     oracle = cache = None

@@ -1,6 +1,6 @@
-"""Every refusal of options and data, ESPnet's and ours, before work begins.
+"""Every refusal of options and data, before work begins: a `UserError`.
 
-Each function raises `UserError` with the option, its value and what is allowed.
+It names the option, its value and what is allowed.
 """
 
 from __future__ import annotations
@@ -33,12 +33,17 @@ LABELED_DATA = (
     "valid_data_path_and_name_and_type",
 )
 
+STOCK = (  # ESPnet's options: what they must be, and what another value does.
+    ("model", "espnet", "cannot learn from pseudo-labels; use 'espnet'"),
+    ("encoder_conf.ctc_trim", False, "drops frames as the model sees fit; use false"),
+    ("iterator_type", "sequence", "mixes no batches; pseudo-labeling needs 'sequence'"),
+    ("multiple_iterator", False, "is not possible with pseudo-labeling; use false"),
+    ("shuffle_within_batch", False, "takes batches apart; use false"),
+)
+
 
 def check_names(args: argparse.Namespace) -> None:
-    """Refuse unlabeled data without a criterion, and labeled data without transcripts.
-
-    These are the checks of any training, with pseudo-labeling or without.
-    """
+    """Refuse, in any training, unlabeled data without use and labeled without text."""
     if args.pl_criterion is None and getattr(args, UNLABELED_DATA):
         raise UserError(
             f"{UNLABELED_DATA}: given without pl_criterion, so nothing would be "
@@ -55,30 +60,32 @@ def check_names(args: argparse.Namespace) -> None:
 
 
 def check_options(args: argparse.Namespace) -> PLConfig:
-    """Refuse options that cannot work; return the settings that they make.
-
-    Args:
-        args: The parsed options, with `pl_criterion` set. No data are touched.
-    """
-    if args.pl_cache == "none" and args.pl_cache_conf:
-        raise UserError(f"pl_cache_conf: {args.pl_cache_conf} without a pl_cache")
+    """Refuse options that cannot work; return the settings. No data are touched."""
     config = PLConfig.from_args(args)
-    if not 0.0 <= args.pl_max_bad_share <= 1.0:
-        raise UserError(f"pl_max_bad_share: {args.pl_max_bad_share} is not in [0, 1]")
-    if args.pl_samples < 0:
-        raise UserError(f"pl_samples: must be at least 0, got {args.pl_samples}")
     _check_parts(config)
     _check_teacher(config)
-    _check_stock(args)
+    for option, allowed, why in STOCK:
+        value = _value(args, option) or False
+        if value != allowed:
+            raise UserError(f"{option}: {value!r} {why}")
     _check_decoder(config)
     _check_layers(config)
     return config
+
+
+def _value(args: argparse.Namespace, option: str, default: Any = None) -> Any:
+    """Return what an option says, or one of its settings: `encoder_conf.ctc_trim`."""
+    name, _, key = option.partition(".")
+    value = getattr(args, name)
+    return (value or {}).get(key, default) if key else value
 
 
 def _check_parts(config: PLConfig) -> None:
     """Refuse parts that do not fit together, or the data loader."""
     args, schedule = config.args, config.schedule
     criterion = config.criterion.at(0)
+    if config.cache is None and args.pl_cache_conf:
+        raise UserError(f"pl_cache_conf: {args.pl_cache_conf} without a pl_cache")
     if next(criterion.parameters(), None) is not None:
         raise UserError("pl_criterion: a criterion must not have parameters to train")
     weighs_frames = any(part.at(0).sets_frame_weight for part in config.shaping)
@@ -87,7 +94,7 @@ def _check_parts(config: PLConfig) -> None:
             f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
             f"{args.pl_criterion!r} does not use"
         )
-    warps = args.specaug and _conf(args, "specaug").get("apply_time_warp", True)
+    warps = args.specaug and _value(args, "specaug_conf.apply_time_warp", True)
     if warps and (weighs_frames or criterion.frame_level):
         key = "pl_shaping" if weighs_frames else "pl_criterion"
         raise UserError(
@@ -105,8 +112,12 @@ def _check_parts(config: PLConfig) -> None:
     if isinstance(config.cache, cache.LabelChange) and config.cache.lag <= ahead:
         raise UserError(
             f"pl_cache_conf.lag: must be at least {ahead + 1} with num_workers: "
-            f"{args.num_workers}, got {config.cache.lag}: the loader reads that far "
-            f"ahead"
+            f"{args.num_workers}, which read that far ahead; got {config.cache.lag}"
+        )
+    if args.ngpu > 1 and not args.multiprocessing_distributed:
+        raise UserError(
+            "ngpu: several GPUs need --multiprocessing_distributed true (one process "
+            "per GPU); torch's DataParallel is not supported"
         )
 
 
@@ -130,60 +141,25 @@ def _check_teacher(config: PLConfig) -> None:
         )
 
 
-def _conf(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    return dict(getattr(args, f"{name}_conf") or {})
-
-
-def _ctc_weight(args: argparse.Namespace) -> float:
-    return _conf(args, "model").get("ctc_weight", 0.5)
-
-
-def _check_stock(args: argparse.Namespace) -> None:
-    """Refuse options of ESPnet's model and training loop."""
-    if args.model != "espnet":
-        raise UserError(
-            f"model: {args.model!r} cannot learn from pseudo-labels; use 'espnet'"
-        )
-    if _ctc_weight(args) == 0.0:
+def _check_decoder(config: PLConfig) -> None:
+    """Refuse a model without CTC, and targets for a decoder that it does not have."""
+    args, forms = config.args, config.forms
+    ctc_weight = _value(args, "model_conf.ctc_weight", 0.5)
+    if ctc_weight == 0.0:
         raise UserError(
             "model_conf.ctc_weight: 0 makes a model without CTC, and the teacher "
             "labels with CTC; use a weight in (0, 1]"
         )
-    if _conf(args, "encoder").get("ctc_trim"):
-        raise UserError(
-            "encoder_conf.ctc_trim: drops frames as the model sees fit, "
-            "so teacher and student would disagree; set it to false"
-        )
-    if args.iterator_type != "sequence" or args.multiple_iterator:
-        raise UserError(
-            "iterator_type: pseudo-labeling needs 'sequence' without "
-            f"multiple_iterator, got {args.iterator_type!r}"
-        )
-    if args.shuffle_within_batch:
-        raise UserError(
-            "shuffle_within_batch: must be false, pseudo-labeling takes whole batches"
-        )
-    if args.ngpu > 1 and not args.multiprocessing_distributed:
-        raise UserError(
-            "ngpu: several GPUs need --multiprocessing_distributed true (one process "
-            "per GPU); torch's DataParallel is not supported"
-        )
-
-
-def _check_decoder(config: PLConfig) -> None:
-    """Refuse targets for a decoder that the model does not have."""
-    args, forms = config.args, config.forms
     transducer = args.decoder == "transducer"
-    attention = not transducer and _ctc_weight(args) < 1.0
     allowed = ("auto", "none", "transcript") if transducer else ("auto", "none")
-    if not attention and forms.decoder not in allowed:
+    if (transducer or ctc_weight >= 1.0) and forms.decoder not in allowed:
         what = "a transducer" if transducer else "a model of CTC alone"
         raise UserError(
-            f"pl_decoder: {forms.decoder!r} needs an attention decoder, and "
-            f"decoder: {args.decoder!r} with model_conf.ctc_weight: "
-            f"{_ctc_weight(args)} is {what}. Allowed: {', '.join(allowed)}"
+            f"pl_decoder: {forms.decoder!r} needs an attention decoder, and decoder: "
+            f"{args.decoder!r} with model_conf.ctc_weight: {ctc_weight} is {what}. "
+            f"Allowed: {', '.join(allowed)}"
         )
-    if forms.forced and _conf(args, "decoder").get("sampling_probability"):
+    if forms.forced and _value(args, "decoder_conf.sampling_probability"):
         raise UserError(
             f"decoder_conf.sampling_probability: must be 0 with pl_decoder: "
             f"{forms.decoder!r}, because the teacher's decoder is fed the transcript"
@@ -195,18 +171,18 @@ def _check_layers(config: PLConfig) -> None:
     args, target = config.args, config.forms.layers
     if target == "none":
         return
-    layers = _conf(args, "encoder").get("interctc_layer_idx")
-    weight = _conf(args, "model").get("interctc_weight", 0.0)
+    layers = _value(args, "encoder_conf.interctc_layer_idx")
+    weight = _value(args, "model_conf.interctc_weight", 0.0)
     if not layers or not weight:
         raise UserError(
             f"pl_interctc: {target!r} needs a model with intermediate CTC, and "
             f"encoder_conf.interctc_layer_idx is {layers}, model_conf.interctc_weight "
             f"{weight}. Allowed: none; or set both"
         )
-    if _conf(args, "model").get("aux_ctc"):
+    if _value(args, "model_conf.aux_ctc"):
         raise UserError(
-            f"pl_interctc: {target!r} with model_conf.aux_ctc: those layers learn "
-            f"other labels, which a teacher's transcripts are not. Allowed: none"
+            "pl_interctc: with model_conf.aux_ctc layers learn other labels. "
+            "Allowed: none"
         )
     if target == "own" and args.pl_shaping:
         raise UserError(
@@ -216,18 +192,14 @@ def _check_layers(config: PLConfig) -> None:
 
 
 def check_tokens(args: argparse.Namespace) -> None:
-    """Refuse a token list that does not fit CTC, or a base model with another one.
-
-    The tokens of an `init_param` are those in the `config.yaml` beside it, if any.
-    """
+    """Refuse tokens without blank at first, or unlike those of the base model."""
     tokens = read_token_list(args)
-    blank = _conf(args, "model").get("sym_blank", "<blank>")
+    blank = _value(args, "model_conf.sym_blank", "<blank>")
     if not tokens or tokens[0] != blank:
         raise UserError(
-            f"token_list: the first token must be {blank!r}, as ESPnet's "
-            f"CTC has it; got {tokens[:1]}"
+            f"token_list: the first token must be {blank!r}, got {tokens[:1]}"
         )
-    # A value is `file[:source:target:excluded]`.
+    # A value is `file[:source:target:excluded]`; its tokens are in the file beside it.
     for file in (Path(param.split(":")[0]) for param in args.init_param):
         if not file.exists():
             raise UserError(f"init_param: {file} does not exist")
@@ -235,8 +207,8 @@ def check_tokens(args: argparse.Namespace) -> None:
         conf = config.exists() and yaml.safe_load(config.read_text(encoding="utf-8"))
         theirs = (conf or {}).get("token_list")
         if isinstance(theirs, list) and theirs != tokens:
-            pairs = enumerate(zip(theirs, tokens))
-            first = next((f" from id {i} on" for i, (a, b) in pairs if a != b), "")
+            unlike = [i for i, (a, b) in enumerate(zip(theirs, tokens)) if a != b]
+            first = f" from id {unlike[0]} on" if unlike else ""
             raise UserError(
                 f"token_list: {len(tokens)} tokens that differ{first} from the "
                 f"{len(theirs)} of the base model ({config}). Use its token list."
@@ -255,14 +227,12 @@ def check_data(args: argparse.Namespace) -> None:
     (train, train_kind), (valid, _) = (
         scan.speech_scp(getattr(args, option), option) for option in LABELED_DATA
     )
-    leaked = scan.shared_utterances(unlabeled, valid)
-    if leaked:
+    if leaked := scan.shared_utterances(unlabeled, valid):
         raise UserError(
             f"{UNLABELED_DATA}: {len(leaked)} utterances are in the validation data "
             f"too: {name_some(leaked)}. Take them out of the unlabeled set"
         )
-    known = scan.shared_utterances(unlabeled, train)
-    if known:
+    if known := scan.shared_utterances(unlabeled, train):
         what = f"{len(known)} unlabeled utterances are in the labeled data too"
         logger.warning("%s: %s", what, name_some(known))
     if kind == "variable_columns_sound":
@@ -270,33 +240,28 @@ def check_data(args: argparse.Namespace) -> None:
             f"{UNLABELED_DATA}: {kind} stacks several recordings, and unlabeled audio "
             f"must have one channel. {scan.HOW_TO_FORMAT}"
         )
-    scan.check_sample_rates(
-        {"unlabeled": unlabeled, "labeled": train},
-        {"unlabeled": kind, "labeled": train_kind},
-    )
+    kinds = {"unlabeled": kind, "labeled": train_kind}
+    scan.check_sample_rates({"unlabeled": unlabeled, "labeled": train}, kinds)
     if kind not in AUDIO_KINDS and not args.unlabeled_shape_file:
         raise UserError(
             f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "
             f"{', '.join(AUDIO_KINDS)} can the lengths be read from the files"
         )
     for path in args.unlabeled_shape_file:
-        missing = set(tables.read_lengths(path)) - set(unlabeled)
-        if missing:
+        if missing := tables.read_lengths(path).keys() - unlabeled.keys():
             raise UserError(
                 f"unlabeled_shape_file: {len(missing)} utterances of {path} are not "
                 f"in the unlabeled data: {name_some(missing)}"
             )
-    oracle = args.unlabeled_oracle_text
-    if oracle and not Path(oracle).is_file():
-        raise UserError(f"unlabeled_oracle_text: {oracle} does not exist")
+    if (text := args.unlabeled_oracle_text) and not Path(text).is_file():
+        raise UserError(f"unlabeled_oracle_text: {text} does not exist")
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=args.output_dir) as file:
             file.write(b"0")
     except OSError as error:
-        raise UserError(
-            f"output_dir: {args.output_dir} cannot be written to: {error}"
-        ) from error
+        message = f"output_dir: {args.output_dir} cannot be written to: {error}"
+        raise UserError(message) from error
 
 
 def check_targets_fit(
@@ -304,23 +269,18 @@ def check_targets_fit(
 ) -> None:
     """Refuse labeled data whose transcripts are longer than their audio allows.
 
-    Args:
-        model: The model, on the CPU; it takes waveforms.
-        tokens: Tokens by utterance id.
-        samples: Samples by utterance id.
-        most: Largest share of such utterances, in [0, 1]. If there are fewer, they are
-            named in the log; CTC gives them no gradient.
+    Up to a share of `most` such utterances are only named in the log: CTC gives them
+    no gradient. The model is on the CPU and takes waveforms; lengths are by utterance.
     """
     with teacher.evaluating(model):
-        # Two probes give the frame rate and what the edges cost.
-        short, long = 16000, 80000
+        short, long = 16000, 80000  # They give the frame rate and the edges' cost.
         few, many = frames_of(model, short), frames_of(model, long)
     rate = (many - few) / (long - short)
-    bad = {}
-    for key, count in tokens.items():
-        frames = int(few + (samples.get(key, short) - short) * rate)
-        if count > frames:
-            bad[key] = f"{key}: {count} tokens, about {frames} frames"
+    bad = {
+        key: f"{key}: {count} tokens, about {frames} frames"
+        for key, count in tokens.items()
+        if count > (frames := int(few + (samples.get(key, short) - short) * rate))
+    }
     what = "have more tokens than encoder frames (less subsampling, or cut the audio)"
     scan.check_bad_share(bad, len(tokens), most, what)
     if bad:
@@ -332,17 +292,8 @@ def check_filters(
     model: torch.nn.Module,
     labeled_tokens_per_sample: float,
 ) -> None:
-    """Refuse filters that would find nothing to judge by.
-
-    Args:
-        filters: The filters by name.
-        model: The model, as it was built.
-        labeled_tokens_per_sample: Speech rate of the labeled data, NaN if unknown.
-    """
-    drops = any(
-        getattr(part, "p", getattr(part, "dropout", 0.0)) > 0.0
-        for part in dropouts(model)
-    )
+    """Refuse filters that lack dropout in the model, or a speech rate (NaN)."""
+    drops = any(getattr(m, "p", 0) or getattr(m, "dropout", 0) for m in dropouts(model))
     for name, part in filters:
         if part.needs_rate and math.isnan(labeled_tokens_per_sample):
             raise UserError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
+from argparse import Namespace
 from pathlib import Path
 from typing import TypeVar
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.ranges import at_least, fraction
 from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
 from espnet_softpl.labels.forms import LabelForms
 from espnet_softpl.monitors import guard
@@ -24,42 +25,29 @@ class PLConfig:
 
     Each part has checked its own settings; `training.checks` refuses what does not fit
     together. The parts keep state: two models need two of these.
-
-    Attributes:
-        args: All options, ESPnet's and ours.
-        criterion: The loss against a pseudo-label, by step.
-        regularizers: Terms added to the criterion, by step.
-        shaping: Changes to the teacher's label, in order, by step.
-        filters: Which labels are used, by name, in order.
-        teacher: Who labels.
-        cache: The settings of the label cache, or None.
-        guard: Watches for collapse, or None.
-        forms: Who learns from a label beside the last layer's CTC.
-        schedule: How labeled and unlabeled mini-batches alternate.
     """
 
-    args: argparse.Namespace
+    args: Namespace  # All options, ESPnet's and ours.
     criterion: Scheduled[criteria.PLCriterion]
-    regularizers: tuple[Scheduled[criteria.PLCriterion], ...]
-    shaping: tuple[Scheduled[shaping.Shaping], ...]
-    filters: tuple[tuple[str, filters.Filter], ...]
+    regularizers: tuple[Scheduled[criteria.PLCriterion], ...]  # Added to the criterion.
+    shaping: tuple[Scheduled[shaping.Shaping], ...]  # Of the teacher's label, in order.
+    filters: tuple[tuple[str, filters.Filter], ...]  # By name, in order.
     teacher: teacher.Teacher
     cache: cache.CacheSettings | None
     guard: guard.Guard | None
-    forms: LabelForms
+    forms: LabelForms  # Who learns from a label beside the last layer's CTC.
     schedule: Schedule
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> PLConfig:
-        """Build the parts that parsed options name, `pl_criterion` among them.
-
-        Raises:
-            UserError: With the key, the value and what is allowed.
-        """
+    def from_args(cls, args: Namespace) -> PLConfig:
+        """Build the parts that options name, or raise a `UserError` with the key."""
         try:
+            fraction("pl_max_bad_share:", args.pl_max_bad_share)
+            at_least("pl_samples:", args.pl_samples, 0)
             forms = LabelForms(decoder=args.pl_decoder, layers=args.pl_interctc)
         except ValueError as error:
             raise UserError(str(error)) from error
+        schedule = build_from_conf(Schedule, args.pl_schedule_conf, "pl_schedule_conf")
         return cls(
             args=args,
             criterion=_scheduled(criteria.REGISTRY, args)[0],
@@ -70,9 +58,7 @@ class PLConfig:
             cache=cache.build(args.pl_cache, **args.pl_cache_conf),
             guard=guard.build(args.pl_guard, **args.pl_guard_conf),
             forms=forms,
-            schedule=build_from_conf(
-                Schedule, args.pl_schedule_conf, "pl_schedule_conf"
-            ),
+            schedule=schedule,
         )
 
     @property
@@ -90,7 +76,7 @@ class PLConfig:
         )
 
 
-def build_filters(args: argparse.Namespace) -> tuple[tuple[str, filters.Filter], ...]:
+def build_filters(args: Namespace) -> tuple[tuple[str, filters.Filter], ...]:
     """Build the filters of `pl_filter` by name; a user's own has its class's name."""
     confs = named_confs("pl_filter", args.pl_filter, args.pl_filter_conf)
     return tuple(
@@ -99,9 +85,7 @@ def build_filters(args: argparse.Namespace) -> tuple[tuple[str, filters.Filter],
     )
 
 
-def _scheduled(
-    registry: Registry[T], args: argparse.Namespace
-) -> tuple[Scheduled[T], ...]:
+def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ...]:
     """Build the parts that a key names; their settings may be ramps."""
     names, conf = getattr(args, registry.key), getattr(args, f"{registry.key}_conf")
     try:
@@ -115,8 +99,8 @@ def _scheduled(
         raise UserError(f"{registry.key}_conf: {error}") from error
 
 
-def _build_teacher(args: argparse.Namespace) -> teacher.Teacher:
-    """Build the teacher, with the steps per epoch of the run if it counts in them."""
+def _build_teacher(args: Namespace) -> teacher.Teacher:
+    """Build the teacher, with the run's steps per epoch if it counts in epochs."""
     conf = dict(args.pl_teacher_conf)
     if "retention" in conf and "steps_per_epoch" not in conf:
         if not args.num_iters_per_epoch:
@@ -129,7 +113,7 @@ def _build_teacher(args: argparse.Namespace) -> teacher.Teacher:
     return teacher.build(args.pl_teacher, **conf)
 
 
-def read_token_list(args: argparse.Namespace) -> list[str]:
+def read_token_list(args: Namespace) -> list[str]:
     """Return the tokens, from a file or from a configuration that holds them."""
     if not isinstance(args.token_list, str):
         return list(args.token_list)

@@ -14,21 +14,18 @@ ENTRY = re.compile(r"^ {4}(\w+): ((?:.*\n)(?:(?: {5,}.*)?\n)*)", re.M)
 
 
 def described(factory: Callable[..., Any]) -> dict[str, str]:
-    """Read what a class's docstring, and its base classes', say of its settings.
+    """Read what the docstrings of a class and its bases say of its settings, by name.
 
-    Args:
-        factory: A class with a docstring in Google's style, or a partial of one.
-
-    Returns:
-        The text by name; empty if Python drops docstrings.
+    The factory is a class or a partial of one. Without docstrings (`python -OO`) the
+    answer is empty.
     """
-    texts: dict[str, str] = {}
     factory = getattr(factory, "func", factory)
-    for cls in reversed(getattr(factory, "__mro__", (factory,))):
-        for section in SECTION.findall(inspect.cleandoc(cls.__doc__ or "") + "\n"):
-            for name, entry in ENTRY.findall(section):
-                texts[name] = " ".join(entry.split())
-    return texts
+    return {
+        name: " ".join(entry.split())
+        for cls in reversed(getattr(factory, "__mro__", (factory,)))
+        for section in SECTION.findall(inspect.cleandoc(cls.__doc__ or "") + "\n")
+        for name, entry in ENTRY.findall(section)
+    }
 
 
 def settings(factory: Callable[..., Any]) -> Iterator[str]:
@@ -37,20 +34,16 @@ def settings(factory: Callable[..., Any]) -> Iterator[str]:
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
-        given = parameter.default is not parameter.empty
-        default = f"={parameter.default}" if given else ""
+        value = parameter.default
+        default = "" if value is parameter.empty else f"={value}"
         yield f"{name}{default}: {texts.get(name, '')}".removesuffix(": ")
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """Break a text into lines: ESPnet shows help as it is written.
+    """Break a text into lines, for ESPnet shows help as it is written.
 
-    Args:
-        text: Words, on any number of lines.
-        indent: What all lines but the first begin with; that has four spaces less.
-
-    Returns:
-        The lines, with percent signs doubled as argparse wants them.
+    All lines except the first begin with `indent`; that has four spaces less. Percent
+    signs are doubled, as argparse wants them.
     """
     lines = textwrap.fill(
         " ".join(text.split()),
@@ -64,12 +57,7 @@ def wrapped(text: str, indent: str = "") -> str:
 
 
 def help_of(what: str, parts: Mapping[str, Callable[..., Any]]) -> str:
-    """Describe an option that takes the settings of a part, a line or more for each.
-
-    Args:
-        what: What the option is, and how it is given.
-        parts: The classes by name; the name "" stands for the only one.
-    """
+    """Describe an option that takes settings of parts; the only part's name is ""."""
     lines = [f"{wrapped(what)} (default: %(default)s)"]
     for name, factory in parts.items():
         texts = [wrapped(text, " " * 6) for text in settings(factory)]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from typing import Any
+import copy
 
 import yaml
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -30,16 +29,106 @@ LISTS = (
     "unlabeled_shape_file",
 )
 
+# Parts: the registry (or the only class), the default (of several parts a list), the
+# help. Settings have, in the place of the help, how they are given to several parts.
+PARTS = {
+    "--pl_criterion": (
+        criteria.REGISTRY,
+        None,
+        "Loss against the pseudo-labels; switches pseudo-labeling on. None: stock "
+        "training",
+    ),
+    "--pl_criterion_conf": (criteria.REGISTRY, {}, ""),
+    "--pl_teacher": (teacher.REGISTRY, "ema", "Who labels"),
+    "--pl_teacher_conf": (teacher.REGISTRY, {}, ""),
+    "--pl_cache": (cache.REGISTRY, "none", "Keep labels and train on them again"),
+    "--pl_cache_conf": (cache.REGISTRY, {}, ""),
+    "--pl_guard": (guard.REGISTRY, "warn", "What to do if the labels collapse"),
+    "--pl_guard_conf": (guard.REGISTRY.get_class("warn"), {}, ""),
+    "--pl_filter": (filters.REGISTRY, ["tokens"], "Which labels are used, in order"),
+    "--pl_filter_conf": (filters.REGISTRY, {}, "tokens.min_tokens=2"),
+    "--pl_regularizer": (regularizers.REGISTRY, [], "Terms added to the criterion"),
+    "--pl_regularizer_conf": (regularizers.REGISTRY, {}, "mean_entropy.weight=0.1"),
+    "--pl_shaping": (shaping.REGISTRY, [], "Changes to the teacher's label, in order"),
+    "--pl_shaping_conf": (shaping.REGISTRY, {}, "sharpen.temperature=0.5"),
+    "--pl_schedule_conf": (Schedule, {}, ""),
+}
+
+# All others: the type, the default (a list if it may be given again), the help.
+OTHERS = {
+    "--pl_separate_head": (
+        str2bool,
+        False,
+        "Train unlabeled batches on a CTC head of their own, which checkpoints do not "
+        "hold. Allowed: true, false",
+    ),
+    "--pl_decoder": (
+        str,
+        "auto",
+        f"What unlabeled batches train the decoder on. Allowed: "
+        f"{', '.join(DECODER_TARGETS)} (forced: what the teacher's decoder answers to "
+        "the transcript of its CTC head, best tokens or whole distributions; auto: "
+        "that transcript, for an attention decoder and a criterion on transcripts)",
+    ),
+    "--pl_interctc": (
+        str,
+        "none",
+        "Whose label trains intermediate CTC layers on unlabeled batches, the last "
+        f"layer's or each one's own. Allowed: {', '.join(LAYER_TARGETS)}",
+    ),
+    "--pl_max_bad_share": (
+        float,
+        0.01,
+        "Largest share, in [0, 1], of unlabeled files that cannot be read, and of "
+        "labeled utterances with more tokens than frames",
+    ),
+    "--pl_samples": (
+        int,
+        8,
+        "Unlabeled utterances whose labels are recorded in pl_samples/ whenever they "
+        "are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
+    ),
+    "--unlabeled_data_path_and_name_and_type": (
+        str2triple_str,
+        [],
+        "As --train_data_path_and_name_and_type, for audio without transcripts, e.g. "
+        "dump/unlabeled/wav.scp,speech,sound. Of the types sound, kaldi_ark (audio or "
+        "features in archives) and multi_columns_sound the lengths are read from the "
+        "files, others need unlabeled_shape_file",
+    ),
+    "--unlabeled_shape_file": (
+        str,
+        [],
+        "Lengths of the unlabeled utterances, in samples (of features: in frames); "
+        "read from the audio files' headers if not given",
+    ),
+    "--unlabeled_batch_bins": (
+        int_or_none,
+        None,
+        "As --batch_bins, for unlabeled batches, in samples times utterances of all "
+        "processes, at least 1. None: the same as --batch_bins",
+    ),
+    "--unlabeled_batch_size": (
+        int_or_none,
+        None,
+        "As --batch_size, for unlabeled batches, in utterances of all processes, at "
+        "least 1. None: the same as --batch_size",
+    ),
+    "--unlabeled_oracle_text": (
+        str_or_none,
+        None,
+        "True transcripts of unlabeled utterances, if they exist: for the statistics "
+        "pl_wer and pl_cer only, never for a loss",
+    ),
+}
+
 
 def prefer_command_line(args: argparse.Namespace) -> None:
-    """Let lists of the command line replace those of the configuration file.
+    """Let lists of the command line replace those of the configuration file, in place.
 
     A complete configuration can so be given to ESPnet's asr.sh, which names the data on
     the command line. ESPnet's own parser appends them to the file's, and its data set
     then refuses the second `speech`.
-
-    Args:
-        args: The parsed options, changed in place.
     """
     if args.config is None:
         return
@@ -53,161 +142,24 @@ def prefer_command_line(args: argparse.Namespace) -> None:
 
 def add_pl_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of pseudo-labeling to ESPnet's parser of training options."""
-    group = _Group(parser)
-    _add_parts(group)
-    _add_choices(group)
-    _add_data(group)
-
-
-class _Group:
-    """A group of options; ESPnet shows their help as it is written, so in lines."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._group = parser.add_argument_group("Pseudo-labeling related")
-
-    def add_argument(self, option: str, help: str, **how: Any) -> None:
-        self._group.add_argument(option, help=wrapped(help), **how)
-
-    def add_part(
-        self, option: str, what: str, parts: Registry, default: str | list[str] | None
-    ) -> None:
-        several = isinstance(default, list)
-        allowed = f"{'one or several of ' if several else ''}{parts.allowed()}"
-        self.add_argument(
-            option,
-            f"{what}. Allowed: {allowed}",
-            type=str_or_none if default is None else str,
-            nargs="*" if several else None,
-            default=default,
-        )
-
-    def add_settings(
-        self, option: str, parts: Mapping[str, Callable[..., Any]], example: str = ""
-    ) -> None:
+    group = parser.add_argument_group("Pseudo-labeling related")
+    for option, (parts, default, text) in PARTS.items():
         part = option.removeprefix("--pl_").removesuffix("_conf")
-        several = f"; of several {part}s by name, as {example}" if example else ""
-        self._group.add_argument(
-            option,
-            action=NestedDictAction,
-            default=dict(),
-            metavar="NAME=VALUE",
-            help=help_of(f"Settings of the {part}{several}", parts),
+        if option.endswith("_conf"):
+            several = f"; of several {part}s by name, as {text}" if text else ""
+            classes = parts.classes() if isinstance(parts, Registry) else {"": parts}
+            text = help_of(f"Settings of the {part}{several}", classes)
+            keywords = dict(action=NestedDictAction, metavar="NAME=VALUE")
+        elif isinstance(default, list):
+            text = wrapped(f"{text}. Allowed: one or several of {parts.allowed()}")
+            keywords = dict(type=str, nargs="*")
+        else:
+            text = wrapped(f"{text}. Allowed: {parts.allowed()}")
+            keywords = dict(type=str_or_none if default is None else str)
+        group.add_argument(option, default=copy.copy(default), help=text, **keywords)
+    for option, (convert, default, text) in OTHERS.items():
+        keywords = dict(action="append" if isinstance(default, list) else "store")
+        default = copy.copy(default)
+        group.add_argument(
+            option, type=convert, default=default, help=wrapped(text), **keywords
         )
-
-
-def _add_parts(group: _Group) -> None:
-    group.add_part(
-        "--pl_criterion",
-        "Loss against the pseudo-labels; switches pseudo-labeling on. None: stock "
-        "training",
-        criteria.REGISTRY,
-        None,
-    )
-    group.add_settings("--pl_criterion_conf", criteria.REGISTRY.classes())
-    group.add_part("--pl_teacher", "Who labels", teacher.REGISTRY, "ema")
-    group.add_settings("--pl_teacher_conf", teacher.REGISTRY.classes())
-    group.add_part(
-        "--pl_cache", "Keep labels and train on them again", cache.REGISTRY, "none"
-    )
-    group.add_settings("--pl_cache_conf", cache.REGISTRY.classes())
-    group.add_part(
-        "--pl_guard", "What to do if the labels collapse", guard.REGISTRY, "warn"
-    )
-    group.add_settings("--pl_guard_conf", {"": guard.REGISTRY.get_class("warn")})
-    group.add_part(
-        "--pl_filter", "Which labels are used, in order", filters.REGISTRY, ["tokens"]
-    )
-    group.add_settings(
-        "--pl_filter_conf", filters.REGISTRY.classes(), "tokens.min_tokens=2"
-    )
-    group.add_part(
-        "--pl_regularizer", "Terms added to the criterion", regularizers.REGISTRY, []
-    )
-    group.add_settings(
-        "--pl_regularizer_conf",
-        regularizers.REGISTRY.classes(),
-        "mean_entropy.weight=0.1",
-    )
-    group.add_part(
-        "--pl_shaping", "Changes to the teacher's label, in order", shaping.REGISTRY, []
-    )
-    group.add_settings(
-        "--pl_shaping_conf", shaping.REGISTRY.classes(), "sharpen.temperature=0.5"
-    )
-    group.add_settings("--pl_schedule_conf", {"": Schedule})
-
-
-def _add_choices(group: _Group) -> None:
-    group.add_argument(
-        "--pl_separate_head",
-        "Train unlabeled batches on a CTC head of their own, which checkpoints do not "
-        "hold. Allowed: true, false",
-        type=str2bool,
-        default=False,
-    )
-    group.add_argument(
-        "--pl_decoder",
-        f"What unlabeled batches train the decoder on. Allowed: "
-        f"{', '.join(DECODER_TARGETS)} (forced: what the teacher's decoder answers to "
-        "the transcript of its CTC head, best tokens or whole distributions; auto: "
-        "that transcript, for an attention decoder and a criterion on transcripts)",
-        default="auto",
-    )
-    group.add_argument(
-        "--pl_interctc",
-        "Whose label trains intermediate CTC layers on unlabeled batches, the last "
-        f"layer's or each one's own. Allowed: {', '.join(LAYER_TARGETS)}",
-        default="none",
-    )
-    group.add_argument(
-        "--pl_max_bad_share",
-        "Largest share, in [0, 1], of unlabeled files that cannot be read, and of "
-        "labeled utterances with more tokens than frames",
-        type=float,
-        default=0.01,
-    )
-    group.add_argument(
-        "--pl_samples",
-        "Unlabeled utterances whose labels are recorded in pl_samples/ whenever they "
-        "are trained on, for espnet_softpl.bin.report; at least 0, 0 records none",
-        type=int,
-        default=8,
-    )
-
-
-def _add_data(group: _Group) -> None:
-    group.add_argument(
-        "--unlabeled_data_path_and_name_and_type",
-        "As --train_data_path_and_name_and_type, for audio without transcripts, e.g. "
-        "dump/unlabeled/wav.scp,speech,sound. Of the types sound, kaldi_ark (audio or "
-        "features in archives) and multi_columns_sound the lengths are read from the "
-        "files, others need unlabeled_shape_file",
-        type=str2triple_str,
-        action="append",
-        default=[],
-    )
-    group.add_argument(
-        "--unlabeled_shape_file",
-        "Lengths of the unlabeled utterances, in samples (of features: in frames); "
-        "read from the audio files' headers if not given",
-        action="append",
-        default=[],
-    )
-    group.add_argument(
-        "--unlabeled_batch_bins",
-        "As --batch_bins, for unlabeled batches, in samples times utterances of all "
-        "processes, at least 1. None: the same as --batch_bins",
-        type=int_or_none,
-    )
-    group.add_argument(
-        "--unlabeled_batch_size",
-        "As --batch_size, for unlabeled batches, in utterances of all processes, at "
-        "least 1. None: the same as --batch_size",
-        type=int_or_none,
-    )
-    group.add_argument(
-        "--unlabeled_oracle_text",
-        "True transcripts of unlabeled utterances, if they exist: for the statistics "
-        "pl_wer and pl_cer only, never for a loss",
-        type=str_or_none,
-    )

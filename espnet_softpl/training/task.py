@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import logging
 import signal
@@ -35,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class SoftPLTask(ASRTask):
-    """ESPnet's ASR task with pseudo-labeling.
+    """ESPnet's ASR task with pseudo-labeling; without `pl_criterion` the stock task.
 
-    Without `pl_criterion` it is the stock task. What it writes is stock either way:
-    `config.yaml` names ESPnet's own model, and the checkpoints hold its parameters.
+    What it writes is stock either way: `config.yaml` names ESPnet's own model, and the
+    checkpoints hold its parameters.
     """
 
     trainer = SoftPLTrainer
@@ -91,11 +90,7 @@ class SoftPLTask(ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """Train in this process.
-
-        A user's mistake ends it with status 2, the guard with 3, and a fault of the
-        machine with 4, each with a message instead of a traceback.
-        """
+        """Train; end by a message and status: 2 mistake, 3 guard, 4 machine's fault."""
         try:
             try:
                 super().main_worker(args)
@@ -127,9 +122,8 @@ class SoftPLTask(ASRTask):
     def build_student(cls, args: argparse.Namespace) -> SoftPLModel:
         """Build the model without an engine for pseudo-labeling.
 
-        Args:
-            args: The parsed options, or those of an experiment's `config.yaml`; after
-                this they are what ESPnet makes of them for its own model.
+        ESPnet completes `args`, the parsed options or those of a `config.yaml`, as for
+        its own model.
         """
         stock = args.model
         model_choices.classes["softpl"] = SoftPLModel
@@ -142,16 +136,13 @@ class SoftPLTask(ASRTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
-        """Build the model; with pseudo-labeling one that also takes unlabeled batches.
-
-        `config.yaml`, which ESPnet makes of `args`, describes a stock model.
-        """
+        """Build the model; with `pl_criterion` one that takes unlabeled batches too."""
         if getattr(args, "pl_criterion", None) is None or args.collect_stats:
             return super().build_model(args)
         model = cls.build_student(args)
         config = cls._config = PLConfig.from_args(args)
-        labeled, tokens_per_sample = lengths.labeled_lengths(args), float("nan")
-        if labeled is not None:
+        tokens_per_sample = float("nan")
+        if labeled := lengths.labeled_lengths(args):
             tokens, samples = labeled
             tokens_per_sample = sum(tokens.values()) / sum(samples.values())
             if args.input_size is None:
@@ -162,8 +153,7 @@ class SoftPLTask(ASRTask):
             model.pl.samples = build.build_samples(config)
         if args.pl_separate_head:
             model.add_unlabeled_head()
-        # A batch may leave the decoder, one of two heads or a dropped layer without
-        # gradient.
+        # A batch may leave a decoder, one of two heads or a layer without gradient.
         partly = model.decoder is not None or args.pl_separate_head
         if (partly or drops_layers(model)) and not args.unused_parameters:
             logger.info("Setting unused_parameters: true for distributed training")
@@ -180,10 +170,7 @@ class SoftPLTask(ASRTask):
         mode: str,
         kwargs: dict | None = None,
     ) -> AbsIterFactory:
-        """Build the mini-batches; of both kinds if pseudo-labeling trains.
-
-        The arguments are those of `ASRTask.build_iter_factory`.
-        """
+        """Build the mini-batches; of both kinds if pseudo-labeling trains."""
         labeled = super().build_iter_factory(args, distributed_option, mode, kwargs)
         if args.pl_criterion is None:
             return labeled
@@ -194,22 +181,17 @@ class SoftPLTask(ASRTask):
             config = PLConfig.from_args(args)
         rate = lengths.sample_rate(args)
         labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
-        ours = copy.copy(args)
         # The stock sampler wants one fold length per shape file.
-        ours.fold_length = args.fold_length[:1]
+        ours = argparse.Namespace(**{**vars(args), "fold_length": args.fold_length[:1]})
         shape_file = lengths.usable_shape_file(args)
-        unlabeled = super().build_iter_factory(
-            ours,
-            distributed_option,
-            mode,
-            dict(
-                data_path_and_name_and_type=getattr(args, options.UNLABELED_DATA),
-                shape_files=[str(shape_file)],
-                batch_bins=args.unlabeled_batch_bins or args.batch_bins,
-                batch_size=args.unlabeled_batch_size or args.batch_size,
-            ),
-        )
         samples = tables.read_lengths(shape_file)
+        kwargs = dict(
+            data_path_and_name_and_type=getattr(args, options.UNLABELED_DATA),
+            shape_files=[str(shape_file)],
+            batch_bins=args.unlabeled_batch_bins or args.batch_bins,
+            batch_size=args.unlabeled_batch_size or args.batch_size,
+        )
+        unlabeled = super().build_iter_factory(ours, distributed_option, mode, kwargs)
         unlabeled.dataset = UsableAudio(
             unlabeled.dataset,
             samples,

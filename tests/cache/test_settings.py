@@ -14,8 +14,8 @@ from espnet_softpl.cache.plan import CachePlan
     "name, conf, message",
     [
         ("slimpl", {}, "unknown cache 'slimpl'. Did you mean 'slimipl'"),
-        ("slimipl", {"size": 0}, "size must be an integer >= 1"),
-        ("slimipl", {"size": "most"}, "size must be an integer or 'all'"),
+        ("slimipl", {"size": 0}, "size, .* must be an integer >= 1"),
+        ("slimipl", {"size": "most"}, "size, unless it is 'all', must be an integer"),
         ("slimipl", {"probability": 1.5}, r"probability must be a number in \[0, 1\]"),
         ("slimipl", {"lag": 3}, "unknown key 'lag'"),
         ("slimipl", {"precision": "int4"}, "precision"),

@@ -414,7 +414,7 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
         "schedule": ({"pl_schedule_conf": {"unlabeled_steps": 0}}, "unlabeled_steps"),
         "ratio": ({"pl_schedule_conf": {"ratio": 3}}, "unknown key 'ratio'"),
         "share": ({"pl_max_bad_share": 2.0}, "pl_max_bad_share"),
-        "samples": ({"pl_samples": -1}, "pl_samples: must be at least 0"),
+        "samples": ({"pl_samples": -1}, "pl_samples: must be an integer >= 0"),
         "no ctc": ({"model_conf": {"ctc_weight": 0.0}}, "model_conf.ctc_weight"),
         "model": ({"model": "maskctc"}, "model: 'maskctc'"),
         "warp": ({"pl_criterion": "soft_ce", "specaug_conf": {}}, "apply_time_warp"),
