@@ -1,9 +1,8 @@
 """Small copies of frame posteriors, for a cache of soft labels.
 
-A frame is kept as gaps: how many nats each token lies below the best one. The best one
-has gap 0 and every other a gap above 0 at any precision, so that the top token is the
-same after rounding; and what is restored from gaps by normalizing them is a
-distribution, so that no rounding can leave a negative rest.
+A frame is kept as gaps: how many nats each token lies below the best one. That one has
+gap 0 and every other a gap above 0 at any precision, so that rounding keeps the top
+token; gaps are normalized when restored, so that any rounding gives a distribution.
 
 B utterances, T frames after subsampling, V tokens with blank, N frames of all
 utterances without padding, K tokens kept per frame.
@@ -38,9 +37,8 @@ LEVELS = 256
 class Compression:
     """How a soft label is kept: how many tokens of a frame, and how exactly.
 
-    The mass of the tokens that are not kept is spread evenly over them. It is kept as
-    one more gap, that of each of them, which is rounded like the others. `restore`
-    normalizes, so that scores that do not sum to 1 come back as a distribution.
+    The mass of the tokens that are not kept is spread evenly over them, and kept as one
+    more gap, that of each of them.
 
     Rounding errors, of the log-probability relative to the best token, u nats below
     it: `float32` 1.5e-5 nats; `float16` that or 0.05 % of u, whichever is more;
@@ -52,18 +50,10 @@ class Compression:
     with the same settings on the same device.
 
     Source: ours. slimIPL's cache (https://arxiv.org/abs/2010.11524) keeps transcripts.
-
-    Args:
-        top_k: K, the tokens kept per frame, at least 1; more than V is V. None keeps
-            all of them, and then no indices.
-        precision: Type of the numbers kept: `float32`, `float16` or `uint8`.
-
-    Raises:
-        ValueError: A value out of its range.
     """
 
-    top_k: int | None = 32
-    precision: str = "uint8"
+    top_k: int | None = 32  # K, at least 1; more than V is V, None keeps all tokens.
+    precision: str = "uint8"  # One of `PRECISIONS`, of the numbers kept.
 
     def __post_init__(self) -> None:
         if self.top_k is not None:
@@ -74,7 +64,7 @@ class Compression:
     def compress(
         self, log_probs: torch.Tensor, lengths: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Make the small copy.
+        """Make the small copy, on the CPU.
 
         Args:
             log_probs: Frame log-posteriors, (B, T, V), of any floating type; -inf is
@@ -82,10 +72,9 @@ class Compression:
             lengths: Frames per utterance, (B,), at most T.
 
         Returns:
-            Tensors on the CPU, frames of one utterance after the other. With K < V:
-            `tokens` (N, K), the best token first, uint8, int16 or int32 by V; `gaps`
-            (N, K), of the second to the K-th token and of each of the rest. Else
-            `gaps` (N, V) in the order of the vocabulary.
+            Frames of one utterance after the other. With K < V: `tokens` (N, K), the
+            best one first, uint8, int16 or int32 by V; `gaps` (N, K), of the second to
+            the K-th token and of each of the rest. Else only `gaps` (N, V).
 
         Raises:
             ValueError: A frame has no best token: it holds NaN, or nothing finite.
@@ -101,8 +90,10 @@ class Compression:
             packed = _encode(heights.neg_(), self.precision).scatter_(1, best_token, 0)
             return {"gaps": packed.cpu()}
         tokens, gaps = _nearest(heights, best_token, self.top_k)
+        # The smallest type that numbers the tokens and can be indexed with.
+        wide = torch.int16 if vocabulary <= 2**15 else torch.int32
         return {
-            "tokens": tokens.to(_index_type(vocabulary)).cpu(),
+            "tokens": tokens.to(torch.uint8 if vocabulary <= 2**8 else wide).cpu(),
             "gaps": _encode(gaps, self.precision).cpu(),
         }
 
@@ -119,15 +110,13 @@ class Compression:
         Args:
             packed: What `compress` returned.
             lengths: Those given to `compress`, (B,).
-            num_frames: T, at least the longest length; it may differ from the
-                original padding.
+            num_frames: T, at least the longest length; the original may differ.
             vocabulary: V.
 
         Returns:
             (B, T, V), float32, on the device of the lengths. Every frame is a
-            distribution, as closely as float32 log-posteriors are (its sum is 1 within
-            1e-6 for hundreds of tokens), with the best token of the original, the
-            first of several; padding is uniform.
+            distribution (its sum is 1 within 1e-6 for hundreds of tokens) with the best
+            token of the original, the first of several; padding is uniform.
 
         Raises:
             ValueError: The copy is not of as many frames or tokens.
@@ -158,9 +147,8 @@ def _nearest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pick the tokens of the smallest gaps, and share out the mass of the others.
 
-    `heights` (N, V) are gaps with a minus, and overwritten; `best_token` (N, 1) is the
-    first of height 0. Returns tokens (N, K) from the best one on, and gaps (N, K) of
-    the second to the K-th and of each other token, ascending.
+    Overwrites `heights` (N, V), which are gaps with a minus; `best_token` (N, 1) is the
+    first of height 0. Returns tokens and gaps as `Compression.compress` does.
     """
     # Of several tokens of height 0, `topk` may put any first.
     heights.scatter_(1, best_token, 1.0)
@@ -196,10 +184,3 @@ def _decode(gaps: torch.Tensor) -> torch.Tensor:
     if gaps.dtype is not torch.uint8:
         return gaps.float()
     return (gaps.float() / -LEVELS).log1p_().mul_(-ROOT)
-
-
-def _index_type(vocabulary: int) -> torch.dtype:
-    """Find the smallest type that numbers the tokens and can be indexed with."""
-    if vocabulary <= 2**8:
-        return torch.uint8
-    return torch.int16 if vocabulary <= 2**15 else torch.int32

@@ -31,38 +31,23 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Counts:
-    """What has happened in a cache, of one process.
+    """What has happened in a cache, of one process."""
 
-    Attributes:
-        made: Labels of mini-batches made, the filling included.
-        replaced: Those that have been replaced since.
-        uses: Training steps on those that have been replaced.
-        updates: Unlabeled updates between their making and their replacement.
-        missed: Visits that met no labels, because a back-off had cleared them.
-    """
-
-    made: int = 0
-    replaced: int = 0
-    uses: int = 0
-    updates: int = 0
-    missed: int = 0
+    made: int = 0  # Labels of mini-batches, the filling included.
+    replaced: int = 0  # Of these.
+    uses: int = 0  # Training steps on those that have been replaced.
+    updates: int = 0  # Unlabeled updates between their making and their replacement.
+    missed: int = 0  # Visits that met no labels, because a back-off had cleared them.
 
 
 class LabelCache:
-    """The labels in the slots, and the decisions about them.
-
-    Args:
-        settings: What `pl_cache` and `pl_cache_conf` say.
-        keep_posteriors: Whether anything looks at the labels' posteriors.
-        directory: Where the labels are; each process has its own.
-        forms: What else the labels are for.
-    """
+    """The labels in the slots, and the decisions about them."""
 
     def __init__(
         self,
         settings: CacheSettings,
-        keep_posteriors: bool,
-        directory: Path,
+        keep_posteriors: bool,  # Whether anything looks at the labels' posteriors.
+        directory: Path,  # Of this process alone.
         forms: LabelForms = LabelForms(),
     ) -> None:
         if settings.memory_limit_mb is not None:
@@ -72,6 +57,12 @@ class LabelCache:
                 directory,
             )
         self.settings = settings
+        # Labels are made at every visit, to decide about the slot; and if the
+        # mini-batch stays, they replace its old ones.
+        self.decides = isinstance(settings, LabelChange)
+        self.refreshes = self.decides and settings.refresh
+        # Labels are made once more when they are replaced.
+        self.measures_change = not self.decides and settings.measure_change
         self.counts = Counts()
         self._keep_posteriors = keep_posteriors
         self._compression = settings.compression()
@@ -87,19 +78,11 @@ class LabelCache:
         self._plan = plan
 
     def take(self, slot: int, utterance_ids: list[str], device: Any) -> Labels | None:
-        """Return a slot's labels to train on them, and count the use.
-
-        Args:
-            slot: The slot.
-            utterance_ids: The mini-batch that the loader brought for it.
-            device: Where the labels go.
-
-        Returns:
-            The labels, or None if there are none.
+        """Return a slot's labels, if any, to train on them, and count the use.
 
         Raises:
-            RuntimeError: The slot has labels of another mini-batch: cache and loader
-                do not belong together.
+            RuntimeError: The slot has labels of another mini-batch than the loader
+                brought for it: cache and loader do not belong together.
         """
         if slot not in self._store:
             self.counts.missed += 1
@@ -114,13 +97,7 @@ class LabelCache:
         return dataclasses.replace(labels, uses=self._uses[slot])
 
     def insert(self, slot: int, labels: Labels, draw: int) -> None:
-        """Store labels in a slot, in the place of those that are there.
-
-        Args:
-            slot: The slot.
-            labels: The labels of one mini-batch.
-            draw: Unlabeled updates of the plan so far, the filling included.
-        """
+        """Store labels of a mini-batch in a slot, at a draw of the plan."""
         if slot in self._store:
             self.counts.replaced += 1
             self.counts.uses += self._uses[slot]
@@ -135,30 +112,11 @@ class LabelCache:
         """How often the labels of a slot have been made on average so far."""
         return self.counts.made / self._plan.size
 
-    @property
-    def decides(self) -> bool:
-        """Whether labels are made at every visit, to decide about the slot."""
-        return isinstance(self.settings, LabelChange)
-
-    @property
-    def refreshes(self) -> bool:
-        """Whether a mini-batch that stays takes the labels made at a visit."""
-        return self.decides and self.settings.refresh
-
-    @property
-    def measures_change(self) -> bool:
-        """Whether labels are made once more when they are replaced."""
-        return not self.decides and self.settings.measure_change
-
     def decide(self, draw: int, change: float) -> None:
-        """Decide whether the slot visited at a draw gets another mini-batch.
-
-        Args:
-            draw: The draw; all visits before it have been decided on.
-            change: How much its labels have changed, the probability.
+        """Decide, with the change of its labels as probability, on a slot's eviction.
 
         Raises:
-            RuntimeError: Visits were left out, or came twice.
+            RuntimeError: Visits before this draw were left out, or one came twice.
         """
         if draw != self._plan.size + len(self._decisions):
             raise RuntimeError(
@@ -187,11 +145,7 @@ class LabelCache:
             slots.clear()
 
     def forget_files(self, states: list[dict[str, Any]]) -> None:
-        """Delete files of labels that are neither in use nor in a saved state.
-
-        Args:
-            states: What `state_dict` returned for each state that may be resumed.
-        """
+        """Delete files of labels neither in use nor in a state that may be resumed."""
         self._store.forget([state["store"] for state in states])
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,9 +161,6 @@ class LabelCache:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state.
-
-        Args:
-            state: What `state_dict` returned.
 
         Raises:
             ValueError: The state is that of a cache with other settings.
@@ -238,10 +189,6 @@ class LabelCache:
 
 def label_change(old: Labels, new: Labels) -> float:
     """Measure how far the transcripts of a mini-batch have changed.
-
-    Args:
-        old: Earlier labels.
-        new: Later labels of the same utterances.
 
     Returns:
         Token edit distance between the greedy transcripts, per token of the old ones

@@ -24,15 +24,9 @@ from espnet_softpl.labels.pseudo_label import (
 def pack(
     labels: Labels, compression: Compression, keep_posteriors: bool = True
 ) -> dict[str, Any]:
-    """Turn labels into a record for the cache.
+    """Turn labels into a record: tensors on the CPU, unpadded, and plain values.
 
-    Args:
-        labels: The labels.
-        compression: How distributions are kept.
-        keep_posteriors: Whether those of the frames are; a decoder's always are.
-
-    Returns:
-        Tensors on the CPU, padding left out, and plain values.
+    `keep_posteriors` is about those of the frames; a decoder's are always kept.
     """
     label, decoder = labels.label, labels.decoder
     of_frames = compression if keep_posteriors else None
@@ -51,30 +45,25 @@ def pack(
     if label.frame_weight is not None:
         mask = frame_mask(label.lengths, labels.path.size(1))
         record["frame_weight"] = label.frame_weight[mask].cpu()
-    if decoder is not None and decoder.log_probs is not None:
-        posteriors = compression.compress(decoder.log_probs, decoder.lengths)
-        record["decoder"] = {"lengths": decoder.lengths.cpu(), "posteriors": posteriors}
-    elif decoder is not None:
-        tokens = _without_padding(decoder.tokens, decoder.lengths)
-        record["decoder"] = {"lengths": decoder.lengths.cpu(), "tokens": tokens}
+    if decoder is not None:
+        key, value = (
+            ("tokens", _without_padding(decoder.tokens, decoder.lengths))
+            if decoder.log_probs is None
+            else (
+                "posteriors",
+                compression.compress(decoder.log_probs, decoder.lengths),
+            )
+        )
+        record["decoder"] = {"lengths": decoder.lengths.cpu(), key: value}
     return record
 
 
 def unpack(
-    record: dict[str, Any],
-    compression: Compression,
-    device: torch.device,
+    record: dict[str, Any], compression: Compression, device: torch.device
 ) -> Labels:
-    """Turn a record of the cache into labels.
+    """Turn what `pack` returned into labels.
 
-    Args:
-        record: What `pack` returned.
-        compression: As for `pack`.
-        device: Where the labels go.
-
-    Returns:
-        The labels. Posteriors that were not kept are uniform, which says that nothing
-        is known, and takes no memory.
+    Posteriors that were not kept are uniform: nothing is known, and no memory taken.
     """
     lengths = record["lengths"].to(device)
     shape = (record["num_frames"], record["vocabulary"])
@@ -161,10 +150,7 @@ def _without_padding(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def _padded(
-    values: torch.Tensor,
-    lengths: torch.Tensor,
-    width: int,
-    padding: float = PADDING,
+    values: torch.Tensor, lengths: torch.Tensor, width: int, padding: float = PADDING
 ) -> torch.Tensor:
     """Undo `_without_padding`; the result is (B, width)."""
     mask = frame_mask(lengths, width)

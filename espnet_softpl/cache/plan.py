@@ -22,39 +22,27 @@ STREAM = 1
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """One unlabeled mini-batch to read.
+    """One unlabeled mini-batch to read."""
 
-    Attributes:
-        number: Its place in the endless sequence of unlabeled mini-batches.
-        slot: The slot of the cache that it belongs to.
-        insert: True where it is to be labeled and stored, False where it is trained on.
-    """
-
-    number: int
-    slot: int
-    insert: bool
+    number: int  # Its place in the endless sequence of unlabeled mini-batches.
+    slot: int  # The slot of the cache that it belongs to.
+    insert: bool  # To label and store it; else to train on it.
 
 
 @dataclasses.dataclass(frozen=True)
 class CachePlan:
     """The visits of a cache with C slots, each of them one mini-batch.
 
-    Attributes:
-        size: C, at least 1.
-        seed: The run's seed.
-        probability: p in [0, 1]: at each visit the slot gets, with this probability,
-            another mini-batch, which is first trained on at the next visit. None: as
-            `evicted` says, `lag` draws after the visit.
-        in_place: Label the same mini-batch again instead of taking another.
-        lag: Draws between a decision about a visit and its effect, at least 1: more
-            than the loader reads ahead. Used without a probability.
+    At each visit the slot gets another mini-batch with probability p, which is first
+    trained on at the next visit. Without p it does so as `evicted` says, `lag` draws
+    after the visit.
     """
 
-    size: int
+    size: int  # C, at least 1.
     seed: int
-    probability: float | None = 0.1
-    in_place: bool = False
-    lag: int = 1
+    probability: float | None = 0.1  # p, in [0, 1].
+    in_place: bool = False  # Label the same mini-batch again, take no other.
+    lag: int = 1  # At least 1: more than the loader reads ahead.
 
     def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the order of the slots in a pass, and a number in [0, 1) for each."""
@@ -62,15 +50,7 @@ class CachePlan:
         return rng.permutation(self.size), rng.random(self.size)
 
     def chance(self, draw: int) -> float:
-        """Return the random number in [0, 1) of a visit.
-
-        Args:
-            draw: The draw of the visit, at least `size`.
-
-        Returns:
-            The number: if it is less than the probability, the slot gets another
-            mini-batch.
-        """
+        """Return a visit's number in [0, 1): below p, another mini-batch comes."""
         turn, position = divmod(draw - self.size, self.size)
         return float(self._pass(turn)[1][position])
 
@@ -81,9 +61,8 @@ class CachePlan:
 
         Args:
             first: The first draw asked for.
-            evicted: Tells whether the visit at a draw was decided to evict the
-                mini-batch; it is asked about the draws before the current one by `lag`
-                or more. Needed without a probability.
+            evicted: Tells whether the visit at a draw, `lag` or more before the current
+                one, was decided to evict the mini-batch. Needed without a probability.
 
         Yields:
             The loads of a draw: at most one to insert, before the one to train on;

@@ -1,7 +1,6 @@
 """Records of tensors by slot, each in a file of its own.
 
-What was written lately, the system keeps in memory as long as there is room (the page
-cache), so that reading it back costs no disk.
+The system keeps what was written lately in memory (its page cache) while there is room.
 """
 
 from __future__ import annotations
@@ -30,10 +29,8 @@ class LabelStore:
 
     Files are never overwritten, nor are their names given twice, so that every saved
     state finds its own: `slot3-17.pt` is the 17th file in the directory. `forget`
-    deletes those that no state needs. One store, and so one process, per directory.
-
-    Args:
-        directory: Where the files go; made when the first one is written.
+    deletes those that no state needs. One store, and so one process, per directory,
+    which is made when the first file is written.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -45,10 +42,6 @@ class LabelStore:
 
     def put(self, slot: int, record: Any) -> None:
         """Keep a record, in the place of the one in that slot.
-
-        Args:
-            slot: At least 0.
-            record: See the class.
 
         Raises:
             TypeError: The record holds something else than tensors and plain values.
@@ -70,9 +63,6 @@ class LabelStore:
 
     def get(self, slot: int) -> Any:
         """Read a record.
-
-        Args:
-            slot: One that holds a record.
 
         Raises:
             KeyError: The slot is empty.
@@ -103,9 +93,6 @@ class LabelStore:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Hold what a state says, and nothing else; delete no file.
 
-        Args:
-            state: What `state_dict` returned.
-
         Raises:
             UserError: A file is missing or broke off. The store is as before. The
                 numbers in a whole file are not checked.
@@ -117,11 +104,7 @@ class LabelStore:
         self._number = max(self._number, state["number"], self._highest_number())
 
     def forget(self, keep: Iterable[dict[str, Any]]) -> None:
-        """Delete files that neither a saved state nor the store itself needs.
-
-        Args:
-            keep: All states that may still be loaded.
-        """
+        """Delete files that neither the store nor a state to keep needs."""
         needed = {*self._files.values()}
         needed.update(file for state in keep for file in state["files"].values())
         for path in self._directory.glob("slot*.pt"):
