@@ -84,8 +84,8 @@ def import_error(module: str) -> str:
 def check_version(name: str, tested: str, missing: str, advice: str) -> Row:
     """Compare an installed distribution with the tested version, "-" if there is none.
 
-    A local part such as "+cpu" is no difference. If it is not installed, the row has
-    the status `missing` and the advice.
+    A local part such as "+cpu" is no difference. `missing` is the status if there is
+    no such distribution.
     """
     try:
         version = importlib.metadata.version(name)
