@@ -57,10 +57,7 @@ def is_ctc_only(config: Mapping[str, Any]) -> bool:
 
 
 def relocate(value: Any, rename: Callable[[str], str]) -> Any:
-    """Return a configuration, or a part of it, with its strings renamed.
-
-    A token is no file, whatever it looks like: `token_list` stays as it is.
-    """
+    """Return a configuration, or a part, except `token_list`, with strings renamed."""
     if isinstance(value, str):
         return rename(value)
     if isinstance(value, Mapping):
@@ -224,12 +221,9 @@ class Experiment:
     def weights(
         self, which: str, student: str | None = None, teacher_share: float = 0.5
     ) -> Weights:
-        """Read `student`, `teacher` or `average`; see `core.modules.average`.
+        """Read `student` (see `checkpoint`), `teacher` or `average`.
 
-        Args:
-            which: One of these three.
-            student: The student's file; see `checkpoint`.
-            teacher_share: The teacher's weight in the average, in [0, 1].
+        In the average the teacher has a share in [0, 1], and the student the rest.
 
         Raises:
             UserError: There is no such model, it is torn, or the two do not fit.

@@ -22,17 +22,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from espnet_softpl import filters
+from espnet_softpl.commands import label_files
 from espnet_softpl.commands.experiment import Experiment, Weights, open_experiment
-from espnet_softpl.commands.label_files import (
-    PROGRESS,
-    SUMMARY,
-    UNUSABLE,
-    Audio,
-    Progress,
-    Record,
-    check_settings,
-    write_labels,
-)
+from espnet_softpl.commands.label_files import Audio, Progress, Record
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.modules import check_structure, evaluating
 from espnet_softpl.data import scan, tables
@@ -85,7 +77,7 @@ class Labeler:
             relabel=lambda: generator(self.model, speech, lengths, dropout=True),
         )
         _, reason = filters.apply(self.filters, candidate)
-        names = [*(name for name, _ in self.filters), UNUSABLE]
+        names = [*(name for name, _ in self.filters), label_files.UNUSABLE]
         columns = (label.tokens, label.token_lengths, confidence, reason)
         return [
             {
@@ -216,10 +208,10 @@ def label_set(
     Raises:
         UserError: Too much audio is unusable, or `--out` holds other labels.
     """
-    summary = args.out / SUMMARY
+    summary = args.out / label_files.SUMMARY
     if summary.exists():
         written = yaml.safe_load(summary.read_text(encoding="utf-8"))
-        check_settings(written, settings, summary)
+        label_files.check_settings(written, settings, summary)
         return {key: written[key] for key in written if key not in settings}
     total, most = len(audio.entries), args.pl_max_bad_share
     scan.check_bad_share(audio.bad, total, most, "cannot be read")
@@ -239,11 +231,11 @@ def label_set(
         records = labeler({key: value.to(device) for key, value in batch.items()})
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
     labels = {r["id"]: r for records in progress.done.values() for r in records}
-    bad = {k: k for k, r in labels.items() if r["reason"] == UNUSABLE}
+    bad = {k: k for k, r in labels.items() if r["reason"] == label_files.UNUSABLE}
     scan.check_bad_share({**audio.bad, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)
-    counts = write_labels(args.out, audio, labels, settings, hour)
-    (args.out / PROGRESS).unlink()
+    counts = label_files.write_labels(args.out, audio, labels, settings, hour)
+    (args.out / label_files.PROGRESS).unlink()
     return counts
 
 

@@ -34,10 +34,7 @@ class Audio(NamedTuple):
 
 
 class Progress:
-    """The mini-batches that are labeled, in a file that a kill leaves usable.
-
-    Attributes:
-        done: Records of each finished mini-batch, by its number.
+    """The mini-batches that are labeled, by number, in a file that outlives a kill.
 
     Raises:
         UserError: The directory holds labels of other settings.

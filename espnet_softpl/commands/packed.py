@@ -90,10 +90,7 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def fetch(tag: str, cache_dir: Path | None) -> Path:
-    """Download a model of the model zoo, or find it in the cache.
-
-    Returns:
-        An archive, or a directory with its content.
+    """Download a model of the zoo, an archive or its content, or find it in the cache.
 
     Raises:
         UserError: espnet_model_zoo is not installed, or the download fails.

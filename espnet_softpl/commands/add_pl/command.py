@@ -12,22 +12,10 @@ from pathlib import Path
 import torch
 
 from espnet_softpl import criteria
-from espnet_softpl.commands import packed
-from espnet_softpl.commands.add_pl import data_dirs, dry_run
-from espnet_softpl.commands.add_pl.base_model import (
-    DATA_OPTIONS,
-    check_files,
-    check_model,
-    renaming,
-)
+from espnet_softpl.commands import experiment, packed
+from espnet_softpl.commands.add_pl import base_model, data_dirs, dry_run
 from espnet_softpl.commands.add_pl.config import compose, render
-from espnet_softpl.commands.experiment import (
-    Experiment,
-    Weights,
-    load_weights,
-    read_experiment,
-    relocate,
-)
+from espnet_softpl.commands.experiment import Experiment
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write
 from espnet_softpl.data import scan, tables
@@ -58,8 +46,8 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
             target = args.unpack_dir or default
             packed.unpack(directory, target)
             directory = target
-    base = read_experiment(directory)
-    moved = relocate(base.config, renaming(args.moved))
+    base = experiment.read_experiment(directory)
+    moved = experiment.relocate(base.config, base_model.renaming(args.moved))
     return dataclasses.replace(base, config=moved)
 
 
@@ -67,7 +55,7 @@ def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> None:
     """Refuse audio that the base model cannot take, with a file and what to do."""
     rate = lengths.sample_rate(argparse.Namespace(**base.config))
     data_dirs.check_audio(unlabeled, rate, "--unlabeled", whole=False)
-    for part, option in DATA_OPTIONS.items():
+    for part, option in base_model.DATA_OPTIONS.items():
         name = f"{part}_data_path_and_name_and_type"
         entries, kind = scan.speech_scp([tuple(s) for s in base.config[name]], name)
         path = next(spec[0] for spec in base.config[name] if spec[1] == "speech")
@@ -127,11 +115,11 @@ def run(args: argparse.Namespace) -> list[str]:
         staging, trial = Path(directory, "data"), Path(directory, "trial")
         beside = exp_dir.with_name(f"{exp_dir.name}_data")
         base = _read_base_model(args)
-        check_model(base.config, labeled_anew=args.labeled is not None)
+        base_model.check_model(base.config, labeled_anew=args.labeled is not None)
         file = base.checkpoint(args.init_param)
         if ":" in str(file):  # ESPnet takes the file's name to end there.
             raise UserError(f"init_param: {file} has a colon in its path; rename it")
-        weights = Weights(load_weights(file), str(file))
+        weights = experiment.Weights(experiment.load_weights(file), str(file))
         features = base.config.get("input_size") is not None
         unlabeled = data_dirs.merge_audio(
             args.unlabeled, features, staging / "unlabeled"
@@ -141,14 +129,14 @@ def run(args: argparse.Namespace) -> list[str]:
             if source is not None:
                 data |= data_dirs.labeled_options(source, part, base.config, staging)
         complete = dataclasses.replace(base, config={**base.config, **data})
-        check_files(complete)
+        base_model.check_files(complete)
         if not features:
             _check_audio(complete, unlabeled)
         config = compose(base.config, args, weights, unlabeled, data, frame_level)
         options = dry_run.check(config.values, weights, trial)
         notes = [] if features else _length_notes(options)
-        values = relocate(config.values, renaming([(str(staging), str(beside))]))
-        config = config._replace(values=values)
+        move = base_model.renaming([(str(staging), str(beside))])
+        config = config._replace(values=experiment.relocate(config.values, move))
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):
             entries = tables.read_scp(file)
             tables.write_lines(beside / file.relative_to(staging), entries)

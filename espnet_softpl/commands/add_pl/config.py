@@ -126,16 +126,8 @@ def compose(
 ) -> TrainingConfig:
     """Make the configuration of pseudo-labeling from a base model's configuration.
 
-    Args:
-        base: The base model's `config.yaml`.
-        args: The options of `bin.add_pl`.
-        weights: Those that the training begins with.
-        unlabeled: The unlabeled set.
-        data: ESPnet's options of labeled and validation data given anew.
-        frame_level: Whether the criterion wants frames that stay in their places.
-
-    Returns:
-        The configuration, without what is a default of the training command.
+    `data` are ESPnet's options of labeled data given anew; with `frame_level`, frames
+    stay in their places. What is a default of the training command is left out.
     """
     defaults = get_defaults()
     own = {

@@ -23,11 +23,7 @@ def get_defaults() -> dict[str, Any]:
 
 
 def token_counter(config: Mapping[str, Any]) -> Callable[[str, str], int]:
-    """Return what counts the tokens of (utterance id, transcript) as ESPnet would.
-
-    Raises:
-        UserError: The tokenizer cannot be built.
-    """
+    """Return what counts the tokens of (utterance id, transcript) as ESPnet would."""
     args = argparse.Namespace(**{**get_defaults(), **config})
     try:
         preprocess = SoftPLTask.build_preprocess_fn(args, train=False)
