@@ -158,12 +158,9 @@ def _build_speakers(
     context.set_forkserver_preload([corpus.make.__module__, "scipy.signal"])
     make = partial(_make_speaker, root, corpus._replace(speakers=()))
     ignore_ctrl_c = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    progress = tqdm(
-        speakers,
-        f"{corpus.name} corpus",
-        unit=" speakers",
-        disable=True if quiet else None,  # None: shown on a terminal only.
-    )
+    disable = True if quiet else None  # None: shown on a terminal only.
+    title = f"{corpus.name} corpus"
+    progress = tqdm(speakers, title, unit=" speakers", disable=disable)
     with context.Pool(jobs, *ignore_ctrl_c, maxtasksperchild=1) as pool:
         finished = pool.imap_unordered(make, speakers)
         for _ in progress:

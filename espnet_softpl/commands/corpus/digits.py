@@ -179,11 +179,7 @@ def _fingerprint(directory: Path, recordings: Mapping[str, list[Recording]]) -> 
 
 
 def make_utterances(speaker: DigitSpeaker) -> Iterator[Utterance]:
-    """Join a speaker's recordings to utterances, using each about equally often.
-
-    Raises:
-        CorpusError: A recording cannot be read.
-    """
+    """Join a speaker's recordings to utterances, using each about equally often."""
     audio = [_read(each.path, speaker) for each in speaker.recordings]
     draw = np.random.default_rng((speaker.seed, zlib.crc32(speaker.name.encode())))
     shuffles = (draw.permutation(len(audio)).tolist() for _ in itertools.count())

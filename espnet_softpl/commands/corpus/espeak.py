@@ -1,11 +1,8 @@
-"""Speech from the eSpeak NG library, through ctypes.
+"""Speech from the eSpeak NG library of the PyPI package `espeakng-loader`.
 
-The library comes with the PyPI package `espeakng-loader`. eSpeak NG is licensed
-under GPL-3, therefore the package is an extra and nothing of it is kept here.
-
-What eSpeak NG returns depends on every earlier call in the same process, even after
-`espeak_ng_SetRandSeed`: use one process per sequence of calls that must be
-reproducible.
+eSpeak NG is licensed under GPL-3: the package is an extra. What it returns depends on
+every earlier call in the process, even after `espeak_ng_SetRandSeed`: use one process
+per sequence of calls that must be reproducible.
 """
 
 from __future__ import annotations

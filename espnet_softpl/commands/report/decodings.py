@@ -52,11 +52,7 @@ def read_references(entries: Sequence[str]) -> References:
 def find_decodings(
     experiment: Experiment, references: References
 ) -> tuple[Decodings, list[str]]:
-    """Score whatever was decoded in an experiment.
-
-    Args:
-        experiment: The experiment.
-        references: What the user names; it comes before what is found.
+    """Score whatever was decoded; `references` come before those that are found.
 
     Returns:
         The decodings, and notes of what cannot be scored.

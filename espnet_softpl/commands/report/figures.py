@@ -74,12 +74,9 @@ class Line(NamedTuple):
 
 
 def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> None:
-    """Draw one panel for each title, three in a row, with one legend for all.
+    """Draw a panel for each title by key of the history, with one legend for all.
 
-    Args:
-        panels: Title by key of the history, as in `FIGURES`; at least one.
-        lines: The experiments; a panel without a curve of any says so.
-        path: PNG file to write.
+    There is at least one panel, in rows of three; one without any curve says so.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -135,7 +132,7 @@ def draw_error_rates(
     range of several with different seeds, of which the bar is the mean.
 
     Args:
-        systems: The scores of one training or several by unit, by set, by system.
+        systems: Score by unit, by set, of each training, by system.
         colors: Color by system.
         path: PNG file to write.
     """

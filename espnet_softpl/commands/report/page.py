@@ -92,14 +92,7 @@ def draw_figures(
     colors: Mapping[str, str],
     out: Path,
 ) -> dict[str, Drawn]:
-    """Draw all figures as PNG files, and error rates if there are any.
-
-    Args:
-        runs: The experiments.
-        panels: Titles by key of the history, by figure.
-        colors: Color by experiment.
-        out: Directory to write to; it is made.
-    """
+    """Draw the panels of each figure as a PNG file, and error rates if there are."""
     figures = {}
     for name, titles in panels.items():
         lines = [

@@ -160,21 +160,21 @@ def _read_run(directory: Path, name: str, references: References) -> Run:
     return run
 
 
-def _read_lines(path: Path) -> list[str]:
-    """Return the lines of a file with any bytes in it; none if it is not there."""
+def _read_text(path: Path) -> str:
+    """Return the text of a file with any bytes in it; none if it is not there."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").split("\n")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
+        return ""
 
 
 def _read_status(run: Run) -> None:
     """Say what the training is doing, as far as files tell."""
     directory = run.experiment.directory
     logs = sorted(directory.glob("train*.log"), key=lambda log: log.stat().st_mtime)
-    lines = _read_lines(logs[-1]) if logs else []
+    log = _read_text(logs[-1]) if logs else ""
     most = run.config.get("max_epoch")
-    if any("The training was finished at" in line for line in lines[-20:]):
+    if any("The training was finished at" in line for line in log.split("\n")[-20:]):
         run.status = "finished"
         return
     if isinstance(most, int) and run.epochs >= most:
@@ -184,7 +184,7 @@ def _read_status(run: Run) -> None:
     last = max(path.stat().st_mtime for path in signs if path.exists())
     when = datetime.datetime.fromtimestamp(last)
     run.status = f"running or stopped, last sign of life {when:%Y-%m-%d %H:%M:%S}"
-    progress = PROGRESS.findall("\n".join(lines))
+    progress = PROGRESS.findall(log)
     if progress and int(progress[-1][0]) > run.epochs:
         run.status += "; epoch {}, mini-batch {}".format(*progress[-1])
 
@@ -213,7 +213,7 @@ def _read_alarms(run: Run) -> None:
     for path in (run.experiment.directory / REPORT_DIR).glob("step*/report.txt"):
         step = path.parent.name.removeprefix("step")
         if step.isdigit():
-            run.alarms.append(Alarm(int(step), "\n".join(_read_lines(path))))
+            run.alarms.append(Alarm(int(step), _read_text(path)))
     run.alarms.sort()
 
 
@@ -222,12 +222,13 @@ def _read_samples(run: Run) -> None:
     for path in (run.experiment.directory / SAMPLES_DIR).glob("*epoch.rank*.jsonl"):
         epoch = path.name.partition("epoch")[0]
         try:
-            rows = [json.loads(line) for line in _read_lines(path) if line]
-            chosen = [{key: row[key] for key in SAMPLE_KEYS} for row in rows]
+            rows = [json.loads(line) for line in _read_text(path).split("\n") if line]
+            run.samples += [
+                {"epoch": epoch, **{key: row[key] for key in SAMPLE_KEYS}}
+                for row in rows
+            ]
         except (ValueError, LookupError, TypeError):
             run.notes.append(f"{SAMPLES_DIR}/{path.name} cannot be read.")
-        else:
-            run.samples += [{"epoch": epoch, **row} for row in chosen]
     if not run.samples:
         run.notes.append(
             f"No labels of single utterances: {SAMPLES_DIR} is written at the end of "
@@ -238,10 +239,9 @@ def _read_samples(run: Run) -> None:
 
 def _read_truths(run: Run) -> None:
     """Read the true transcripts of the unlabeled data."""
-    oracle = run.config.get("unlabeled_oracle_text")
-    if not oracle:
-        return
+    oracle = str(run.config.get("unlabeled_oracle_text") or "")
     try:
-        run.truths = read_scp(run.experiment.find(str(oracle)) or oracle, empty=True)
+        if oracle:
+            run.truths = read_scp(run.experiment.find(oracle) or oracle, empty=True)
     except (OSError, ValueError):
         run.notes.append(f"unlabeled_oracle_text {oracle} cannot be read from here.")

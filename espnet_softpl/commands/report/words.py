@@ -9,8 +9,6 @@ import kaldialign
 
 from espnet_softpl.commands.scoring import score
 
-GAP = "\0"  # No word has it.
-
 
 class Word(NamedTuple):
     """A word of a label, with what is to be seen of it."""
@@ -62,21 +60,18 @@ def compare(label: str, truth: str | None, before: str | None) -> list[Word]:
 def _align(
     reference: str, words: Sequence[str]
 ) -> tuple[list[str | None], list[list[str]]]:
-    """Align words with a reference.
+    """Return each word's partner in a reference, and words there without, by place.
 
     For "A B C" and ["A", "X"]: partners ["A", "B"], unmatched [[], [], ["C"]].
-
-    Returns:
-        The reference word in the place of each word, None for none; and the reference
-        words without a partner, before each word and after the last.
     """
+    gap = "\0"  # No word has it.
     partners: list[str | None] = []
     unmatched: list[list[str]] = [[] for _ in range(len(words) + 1)]
-    for expected, word in kaldialign.align(reference.split(), list(words), GAP):
-        if word == GAP:
+    for expected, word in kaldialign.align(reference.split(), list(words), gap):
+        if word == gap:
             unmatched[len(partners)].append(expected)
         else:
-            partners.append(None if expected == GAP else expected)
+            partners.append(None if expected == gap else expected)
     return partners, unmatched
 
 
