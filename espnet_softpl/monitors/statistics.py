@@ -164,17 +164,11 @@ def dropped_by(filter_name: str) -> str:
 def frame_statistics(
     log_probs: torch.Tensor, lengths: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Describe the frame distributions of a batch.
+    """Describe the frame distributions of a batch, log-posteriors (B, T, V).
 
     Collapse into one distribution at every frame shows as a mutual information that
-    falls to 0, whether that distribution is sharp or flat.
-
-    Args:
-        log_probs: Frame log-posteriors, (B, T, V).
-        lengths: Frames per utterance, (B,).
-
-    Returns:
-        Scalars by name. The mutual information is never negative except for rounding.
+    falls to 0, whether that distribution is sharp or flat. It is never negative except
+    for rounding.
     """
     frames = log_probs[frame_mask(lengths, log_probs.size(1))].float()  # (frames, V)
     probs = frames.exp()
@@ -253,13 +247,8 @@ def step_statistics(
 ) -> dict[str, Any]:
     """Collect the statistics, scalars, of labels that are trained on.
 
-    Args:
-        labels: The labels of B utterances as they were made.
-        label: The label that is trained on, with its final weight (B,).
-        log_probs: The student's frame log-posteriors, (B, T, V).
-        usable: False if an utterance's audio or loss cannot be used, (B,).
-        speech_lengths: Length of the audio per utterance, (B,).
-        step: The mini-batch of training.
+    `labels` are as they were made, `label` has the final weight, `log_probs` (B, T, V)
+    are the student's; `usable` (B,) is False if audio or loss cannot be used.
     """
     kept, samples = label.weight > 0, speech_lengths.float()
     return {

@@ -70,13 +70,9 @@ class PseudoLabeling(Labeling):
         insertions: Sequence[UnlabeledBatch],
         step: int,
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Label a mini-batch, and compute the student's losses on it.
+        """Label a mini-batch, and compute the losses of a `SoftPLModel` on it.
 
-        Args:
-            student: The `SoftPLModel` in training.
-            batch: The mini-batch that is trained on.
-            insertions: Mini-batches to label for the cache at this step.
-            step: Number of the mini-batch in the whole training.
+        `insertions` are mini-batches to label for the cache; steps count mini-batches.
 
         Returns:
             Losses by name, scalars with gradient: `loss` is what is differentiated,

@@ -108,13 +108,23 @@ class Labeling:
         if self.cache is None:
             return self.make(student, batch, step), float("nan")
         labels = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
+        change = float("nan")
         if labels is None:
             labels = self.insert(student, [batch], step)[batch.slot]
             self.insert(student, insertions, step)
-            change = float("nan")
         else:
-            inserted = self.insert(student, insertions, step)
-            change = self._change(student, batch, labels, inserted, step)
+            new = self.insert(student, insertions, step).get(batch.slot)
+            is_new = new is not None
+            # The slot may have got the next mini-batch: its labels are no comparison.
+            is_other = is_new and new.utterance_ids != labels.utterance_ids
+            if self.cache.decides or (is_other and self.cache.measures_change):
+                new = self.make(student, batch, step)
+            elif is_other:
+                new = None
+            if self.cache.refreshes and not is_new:
+                self.cache.insert(batch.slot, new, batch.draw)
+            if new is not None:
+                change = label_change(labels, new)
         if self.cache.decides:
             self.cache.decide(batch.draw, change)
         return labels, change
@@ -127,22 +137,3 @@ class Labeling:
         for batch in batches:
             self.cache.insert(batch.slot, inserted[batch.slot], batch.draw)
         return inserted
-
-    def _change(
-        self,
-        student: torch.nn.Module,
-        batch: UnlabeledBatch,
-        old: Labels,
-        inserted: dict[int, Labels],
-        step: int,
-    ) -> float:
-        """Measure how far labels have changed, if the cache wants to know."""
-        new = inserted.get(batch.slot)
-        if self.cache.decides:
-            new = self.make(student, batch, step)
-            if self.cache.refreshes and batch.slot not in inserted:
-                self.cache.insert(batch.slot, new, batch.draw)
-        elif new is not None and new.utterance_ids != old.utterance_ids:
-            wants = self.cache.measures_change
-            new = self.make(student, batch, step) if wants else None
-        return float("nan") if new is None else label_change(old, new)

@@ -46,15 +46,9 @@ class SoftPLModel(DecoderModel):
     ) -> Reported:
         """Compute the loss of a labeled or an unlabeled batch.
 
-        Args:
-            speech: Waveforms, (B, N); of labeled batches, like the next three.
-            speech_lengths: Samples per utterance, (B,).
-            text: Token ids, (B, U), padded with -1.
-            text_lengths: Tokens per utterance, (B,).
-            unlabeled: The batch, if it is an unlabeled one.
-            insertions: Unlabeled batches to label for the cache first.
-            pl_step: Number of the mini-batch in the whole training.
-            **kwargs: What the stock model takes.
+        A labeled one has waveforms (B, N) and token ids (B, U), padded with -1, and
+        their lengths (B,); of an unlabeled one `unlabeled` has all. `insertions` are
+        labeled for the cache first; `pl_step` counts mini-batches of the training.
 
         Returns:
             loss, statistics (the same keys in the same order for every training
