@@ -71,11 +71,7 @@ class LabelCache:
         self._uses: dict[int, int] = {}  # By slot, as the draw of the insertion.
         self._inserted_at: dict[int, int] = {}
         self._decisions: list[bool] = []  # Of the visits, in order.
-        self._plan: CachePlan | None = None
-
-    def follow(self, plan: CachePlan) -> None:
-        """Take the plan that the data loader follows."""
-        self._plan = plan
+        self.plan: CachePlan | None = None  # The one that the data loader follows.
 
     def take(self, slot: int, utterance_ids: list[str], device: Any) -> Labels | None:
         """Return a slot's labels, if any, to train on them, and count the use.
@@ -110,7 +106,7 @@ class LabelCache:
     @property
     def turnover(self) -> float:
         """How often the labels of a slot have been made on average so far."""
-        return self.counts.made / self._plan.size
+        return self.counts.made / self.plan.size
 
     def decide(self, draw: int, change: float) -> None:
         """Decide, with the change of its labels as probability, on a slot's eviction.
@@ -118,12 +114,12 @@ class LabelCache:
         Raises:
             RuntimeError: Visits before this draw were left out, or one came twice.
         """
-        if draw != self._plan.size + len(self._decisions):
+        if draw != self.plan.size + len(self._decisions):
             raise RuntimeError(
                 f"label cache: draw {draw} was trained on after "
-                f"{len(self._decisions)} visits of {self._plan.size} slots"
+                f"{len(self._decisions)} visits of {self.plan.size} slots"
             )
-        self._decisions.append(self._plan.chance(draw) < change)
+        self._decisions.append(self.plan.chance(draw) < change)
 
     def evicted(self, draw: int) -> bool:
         """Tell whether the visit at a draw was decided to evict the mini-batch.
@@ -131,7 +127,7 @@ class LabelCache:
         Raises:
             RuntimeError: Nothing was: the loader reads further ahead than `lag`.
         """
-        visit = draw - self._plan.size
+        visit = draw - self.plan.size
         if visit >= len(self._decisions):
             raise RuntimeError(
                 f"pl_cache_conf.lag: {self.settings} is too short: the loader asked "

@@ -46,15 +46,13 @@ def pack(
         mask = frame_mask(label.lengths, labels.path.size(1))
         record["frame_weight"] = label.frame_weight[mask].cpu()
     if decoder is not None:
-        key, value = (
-            ("tokens", _without_padding(decoder.tokens, decoder.lengths))
-            if decoder.log_probs is None
-            else (
-                "posteriors",
-                compression.compress(decoder.log_probs, decoder.lengths),
+        answer = record["decoder"] = {"lengths": decoder.lengths.cpu()}
+        if decoder.log_probs is None:
+            answer["tokens"] = _without_padding(decoder.tokens, decoder.lengths)
+        else:
+            answer["posteriors"] = compression.compress(
+                decoder.log_probs, decoder.lengths
             )
-        )
-        record["decoder"] = {"lengths": decoder.lengths.cpu(), key: value}
     return record
 
 

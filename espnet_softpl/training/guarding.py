@@ -36,10 +36,8 @@ def latest_monitors(reporter: SubReporter) -> dict[str, float]:
 def consult_guard(training: Training) -> None:
     """Let the guard see the latest step, and act if it raises an alarm.
 
-    Args:
-        training: With a guard in its engine. At a back-off its weights, optimizers,
-            teacher and averages become those of the last healthy epoch's end; the
-            learning-rate schedule, the data and the guard's memory go on.
+    At a back-off weights, optimizers, teacher and averages become those of the last
+    healthy epoch's end; learning-rate schedule, data and the guard's memory go on.
 
     Raises:
         CollapseError: The guard stops the training.
@@ -81,5 +79,4 @@ def keep_healthy(training: Training) -> None:
     if engine.guard is None or engine.guard.action != "back_off":
         return
     if engine.guard.healthy or engine.healthy_epoch is None:
-        finished = dataclasses.replace(training, epoch=training.epoch - 1)
-        snapshot.save_healthy(finished)
+        snapshot.save_healthy(dataclasses.replace(training, epoch=training.epoch - 1))

@@ -24,7 +24,7 @@ def cached_model(criterion: str = "hard_ctc", **changes):
     """Build a model with a cache of two slots, and its plan."""
     model = make_model(criterion, "student", **{**SLIMIPL, **changes})
     plan = model.pl.cache.settings.plan(num_batches=2, seed=1)
-    model.pl.cache.follow(plan)
+    model.pl.cache.plan = plan
     # Files go where the model does.
     directory = Path(tempfile.mkdtemp(prefix="softpl-cache."))
     weakref.finalize(model.pl.cache, shutil.rmtree, directory)
@@ -162,7 +162,7 @@ def test_label_change_decides_by_the_edit_distance() -> None:
     new = pl.cache.take(0, ["a0", "a1", "a2"], "cpu")
     change = float(stats["pl_label_change"])
     assert change == cache.label_change(old, new) > 0.0
-    assert pl.cache.evicted(3) == (pl.cache._plan.chance(3) < change)
+    assert pl.cache.evicted(3) == (pl.cache.plan.chance(3) < change)
     assert new.step == 2  # It stays, with the new labels.
     with pytest.raises(RuntimeError, match="before it was taken"):
         pl.cache.evicted(4)
@@ -176,7 +176,7 @@ def test_state_is_exact(kind, tmp_path) -> None:
         model = cached_model("soft_ce", **kind)
         settings = model.pl.cache.settings
         model.pl.cache = cache.LabelCache(settings, True, tmp_path / "rank0")
-        model.pl.cache.follow(CachePlan(2, 1, None if kind is CHANGE else 0.5))
+        model.pl.cache.plan = CachePlan(2, 1, None if kind is CHANGE else 0.5)
         return model
 
     torch.manual_seed(5)

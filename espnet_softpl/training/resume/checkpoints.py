@@ -17,7 +17,6 @@ import logging
 import os
 import pickle
 import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,12 +48,10 @@ WRITERS = ("espnet2.train.trainer", "espnet2.main_funcs.average_nbest_models")
 class _TorchSavingWhole:
     """The module `torch` as ESPnet's writers see it: `save` is atomic."""
 
+    save = staticmethod(save_atomically)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
-
-    def save(self, state: Any, path: Path) -> None:
-        """Save under a temporary name, and rename."""
-        save_atomically(state, Path(path))
 
 
 @contextlib.contextmanager
@@ -68,11 +65,6 @@ def whole_files() -> Iterator[None]:
     finally:
         for module in modules:
             module.torch = torch
-
-
-def has_end(path: Path) -> bool:
-    """Tell whether a file that torch saved has its end, which is written last."""
-    return path.is_file() and zipfile.is_zipfile(path)
 
 
 def read_reporter(output_dir: Path) -> Reporter:
@@ -89,12 +81,8 @@ def early_stop(
     """Return the epoch in `checkpoint.pth` if ESPnet ended the run there.
 
     A run that is resumed after that (it was killed while the best models were
-    averaged) must ask: ESPnet itself judges only after another epoch.
-
-    Args:
-        output_dir: The experiment directory.
-        patience: ESPnet's option, in epochs; None is never.
-        criterion: ESPnet's `early_stopping_criterion`: phase, name and mode.
+    averaged) must ask: ESPnet itself judges only after another epoch. The options are
+    ESPnet's `patience` and `early_stopping_criterion`.
     """
     reporter = read_reporter(output_dir)
     if patience is None or not reporter.has(*criterion[:2]):
@@ -106,13 +94,7 @@ def early_stop(
 def finished_epochs(
     output_dir: Path, criterion: Sequence[str]
 ) -> list[tuple[int, float]]:
-    """List number and value of each epoch in `checkpoint.pth`, in order.
-
-    Args:
-        output_dir: The experiment directory.
-        criterion: Phase and name of a statistic, and what else there may be; epochs
-            that did not report it are left out.
-    """
+    """List the epochs in `checkpoint.pth` that report a statistic, and its value."""
     phase, name = criterion[:2]
     stats = read_reporter(output_dir).stats
     return [
@@ -125,11 +107,9 @@ def finished_epochs(
 def begin_directory(output_dir: Path, options: Any) -> None:
     """Make an experiment directory fit for a run; the first process does it for all.
 
-    Args:
-        output_dir: The experiment directory.
-        options: ESPnet's options. With `resume`, what a kill may have cut off is
-            finished. Without, what an earlier run could be resumed from is put into
-            `previous_run/`, for this one is going to write its own.
+    With ESPnet's `resume`, what a kill may have cut off is finished. Without, what an
+    earlier run could be resumed from goes into `previous_run/`, for this run writes its
+    own.
 
     Raises:
         UserError: What is there cannot be resumed from.
@@ -153,10 +133,6 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
     """Do what ESPnet does after writing the checkpoint of an epoch, if not done yet.
 
     It is done in ESPnet's order, and a kill meanwhile is made good by the next call.
-
-    Args:
-        output_dir: The experiment directory.
-        options: ESPnet's options.
 
     Returns:
         The epoch after which training goes on; None if nothing has been saved.
@@ -186,12 +162,17 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
     keep = options.keep_nbest_models
     keep = [keep] if isinstance(keep, int) else list(keep) or [1]
     model = output_dir / f"{epoch}epoch.pth"
+    best_links = [
+        f"{phase}.{name}.best.pth"
+        for phase, name, mode in criteria
+        if reporter.get_best_epoch(phase, name, mode) == epoch
+    ]
     done = []
     # An older file is that of an older run in the same directory.
     if not model.exists() or model.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
         save_atomically(saved["model"], model)
         done.append(f"wrote {model.name}")
-    done += _link(model, ["latest.pth", *_best_links(reporter, criteria)])
+    done += _link(model, ["latest.pth", *best_links])
     done += _average(output_dir, reporter, criteria, keep, options)
     best = {e for c in criteria for e in reporter.sort_epochs(*c)[: max(keep)]}
     done += _remove_worse(output_dir, epoch, best)
@@ -200,15 +181,6 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
             "The end of epoch %d was cut off; done now: %s", epoch, ", ".join(done)
         )
     return epoch
-
-
-def _best_links(reporter: Reporter, criteria: Sequence[Criterion]) -> list[str]:
-    """Return the links that ESPnet makes to the latest epoch if it is the best."""
-    return [
-        f"{phase}.{name}.best.pth"
-        for phase, name, mode in criteria
-        if reporter.get_best_epoch(phase, name, mode) == reporter.get_epoch()
-    ]
 
 
 def _link(model: Path, names: Sequence[str]) -> Iterator[str]:

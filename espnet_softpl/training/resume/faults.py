@@ -18,15 +18,7 @@ WRITING = {
 
 
 def explain(error: BaseException, output_dir: Path) -> str | None:
-    """Say what a fault of the machine means for the user.
-
-    Args:
-        error: What ended the training.
-        output_dir: The experiment directory.
-
-    Returns:
-        What happened and what to do; None where it is no fault of the machine.
-    """
+    """Say what happened and what to do; None if it is no fault of the machine."""
     text = str(error)
     # torch has words of its own for what the system says about writing.
     words = ("PytorchStreamWriter", "iostream error", "unexpected pos")

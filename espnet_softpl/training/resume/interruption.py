@@ -1,14 +1,14 @@
 """Stop in the middle of one of ESPnet's epochs on SIGTERM, and go on from there.
 
-ESPnet saves at the end of an epoch. A scheduler that takes the machine back sends
-SIGTERM first: the training then stops at the next mini-batch, saves all that it has,
-and ends; resumed, it goes on with the mini-batch after that one, bit for bit as if
-nothing had happened.
+A scheduler that takes the machine back sends SIGTERM first: the training stops at the
+next mini-batch and saves all that it has. Resumed, it goes on with the one after it,
+bit for bit as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import multiprocessing
@@ -101,11 +101,7 @@ def _outlive_sigterm(init: Callable[[int], None] | None, worker: int) -> None:
 
 
 class SigtermTolerantFactory(AbsIterFactory):
-    """Another factory's mini-batches, from loaders that outlive SIGTERM for a while.
-
-    Args:
-        factory: The factory.
-    """
+    """Another factory's mini-batches, from loaders that outlive SIGTERM for a while."""
 
     def __init__(self, factory: AbsIterFactory) -> None:
         self.factory = factory
@@ -119,43 +115,23 @@ class SigtermTolerantFactory(AbsIterFactory):
         return batches
 
 
+@dataclasses.dataclass
 class StoppableIterator:
-    """Mini-batches of an epoch that end early when a stop is requested.
+    """Mini-batches of an epoch that end early when a stop is requested."""
 
-    Args:
-        batches: The mini-batches.
-        stop: When set, no further mini-batch is handed out.
-        accum_grad: Mini-batches of one optimizer step; it stops between two steps.
-        skip: Mini-batches that were trained on before; they are read, for whatever the
-            loader draws at random must be drawn, but not handed out.
-        begin: Called before the first mini-batch is handed out.
-        after_step: Called after the training step on each mini-batch, which is when
-            the next one, or the end, is asked for.
-
-    Attributes:
-        done: Mini-batches of the epoch that have been trained on.
-    """
-
-    def __init__(
-        self,
-        batches: Any,
-        stop: StopRequest,
-        accum_grad: int = 1,
-        skip: int = 0,
-        begin: Callable[[], None] | None = None,
-        after_step: Callable[[], None] | None = None,
-    ) -> None:
-        self._batches = batches
-        self._stop = stop
-        self._accum_grad = accum_grad
-        self._skip = skip
-        self._begin = begin
-        self._after_step = after_step
-        self.done = skip
+    batches: Any
+    stop: StopRequest
+    accum_grad: int = 1  # Mini-batches of an optimizer step; it stops between two.
+    # Trained on before. They are read but not handed out, for whatever the loader draws
+    # at random must be drawn.
+    skip: int = 0
+    begin: Callable[[], None] = lambda: None  # Before the first is handed out.
+    # After the training step on each, which is when the next, or the end, is asked for.
+    after_step: Callable[[], None] = lambda: None
+    done: int = 0  # Mini-batches of the epoch that have been trained on.
 
     def __len__(self) -> int:
-        """Return the number of mini-batches of the whole epoch."""
-        return len(self._batches)
+        return len(self.batches)
 
     @property
     def complete(self) -> bool:
@@ -163,28 +139,23 @@ class StoppableIterator:
         return self.done == len(self)
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield the mini-batches."""
-        batches = iter(self._batches)
-        for _ in range(self._skip):
+        batches = iter(self.batches)
+        for _ in range(self.skip):
             next(batches)
-        if self._begin is not None:
-            self._begin()
+        self.done = self.skip
+        self.begin()
         for batch in batches:
-            if self._stop.is_set and self.done % self._accum_grad == 0:
+            if self.stop.is_set and self.done % self.accum_grad == 0:
                 return
             yield batch
             self.done += 1
-            if self._after_step is not None:
-                self._after_step()
+            self.after_step()
 
 
 def save_interruption(training: Training, done: int, valid: bool) -> None:
-    """Save all that a run needs to go on in the middle of an epoch.
+    """Save all that a run needs to go on after the `done` first mini-batches.
 
-    Args:
-        training: What to save.
-        done: Mini-batches of the epoch that have been trained on.
-        valid: Whether any of them changed the model.
+    `valid` says whether any of them changed the model.
     """
     path = snapshot.save(
         training,

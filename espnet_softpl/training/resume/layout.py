@@ -34,13 +34,7 @@ SAFE_GLOBALS = [
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Load ESPnet's `checkpoint.pth` without running code from it.
-
-    ESPnet itself loads it with `weights_only=False`; tensors, plain values and what
-    the reporter holds beside them are all that its optimizers and schedulers save.
-
-    Args:
-        path: The file.
+    """Load ESPnet's `checkpoint.pth` without running code from it (ESPnet would).
 
     Returns:
         `model`, `reporter`, `optimizers`, `schedulers` and `scaler`. The tensors, on

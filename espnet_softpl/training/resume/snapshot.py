@@ -40,35 +40,21 @@ INTERRUPTION = ("model", "optimizers", "schedulers", "scaler", "random")
 
 @dataclasses.dataclass
 class Training:
-    """What ESPnet's trainer holds in an epoch.
+    """What ESPnet's trainer holds in an epoch."""
 
-    Attributes:
-        model: A `SoftPLModel`, not wrapped for distribution.
-        output_dir: The experiment directory.
-        epoch: The epoch in training, counted from 1.
-        optimizers: Its optimizers.
-        schedulers: Their schedulers, or None.
-        scaler: Of mixed precision, or None.
-        reporter: ESPnet's reporter of the epoch.
-    """
-
-    model: torch.nn.Module
+    model: torch.nn.Module  # A `SoftPLModel`, not wrapped for distribution.
     output_dir: Path
-    epoch: int
+    epoch: int  # Counted from 1.
     optimizers: Sequence[torch.optim.Optimizer] = ()
-    schedulers: Sequence[Any] = ()
-    scaler: Any = None
-    reporter: SubReporter | None = None
+    schedulers: Sequence[Any] = ()  # One per optimizer, or None.
+    scaler: Any = None  # Of mixed precision.
+    reporter: SubReporter | None = None  # Of the epoch.
 
 
 def path_of(output_dir: Path, epoch: int, kind: str = "") -> Path:
     """Name this process's file of an epoch.
 
-    Args:
-        output_dir: The experiment directory.
-        epoch: The epoch.
-        kind: `{n}batches` (after n mini-batches of the epoch), `healthy`, or empty for
-            the epoch's end.
+    The kind is `{n}batches` (after n mini-batches), `healthy`, or empty for the end.
     """
     rank, _ = rank_and_world()
     name = ".".join(filter(None, (f"{epoch}epoch", kind, f"rank{rank}.pth")))
@@ -78,16 +64,7 @@ def path_of(output_dir: Path, epoch: int, kind: str = "") -> Path:
 def saved_epochs(
     output_dir: Path, kind: str = "", rank: int | str = r"\d+"
 ) -> Iterator[tuple[int, str, Path]]:
-    r"""Find the files of a kind.
-
-    Args:
-        output_dir: The experiment directory.
-        kind: A pattern of kinds, such as `\d+batches`; empty for ends of epochs.
-        rank: The process, or a pattern.
-
-    Yields:
-        Epoch, kind and file.
-    """
+    """Yield epoch, kind and file of the snapshots of which kind and rank match."""
     dotted = rf"\.({kind})" if kind else "()"
     pattern = re.compile(rf"(\d+)epoch{dotted}\.rank{rank}\.pth")
     for path in sorted((output_dir / STATE_DIR).glob("*epoch.*.pth")):
@@ -102,17 +79,10 @@ def save(
     cache: bool = True,
     **more: Any,
 ) -> Path:
-    """Save a snapshot of this process; the file is whole or not there.
-
-    Args:
-        training: What to save.
-        parts: What to save beside the engine.
-        kind: Names the file, see `path_of`.
-        cache: False leaves out the labels in the cache.
-        **more: Further entries.
+    """Save the engine, with or without the labels in the cache, and some parts.
 
     Returns:
-        The file.
+        The file of that kind (see `path_of`), which is whole or not there.
     """
     states = {
         "model": lambda: training.model.state_dict(),
@@ -135,12 +105,7 @@ def save(
 
 
 def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str, Any]:
-    """Restore what a snapshot holds, except the random state.
-
-    Args:
-        training: What to restore.
-        kind: Names the file, see `path_of`.
-        back_off: Leave to the engine what goes on in a back-off.
+    """Restore what a snapshot of a kind holds, except the random state.
 
     Returns:
         The state, whose `random` is to be restored when the next mini-batch is handed
@@ -219,24 +184,18 @@ def save_healthy(training: Training) -> None:
     engine = training.model.pl
     before, engine.healthy_epoch = engine.healthy_epoch, training.epoch
     save(training, BACK_OFF, HEALTHY, cache=False)
-    for epoch, _, path in saved_epochs(
-        training.output_dir, HEALTHY, rank_and_world()[0]
-    ):
+    rank, _ = rank_and_world()
+    for epoch, _, path in saved_epochs(training.output_dir, HEALTHY, rank):
         if epoch not in (before, training.epoch):
             path.unlink()
 
 
 def find_interruption(output_dir: Path, epoch: int) -> int | None:
-    """Find where an epoch was interrupted.
-
-    Args:
-        output_dir: The experiment directory.
-        epoch: The epoch that is about to be trained.
+    """Find after how many mini-batches an epoch was interrupted.
 
     Returns:
-        The mini-batches that had been trained on; None if the epoch was not
-        interrupted, or if a process did not live to save its part: all of them then
-        begin the epoch anew.
+        Their number; None if it was not, or if a process did not live to save its part:
+        all of them then begin the epoch anew.
     """
     counts = [
         {
@@ -273,12 +232,9 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def reporter_state(reporter: SubReporter, done: int) -> dict[str, Any]:
-    """Return what ESPnet's reporter holds of an epoch's first mini-batches.
+    """Return what ESPnet's reporter holds of the `done` first mini-batches.
 
-    Args:
-        reporter: The reporter; a further mini-batch may have been fetched, and timed,
-            that is not trained on any more.
-        done: Mini-batches that have been trained on.
+    A further one may have been fetched, and timed, that is not trained on any more.
     """
 
     def plain(reported: Any) -> list[Any]:

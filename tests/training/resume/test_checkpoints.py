@@ -542,18 +542,6 @@ def test_espnet_gets_its_own_torch_back(tmp_path) -> None:
     assert torch.load(tmp_path / "file.pth") == {"a": 1}
 
 
-def test_has_end_sees_what_is_cut_off(tmp_path) -> None:
-    path = tmp_path / "file.pth"
-    torch.save({"a": torch.randn(40, 40), "b": [1, "two"]}, path)
-    assert checkpoints.has_end(path)
-    data = path.read_bytes()
-    for size in (0, 1, 100, len(data) // 2, len(data) - 1):
-        path.write_bytes(data[:size])
-        assert not checkpoints.has_end(path)
-    assert not checkpoints.has_end(tmp_path / "missing.pth")
-    assert not checkpoints.has_end(tmp_path)
-
-
 def test_early_stopping_is_espnets(disk, tmp_path) -> None:
     """Killed in the averages after an early stop, the run is over all the same."""
     early = dict(patience=1, max_epoch=6, nbest_averaging_interval=0)
