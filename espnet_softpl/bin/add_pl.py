@@ -62,7 +62,7 @@ def get_parser() -> argparse.ArgumentParser:
         "base model's; a packed model has none)",
         **directory,
     )
-    add("--valid", help="labeled validation data, likewise", **directory)
+    add("--valid", help="labeled validation data, with the same default", **directory)
     add(
         "--init_param",
         type=Path,

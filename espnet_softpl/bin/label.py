@@ -88,7 +88,12 @@ def get_parser() -> argparse.ArgumentParser:
         default=0.01,
         help="largest share of audio, 0 to 1, that may be unusable",
     )
-    add("--seed", type=int, default=0, help="of filters that draw, from 0 (default: 0)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="of filters that draw, at least 0 (default: 0)",
+    )
     return parser
 
 

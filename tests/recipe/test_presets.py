@@ -302,7 +302,7 @@ def check_cache(name: str, state: dict[str, Any] | None) -> None:
         return
     unlabeled_batches = 5  # Of one pass over the tiny data.
     slots = unlabeled_batches if conf["size"] == "all" else 2
-    assert len(state["store"]["memory"]) == slots
+    assert len(state["store"]["files"]) == slots
     assert state["counts"]["made"] >= slots
     assert state["settings"]["pl_cache"].lower() == read(name)["pl_cache"].replace(
         "_", ""
