@@ -84,6 +84,8 @@ def test_a_share_per_epoch_takes_the_epoch_of_the_run() -> None:
             {"pl_criterion_conf": {"temperature": {"from": 1.0, "to": 2.0}}},
             "pl_criterion_conf: a scheduled value is",
         ),
+        ({"pl_max_bad_share": 2.0}, r"pl_max_bad_share: must be a number in \[0, 1\]"),
+        ({"pl_samples": -1}, "pl_samples: must be an integer >= 0, got -1"),
         ({"pl_schedule_conf": {"weight": -1}}, "pl_schedule_conf: weight must be"),
         ({"pl_shaping_conf": {"x": 1}}, "pl_shaping_conf: 'x' is not among"),
     ],
