@@ -1,10 +1,8 @@
 """The label cache: labels are made once, and trained on until they are replaced.
 
-With C slots of one mini-batch each and a probability p of replacing a slot's labels
-when it is visited, labels are used 1/p times on average and replaced after C/p
-unlabeled updates: the model learns from labels of many earlier states of itself,
-which takes the place of a teacher (slimIPL, https://arxiv.org/abs/2010.11524). Which
-slot is visited when is the business of `plan`.
+With C slots of one mini-batch each, replaced with probability p when `plan` visits
+them, labels are used 1/p times on average, for C/p unlabeled updates: the model learns
+from many earlier states of itself (slimIPL, https://arxiv.org/abs/2010.11524).
 """
 
 from __future__ import annotations

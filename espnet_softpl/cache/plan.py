@@ -3,9 +3,8 @@
 A *draw* is an unlabeled turn of the schedule, counted from 0. The first C draws fill
 the cache; each one after them visits a slot, in passes over all slots in an order drawn
 anew for each pass, as slimIPL's published code does (https://arxiv.org/abs/2010.11524,
-wav2letter recipes/slimIPL). Nothing here holds labels: a plan is a function of the seed
-and the draw, and where a rule looks at labels, of the decisions that were taken. Data
-loading can therefore run ahead of training, and a resumed run goes on alike.
+wav2letter recipes/slimIPL). A plan follows from seed, draw and the decisions taken:
+data loading can run ahead of training, and a resumed run goes on alike.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 At the end of epoch e ESPnet's trainer writes, in this order, `checkpoint.pth`,
 `{e}epoch.pth`, the link `latest.pth`, the links `*.best.pth` and (every
 `nbest_averaging_interval` epochs) averages, then removes worse epochs' files
-(`espnet2/train/trainer.py`, `Trainer.run`). `whole_files` lets it write each file under
-a temporary name and rename it: after a kill, or on a full disk, `checkpoint.pth` is
-that of epoch e - 1 or that of epoch e. `finish_epoch` does what a kill left undone of
-the steps after it.
+(`Trainer.run`). With `whole_files` it renames each file when it is written: after a
+kill, or on a full disk, `checkpoint.pth` is that of epoch e - 1 or of epoch e.
+`finish_epoch` does what a kill left undone of the steps after it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """All that a training is at one moment: captured in a state, and restored from it.
 
-One format for three uses, each with the parts that it needs: the end of an epoch, where
-ESPnet's `checkpoint.pth` holds the rest; a stop in the middle of one (SIGTERM); and the
-healthy epoch's end that the guard's back-off returns to. Every process has its own
-files in `pl_state/`: `{epoch}epoch[.{kind}].rank{rank}.pth`.
+One format for the end of an epoch, where ESPnet's `checkpoint.pth` holds the rest, for
+a stop in the middle of one (SIGTERM), and for what the guard's back-off returns to.
+Each process has its own files, `pl_state/{epoch}epoch[.{kind}].rank{rank}.pth`.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ from espnet_softpl.training.resume.layout import (
 HEALTHY = "healthy"
 INTERRUPTED = r"\d+batches"
 
-# The parts of a state beside the engine's own and `reporter`.
-EPOCH_END = ()
+# The parts of a state beside the engine's own and `reporter`; an epoch's end has none.
 BACK_OFF = ("model", "optimizers")
 INTERRUPTION = ("model", "optimizers", "schedulers", "scaler", "random")
 
@@ -74,7 +72,7 @@ def saved_epochs(
 
 def save(
     training: Training,
-    parts: Sequence[str] = EPOCH_END,
+    parts: Sequence[str] = (),
     kind: str = "",
     cache: bool = True,
     **more: Any,
