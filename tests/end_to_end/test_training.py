@@ -221,7 +221,7 @@ def test_resume_without_the_side_state_is_refused(data, tmp_path, capsys) -> Non
         with pytest.raises(SystemExit):
             train(SoftPLTask, options, exp, "--max_epoch", "2", "--resume", "true")
         error = capsys.readouterr().err
-        assert f"has {list(change)[0]} " in error and "Start again" in error
+        assert f"has {list(change)[0]} " in error and "start again" in error.lower()
     state.unlink()
     with pytest.raises(SystemExit):
         train(SoftPLTask, options, exp, "--max_epoch", "2", "--resume", "true")

@@ -22,7 +22,7 @@ import pytest
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl.__main__ import REDIRECTED, command
+from espnet_softpl.__main__ import command
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT, python_path
 from tests.end_to_end.test_launch import TRAIN, Site, really
@@ -87,7 +87,9 @@ def documented() -> dict[str, set[str]]:
     for text in fenced("sh"):
         for line in text.replace("\\\n", " ").splitlines():
             if match := re.search(r".* -m (espnet\w*\.bin\.\w+) (.*)", line):
-                module = REDIRECTED.get(match[1], match[1])
+                module = match[1].replace(
+                    "espnet2.bin.asr_train", "espnet_softpl.bin.train"
+                )
                 options = re.findall(r"(?<!\S)--\w\S*", match[2])
                 found.setdefault(module.rpartition(".")[2], set()).update(options)
     return found
