@@ -49,6 +49,7 @@ def test_every_criterion_is_measured(bench):
     assert sorted(bench.ENTRIES) == MEASURED
 
 
+@pytest.mark.slow
 def test_figures_are_complete(bench, tmp_path, capsys):
     pytest.importorskip("espnet2")
     file = tmp_path / "figures.json"

@@ -116,6 +116,7 @@ assert not any(m.startswith("espnet_softpl.") for m in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_stock_espnet_decodes_it_without_this_package(hard_run, data, tmp_path) -> None:
     command = [
         sys.executable,

@@ -382,6 +382,7 @@ def test_too_much_bad_audio_stops(
     assert "u4 cannot be decoded" in result.stderr
 
 
+@pytest.mark.slow
 def test_speed_perturbation_changes_the_length_only(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(1, seconds=0.9), RATE)
     data = DataDir({"s-a": str(tmp_path / "a.wav")}, {"s-a": "s"}, {"s-a": "set"})
@@ -524,6 +525,7 @@ def test_a_part_with_several_sets_is_scored_by_set(formatted: Path) -> None:
     assert list(sets) == ["dev", "test-clean", "test-other"]
 
 
+@pytest.mark.slow
 def test_results_compare_with_warmup_and_control_of_the_same_seed(
     formatted: Path,
 ) -> None:
@@ -553,6 +555,7 @@ def test_results_compare_with_warmup_and_control_of_the_same_seed(
     assert "| labeled | train | 1 | 1 | 1.00 |" in (exp / "RESULTS.md").read_text()
 
 
+@pytest.mark.slow
 def test_old_decodings_of_other_data_are_left_out(formatted: Path) -> None:
     exp = formatted / "exp"
     for seed in (1, 2):

@@ -31,6 +31,7 @@ def prepare(tmp_path: Path, *options: object) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_recipe_takes_every_form(tmp_path: Path) -> None:
     write_segments(tmp_path / "labeled", seed=100)
     words = {f"call{n}": "cafe\u0301  \u4f60\u597d" for n in ("1-1", "1-2", "2-1")}
@@ -54,6 +55,7 @@ def test_the_recipe_takes_every_form(tmp_path: Path) -> None:
     assert set(texts.values()) == {"caf\u00e9 \u4f60\u597d"}
 
 
+@pytest.mark.slow
 def test_one_recording_in_two_sets_is_found_by_its_parts(tmp_path: Path) -> None:
     for part in ("labeled", "dev", "test"):
         write_plain(tmp_path / part, ["A"], seed=ord(part[0]))

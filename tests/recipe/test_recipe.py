@@ -245,6 +245,7 @@ def speech(tmp_path: Path) -> list[object]:
     return options
 
 
+@pytest.mark.slow
 def test_own_librispeech_layout_needs_no_preset(
     tmp_path: Path, speech: list[object]
 ) -> None:
@@ -260,6 +261,7 @@ def test_own_librispeech_layout_needs_no_preset(
     assert "dump/own/labeled: 4 utterances" in other.stdout
 
 
+@pytest.mark.slow
 def test_overlap_and_rate_are_refused_in_their_stages(
     tmp_path: Path, speech: list[object]
 ) -> None:
@@ -274,6 +276,7 @@ def test_overlap_and_rate_are_refused_in_their_stages(
     assert "stopped in stage 4" in rate.stdout
 
 
+@pytest.mark.slow
 def test_new_audio_makes_the_stages_run_again(
     tmp_path: Path, speech: list[object]
 ) -> None:

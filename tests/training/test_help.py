@@ -44,6 +44,7 @@ PARTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_ends_at_once(name: str) -> None:
     done = subprocess.run(

@@ -15,6 +15,7 @@ from espnet_softpl.commands.corpus.command import corpus_parser, run_command
 from tests.support.corpora import command
 
 
+@pytest.mark.slow
 def test_interruption_is_reported_without_traceback(tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
     process = subprocess.Popen(

@@ -295,6 +295,7 @@ def indices(operations: list[str], *kinds: str) -> list[int]:
     return [i for i, what in enumerate(operations) if what.split()[0] in kinds]
 
 
+@pytest.mark.slow
 def test_killed_before_any_operation(disk, operations, undisturbed, tmp_path) -> None:
     for last in range(len(operations)):
         out = tmp_path / f"exp{last}"
@@ -304,6 +305,7 @@ def test_killed_before_any_operation(disk, operations, undisturbed, tmp_path) ->
         shutil.rmtree(out)
 
 
+@pytest.mark.slow
 def test_killed_while_writing(disk, operations, undisturbed, tmp_path) -> None:
     """A file of one byte, half a file, all but its last bytes, and a whole file."""
     shares = (1e-4, 0.5, 0.99, 0.9999, 1.0)

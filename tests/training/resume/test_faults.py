@@ -250,6 +250,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_which_resumes(
     data, tmp_path, small_disk, capsys
 ) -> None:

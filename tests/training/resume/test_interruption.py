@@ -155,6 +155,7 @@ def outlive() -> None:
     os._exit(0)  # Nor may the dead one be noticed at the interpreter's end.
 
 
+@pytest.mark.slow
 def test_loaders_outlive_the_signal_for_a_while() -> None:
     """Schedulers signal every process of a job, and the training needs its loaders."""
     ended = run_apart("test_interruption", "outlive()")
