@@ -117,3 +117,12 @@ def from_archive(out: Path, archive: Any, *more: Any) -> list[str]:
     """Return the command line of add_pl for an archive."""
     wanted = options(out, *ANEW, "--unpack_dir", out / "unpacked", *more)
     return ["--archive", str(archive), *wanted[2:]]
+
+
+def refusal_of_base(capsys, directory: Path, **changes) -> str:
+    """Start from a changed base model; return the refusal, which writes nothing."""
+    exp = changed_base(directory, **changes)
+    before = sorted(directory.iterdir())
+    error = refusal(capsys, *options(directory, exp=exp))
+    assert sorted(directory.iterdir()) == before
+    return error

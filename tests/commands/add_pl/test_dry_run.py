@@ -7,7 +7,9 @@ import pytest
 from espnet_softpl.commands.add_pl import dry_run
 from espnet_softpl.commands.experiment import read_config
 from espnet_softpl.core.errors import UserError
-from tests.support.add_pl_recipe import changed_base, options, refusal
+from tests.support.add_pl_recipe import (
+    refusal_of_base,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,10 +31,7 @@ from tests.support.add_pl_recipe import changed_base, options, refusal
 def test_a_configuration_that_cannot_be(
     here, tmp_path, capsys, changes, message
 ) -> None:
-    exp = changed_base(tmp_path, **changes)
-    before = sorted(tmp_path.iterdir())
-    assert message in refusal(capsys, *options(tmp_path, exp=exp))
-    assert sorted(tmp_path.iterdir()) == before
+    assert message in refusal_of_base(capsys, tmp_path, **changes)
 
 
 def test_tokens_are_counted_as_espnet_does(here) -> None:
