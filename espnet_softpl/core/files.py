@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.processes import rank_and_world
+
+# torch is imported where it is needed: that takes a second or two, and the recipe's
+# small scripts write tables only.
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of a distributed run may write the same file at once. A name that is
     # the same in the next run lets that one overwrite what a kill left behind.
-    rank, _ = rank_and_world()
+    rank = _rank()
     temporary = path.with_name(f".{path.name}{f'.{rank}' if rank else ''}.tmp")
     try:
         yield temporary
@@ -54,8 +55,19 @@ def atomic_write(path: str | Path) -> Iterator[TextIO]:
 
 def save_atomically(state: Any, path: Path) -> None:
     """Save with torch as `atomic_file` writes."""
+    import torch
+
     with atomic_file(path) as temporary:
         torch.save(state, temporary)
+
+
+def _rank() -> int:
+    """Return this process's rank; one that has not imported torch is alone."""
+    if "torch" not in sys.modules:
+        return 0
+    from espnet_softpl.core.processes import rank_and_world
+
+    return rank_and_world()[0]
 
 
 def sync(path: Path) -> None:
@@ -73,6 +85,8 @@ def load_state(path: Path, mmap: bool = False) -> Any:
     With `mmap`, tensors stay in the file until they are used. UserError if the file is
     torn, or holds something else.
     """
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:

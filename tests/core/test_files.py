@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet_softpl.core import files
+from espnet_softpl.core import files, processes
 from espnet_softpl.core.errors import UserError
 
 
@@ -53,7 +53,7 @@ def test_processes_of_a_run_do_not_share_a_temporary_name(
 ) -> None:
     path = tmp_path / "shape"
     with files.atomic_file(path) as first:
-        monkeypatch.setattr(files, "rank_and_world", lambda: (1, 2))
+        monkeypatch.setattr(processes, "rank_and_world", lambda: (1, 2))
         with files.atomic_file(path) as second:
             assert first != second
             second.write_text("the same")

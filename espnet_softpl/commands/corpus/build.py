@@ -143,7 +143,7 @@ def _to_json(value: object) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    # Not core.files.atomic_write: it would load torch.
+    # No wait for the disk: what a power cut loses is built again.
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
