@@ -12,6 +12,8 @@ import torch
 
 from espnet_softpl.ctc import greedy
 from espnet_softpl.labels.pseudo_label import PseudoLabel
+from tests import ROOT
+from tests.support import warm_python
 
 # Takes 4 of the 10 s off ESPnet's import, here and in the processes that tests start.
 SITE = str(Path(__file__).parent / "support" / "site")
@@ -19,6 +21,18 @@ PYTHONPATH = os.getenv("PYTHONPATH", "").split(os.pathsep)
 if SITE not in PYTHONPATH:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [SITE, *PYTHONPATH]))
     runpy.run_path(f"{SITE}/sitecustomize.py")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare what all processes of pytest share, in the first one."""
+    if not hasattr(config, "workerinput"):
+        warm_python.prepare(ROOT)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it."""
+    if not hasattr(config, "workerinput"):
+        warm_python.remove()
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,8 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # Small tensors gain nothing from threads, and some tests run several processes.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MKL_NUM_THREADS="${MKL_NUM_THREADS:-1}"
 export MPLBACKEND=Agg
+# Modules are compiled once, not again by each process that a test starts.
+unset PYTHONDONTWRITEBYTECODE
 # Another checkout may be the installed one: the tests are about this one.
 export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -23,7 +24,20 @@ def name_some(items: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
+def release(error: BaseException | None) -> None:
+    """Let go of what the frames of an error, and of those before it, hold.
+
+    Processes that load data end at once then. Left to the interpreter's end, each of
+    them is waited for in vain for 5 s.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
 def refuse(error: Exception | str, status: int = 2) -> NoReturn:
     """End the process with a message, as argparse does, and its status 2 or another."""
+    if isinstance(error, Exception):
+        release(error)
     sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
     sys.exit(status)

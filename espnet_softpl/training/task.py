@@ -116,6 +116,7 @@ class SoftPLTask(ASRTask):
             signal.signal(signal.SIGCHLD, before)
             raise error
         logger.error("Where it happened:", exc_info=error)
+        errors.release(error)
         errors.refuse(reason, status=4)
 
     @classmethod

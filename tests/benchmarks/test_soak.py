@@ -94,6 +94,7 @@ def test_a_few_kills_of_a_tiny_training(tmp_path, monkeypatch, capsys) -> None:
     assert found == ["latest.pth", "teacher.pth"]
 
 
+@pytest.mark.slow
 def test_cache_use_reads_a_run(tmp_path, capsys) -> None:
     from espnet_softpl.training.task import SoftPLTask
     from tests.support.espnet_runs import train

@@ -67,6 +67,7 @@ def shrink(conf: dict[str, Any]) -> dict[str, Any]:
     return conf
 
 
+@pytest.mark.slow
 def test_figures_are_complete(bench, tmp_path, capsys, monkeypatch) -> None:
     read = bench.read
     monkeypatch.setattr(bench, "read", lambda name: shrink(read(name)))

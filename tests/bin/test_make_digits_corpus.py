@@ -27,6 +27,7 @@ def corpus(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_layout_and_sets(corpus: Path) -> None:
     speakers = {
         name: sorted(path.name for path in (corpus / name).iterdir()) for name in SETS

@@ -25,6 +25,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_layout_is_librispeech(corpus: Path) -> None:
     names = {path.name for path in corpus.iterdir()}
     assert names == {*mini.SETS, "SPEAKERS.TXT", MARKER}

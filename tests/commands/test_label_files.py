@@ -33,6 +33,7 @@ def test_an_archive_labels_as_its_experiment(data, base_model, tmp_path) -> None
     assert one == two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after, torn", [(0, True), (1, False), (3, True)])
 def test_a_killed_run_goes_on(data, base_model, tmp_path, monkeypatch, after, torn):
     """With filters that draw; the files are those of a run that was not killed."""

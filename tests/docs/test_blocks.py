@@ -31,6 +31,7 @@ from typing import NoReturn
 import pytest
 
 from tests import python_path
+from tests.support import warm_python
 from tests.support.doc_pages import ALL, PAGES, ROOT, Block, blocks, name_of, read
 
 NEEDS = {"corpus", "gpu", "network", "cluster", "time"}
@@ -221,7 +222,11 @@ def test_the_recipe_takes_its_options(command: str, recipe: Path) -> None:
     result = subprocess.run(
         [*words, "--dry_run", "true"],
         cwd=recipe,
-        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": python_path()},
+        env={
+            **os.environ,
+            "PYTHON": warm_python.executable(),
+            "PYTHONPATH": python_path(),
+        },
         capture_output=True,
         text=True,
         timeout=120,

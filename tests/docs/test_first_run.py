@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from tests import ROOT
+from tests.support import warm_python
 
 PAGE = (ROOT / "docs" / "first_run.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S)
@@ -96,7 +96,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of the page at a tenth of its size; the environment is this one."""
     directory = tmp_path_factory.mktemp("newcomer") / "new"
     status, output = newcomer(
-        *("--scale", "tiny", "--python", sys.executable, directory), timeout=900
+        *("--scale", "tiny", "--python", warm_python.executable(), directory),
+        timeout=900,
     )
     logs = sorted(directory.glob("block*.log"))
     assert status == 0, output + logs[-1].read_text()[-3000:]

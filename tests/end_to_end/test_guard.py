@@ -48,6 +48,7 @@ def weights(exp: Path) -> dict:
     return load(exp / "latest.pth")
 
 
+@pytest.mark.slow
 def test_a_warning_changes_no_weight_and_writes_a_report(
     data, tmp_path, caplog
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_stop_ends_the_run_and_keeps_what_there_is(data, tmp_path, capsys) -> 
     assert load(exp / "checkpoint.pth")["reporter"]["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_backing_off_goes_on_with_less_weight(data, tmp_path) -> None:
     guard_conf = dict(max_back_offs=2, lower_weight=0.25)
     with pytest.raises(SystemExit) as ended:
@@ -108,6 +110,7 @@ def once(data: Data, **changes) -> dict:
     )
 
 
+@pytest.mark.slow
 def test_backing_off_returns_to_the_healthy_epoch(data, tmp_path) -> None:
     # lower_weight 0: after a back-off the unlabeled loss is gone, labeled steps go on.
     settings = once(data, optim_conf=dict(lr=0.02))

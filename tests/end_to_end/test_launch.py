@@ -521,6 +521,7 @@ def test_two_processes_really_meet(site: Site, name: str) -> None:
     assert options["pl_criterion"] == PL["pl_criterion"]
 
 
+@pytest.mark.slow
 def test_a_stand_in_fails_where_the_command_fails(site: Site) -> None:
     """Or the tests above could pass without any process having started."""
     site.set(status=7)

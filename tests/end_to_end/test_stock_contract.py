@@ -11,7 +11,7 @@ import copy
 import io
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,25 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ctc in torch": dict(ctc_conf=dict(ctc_type="builtin2")),
     "ignored id": dict(HYBRID, model_conf=model_conf(0.3, ignore_id=-7)),
 }
-over_settings = pytest.mark.parametrize("name", SETTINGS)
+# One of each kind of model; the others are slow.
+QUICK = {
+    "conformer",
+    "hybrid",
+    "attention",
+    "transducer",
+    "intermediate ctc",
+    "features",
+}
+
+
+def over(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test for each of the settings named."""
+    slow = {name: [] if name in QUICK else [pytest.mark.slow] for name in names}
+    cases = [pytest.param(name, marks=marks) for name, marks in slow.items()]
+    return pytest.mark.parametrize("name", cases)
+
+
+over_settings = over(SETTINGS)
 
 
 class StandInRNNT(torch.nn.Module):
@@ -320,7 +338,7 @@ WITH_CTC = [n for n, s in SETTINGS.items() if "attention" not in n and "alone" n
 NO_ENGINE = ("feats not in stats", "other intermediate targets")
 
 
-@pytest.mark.parametrize("name", [n for n in WITH_CTC if n not in NO_ENGINE])
+@over(n for n in WITH_CTC if n not in NO_ENGINE)
 def test_labeled_batches_of_a_pl_training_are_stock_too(name: str, pair: Pair) -> None:
     """Loss and gradient of a labeled batch, in the middle of pseudo-labeling."""
     _, bare = pair
@@ -458,6 +476,7 @@ def dry_run(task: type[ASRTask], root: Path, *more: str) -> dict[str, Any]:
     return yaml.safe_load((root / "exp" / "config.yaml").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

@@ -171,28 +171,32 @@ def compare_runs(one: Path, other: Path, epochs: int) -> None:
         assert same_tensors(*map(load, teachers))
 
 
-@pytest.mark.parametrize(
-    "teacher, conf, more",
-    [
-        ("ema", {"decay": 0.9}, {}),
-        ("ema", RETENTION, {"accum_grad": 2, "num_iters_per_epoch": 5}),
-        ("frozen", {}, {}),
-        ("student", {}, SLIMIPL),
-        ("delayed", {"steps": 4}, {}),
-        ("topn", {"n": 2}, {}),
-        (
-            "student",
-            {},
-            dict(
-                pl_cache="label_change",
-                pl_cache_conf={"size": 2, "lag": 3},
-                num_workers=1,
-                pl_shaping=["sample"],
-            ),
-        ),
-    ],
-    ids=["ema", "retention", "frozen", "slimipl", "delayed", "topn", "label_change"],
+LABEL_CHANGE = dict(
+    pl_cache="label_change",
+    pl_cache_conf={"size": 2, "lag": 3},
+    num_workers=1,
+    pl_shaping=["sample"],
 )
+RESUMED = {
+    "ema": ("ema", {"decay": 0.9}, {}),
+    "retention": ("ema", RETENTION, {"accum_grad": 2, "num_iters_per_epoch": 5}),
+    "frozen": ("frozen", {}, {}),
+    "slimipl": ("student", {}, SLIMIPL),
+    "delayed": ("delayed", {"steps": 4}, {}),
+    "topn": ("topn", {"n": 2}, {}),
+    "label_change": ("student", {}, LABEL_CHANGE),
+}
+
+
+def cases(table: dict[str, tuple], fast: str) -> list:
+    """Make a case of each entry; all but one are slow."""
+    return [
+        pytest.param(*row, id=name, marks=[] if name == fast else pytest.mark.slow)
+        for name, row in table.items()
+    ]
+
+
+@pytest.mark.parametrize("teacher, conf, more", cases(RESUMED, fast="slimipl"))
 def test_resume_is_exact(data, seed_model, tmp_path, teacher, conf, more) -> None:
     pl = dict(
         PL,
@@ -289,6 +293,7 @@ def test_hybrid_models(data, tmp_path, criterion, trains) -> None:
     assert yaml.safe_load((exp / "config.yaml").read_text())["unused_parameters"]
 
 
+@pytest.mark.slow
 def test_without_pl_it_is_the_stock_task(data, seed_model, tmp_path) -> None:
     options = config(**data.options(unlabeled=False), **SEED)
     exp = train(SoftPLTask, options, tmp_path / "exp")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.training.task import SoftPLTask
+from tests.support import warm_python
 from tests.support.recipe import RECIPE, chain, read_config
 
 FILES = sorted((RECIPE / "conf").rglob("train_*.yaml"))
@@ -24,7 +24,7 @@ def name_of(file: Path) -> str:
 
 
 def run_join(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "local/join_config.py", *map(str, arguments)]
+    command = [warm_python.executable(), "local/join_config.py", *map(str, arguments)]
     return subprocess.run(command, cwd=RECIPE, capture_output=True, text=True)
 
 

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from tests import ROOT
+from tests.support import warm_python
 
 RECIPE = ROOT / "egs2" / "librispeech_softpl"
 sys.path.insert(0, str(RECIPE / "local"))
@@ -77,7 +78,11 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def run_local(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RECIPE / "local" / name), *map(str, arguments)]
+    command = [
+        warm_python.executable(),
+        str(RECIPE / "local" / name),
+        *map(str, arguments),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -650,6 +655,7 @@ def test_training_is_followed_through_its_log(tmp_path: Path) -> None:
     assert follow.count_epochs(log) == (30, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["train", "decode"])
 def test_what_is_followed_is_shown_until_it_is_stopped(
     tmp_path: Path, kind: str
@@ -660,7 +666,13 @@ def test_what_is_followed_is_shown_until_it_is_stopped(
     os.utime(place / "train.log", (time.time() + 100,) * 2)
     (place / "decode" / "log" / "decode.1.log").write_text("INFO: speech length: 5\n")
     write_table(tmp_path / "wav.scp", {"a": "x", "b": "y"})
-    command = [sys.executable, RECIPE / "local" / "follow.py", kind, "--exp", tmp_path]
+    command = [
+        warm_python.executable(),
+        RECIPE / "local" / "follow.py",
+        kind,
+        "--exp",
+        tmp_path,
+    ]
     command += ["--seeds", "1", "--systems", "mpl", "--scp", tmp_path / "wav.scp"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wanted = {"train": "6/30", "decode": "1/2"}[kind]

@@ -11,6 +11,7 @@ import soundfile
 
 from espnet_softpl.data import tables
 from tests import ROOT
+from tests.support import warm_python
 from tests.support.audio_forms import (
     read_entries,
     write_archive,
@@ -24,7 +25,7 @@ RECIPE = ROOT / "egs2" / "librispeech_softpl"
 
 
 def prepare(tmp_path: Path, *options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(RECIPE / "local" / "prepare_kaldi.py")]
+    command = [warm_python.executable(), str(RECIPE / "local" / "prepare_kaldi.py")]
     for part in ("labeled", "unlabeled", "dev", "test"):
         command += [f"--{part}", str(tmp_path / part)]
     command += ["--out", str(tmp_path / "out"), "--nj", "1", *map(str, options)]

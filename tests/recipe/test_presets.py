@@ -311,6 +311,7 @@ def check_cache(name: str, state: dict[str, Any] | None) -> None:
     assert (decided > 0) == (name == "from_the_start")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS],

@@ -27,6 +27,7 @@ from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT, python_path
 from tests.end_to_end.test_launch import TRAIN, Site, really
 from tests.end_to_end.test_launch import block as launch_block
+from tests.support import warm_python
 from tests.support.espnet_runs import PL, config, load, make_data, same_tensors
 from tests.training.test_help import COMMANDS, parser_of
 
@@ -120,6 +121,7 @@ def redirected(plain: str) -> str:
     return ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.pl", "slurm.pl", "ssh"])
 def test_launch_starts_the_same_processes(name: str, tmp_path: Path) -> None:
     plain = launch_block(name)
@@ -131,6 +133,7 @@ def test_launch_starts_the_same_processes(name: str, tmp_path: Path) -> None:
     assert all(words[:2] == ["-m", "espnet_softpl"] for words in started)
 
 
+@pytest.mark.slow
 def test_the_documented_launch_by_ssh(tmp_path: Path) -> None:
     started = calls(tmp_path / "documented", block("ssh"))
     expected = calls(tmp_path / "plain", launch_block("ssh"))
@@ -178,7 +181,8 @@ class Recipe:
         (root / "cmd.sh").write_text(
             "".join(f"{n}_cmd=utils/run.pl\n" for n in ("train", "cuda", "decode"))
         )
-        where = shlex.quote(str(Path(sys.executable).parent))
+        programs = (warm_python.executable(), sys.executable)
+        where = ":".join(shlex.quote(str(Path(file).parent)) for file in programs)
         (root / "path.sh").write_text(f"export PATH={where}:$PATH\n")
         # The front end's sample rate, the normalization and the data are of asr.sh.
         stock = config(normalize=None, max_epoch=2, log_level="INFO")

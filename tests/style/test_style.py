@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,9 +67,23 @@ def name_of(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
 
 
-def over(files: list[Path]) -> pytest.MarkDecorator:
-    """Run a test once for each file, named after it."""
-    return pytest.mark.parametrize("file", files, ids=name_of)
+def over(files: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Make one test of a check of each file; those that fail are named."""
+
+    def of_all(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            faults = {}
+            for file in files:
+                try:
+                    check(file)
+                except AssertionError as error:
+                    faults[name_of(file)] = str(error)
+            assert not faults
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return of_all
 
 
 def parse(file: Path) -> ast.Module:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from tests import ROOT
+from tests.support import warm_python
 
 RECIPE = ROOT / "egs2" / "librispeech_softpl"
 GENERATED = ("data", "downloads", "dump", "exp", "__pycache__")
@@ -33,7 +34,12 @@ def copy_recipe(root: Path) -> Path:
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of the recipe: this Python, this checkout."""
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")]))
-    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": python_path, **more}
+    return {
+        **os.environ,
+        "PYTHON": warm_python.executable(),
+        "PYTHONPATH": python_path,
+        **more,
+    }
 
 
 def run(

@@ -69,6 +69,7 @@ def test_a_warning_is_reported_and_a_stop_ends(tmp_path, caplog) -> None:
         report(training, 2.0)
 
 
+@pytest.mark.slow
 def test_a_back_off_returns_to_the_healthy_epoch(tmp_path, caplog) -> None:
     training = build(tmp_path, "back_off", max_back_offs=1)
     guarding.keep_healthy(training)

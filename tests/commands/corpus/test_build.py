@@ -35,6 +35,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_build_does_not_depend_on_jobs_or_process(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     result = subprocess.run(
@@ -45,6 +46,7 @@ def test_build_does_not_depend_on_jobs_or_process(corpus: Path, tmp_path: Path) 
     assert "train-unlabeled: 4 speakers, 48 utterances" in result.stdout
 
 
+@pytest.mark.slow
 def test_killed_build_goes_on_to_the_same_corpus(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     process = subprocess.Popen(command(out, "--jobs", "1", "--quiet"))
@@ -181,6 +183,7 @@ def die(speaker: Speaker) -> Iterator[Utterance]:
     os._exit(1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ def decode(exp: Path, data: Data, change: str = "") -> None:
     (place / "text").write_text(text.replace(" A", f" {change}", 1) if change else text)
 
 
+@pytest.mark.slow
 def test_decoded_sets_have_intervals(runs, data, tmp_path) -> None:
     exp = copy(runs["cached"], tmp_path / "exp")
     decode(exp, data, change="B")

@@ -45,6 +45,7 @@ def test_three_experiments_that_are_not_decoded(runs, tmp_path, capsys) -> None:
     assert files == {"report.html", *(f"{name}.png" for name in wanted)}
 
 
+@pytest.mark.slow
 def test_alarms_and_limits_are_shown(runs, tmp_path) -> None:
     page = run_report(runs["alarmed"], runs["cached"], out=tmp_path / "out")
     assert page.row("alarmed", "hard_ctc")[8] == "1"

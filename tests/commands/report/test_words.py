@@ -45,6 +45,7 @@ def test_rows_are_thinned_evenly() -> None:
     assert thin(range(100), 4) == [0, 33, 66, 99]
 
 
+@pytest.mark.slow
 def test_labels_over_time(runs, tmp_path) -> None:
     page = run_report(runs["cached"], out=tmp_path / "out")
     rows = [

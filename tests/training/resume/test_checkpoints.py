@@ -345,6 +345,7 @@ def test_a_repair_that_is_killed_is_repaired(
     assert repairs > 100
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(disk, undisturbed, tmp_path) -> None:
     rng, kills = random.Random(3), 0
     for trial in range(20):

@@ -172,6 +172,7 @@ def test_labeled_audio_that_vanishes_stops_the_run(data, tmp_path, capsys) -> No
         train(SoftPLTask, faulty(data, num_workers=1), tmp_path / "exp")
     assert stop.value.code == 2
     assert "labeled-0" in capsys.readouterr().err
+    assert not multiprocessing.active_children()  # Nothing to wait for.
 
 
 def run_apart(module: str, call: str) -> subprocess.CompletedProcess:

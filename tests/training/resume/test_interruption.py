@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from espnet_softpl.training.resume import interruption
 from espnet_softpl.training.task import SoftPLTask
-from tests.end_to_end.test_training import SLIMIPL, compare_runs
+from tests.end_to_end.test_training import SLIMIPL, cases, compare_runs
 from tests.support.espnet_runs import Data, make_data, train
 from tests.training.resume.test_faults import FAULTS, faulty, nothing, run_apart
 
@@ -29,24 +29,25 @@ def interrupt(losses: torch.Tensor) -> torch.Tensor:
     return losses
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        SLIMIPL,
-        dict(
-            pl_teacher="student",
-            pl_teacher_conf={},
-            pl_cache="label_change",
-            pl_cache_conf={"size": 2, "lag": 3},
-            num_workers=1,
-        ),
-        dict(
-            accum_grad=3, num_iters_per_epoch=9, pl_teacher="topn", pl_teacher_conf={}
-        ),
-    ],
-    ids=["ema", "slimipl", "label_change", "accumulation"],
+LABEL_CHANGE = dict(
+    pl_teacher="student",
+    pl_teacher_conf={},
+    pl_cache="label_change",
+    pl_cache_conf={"size": 2, "lag": 3},
+    num_workers=1,
 )
+ACCUMULATION = dict(
+    accum_grad=3, num_iters_per_epoch=9, pl_teacher="topn", pl_teacher_conf={}
+)
+STOPPED = {
+    "ema": ({},),
+    "slimipl": (SLIMIPL,),
+    "label_change": (LABEL_CHANGE,),
+    "accumulation": (ACCUMULATION,),
+}
+
+
+@pytest.mark.parametrize("changes", cases(STOPPED, fast="slimipl"))
 def test_told_to_stop_it_saves_and_goes_on_from_there(data, tmp_path, changes) -> None:
     options = faulty(data, **{"num_iters_per_epoch": 8, **changes})
     whole = train(SoftPLTask, options, tmp_path / "whole")
@@ -66,6 +67,7 @@ def test_told_to_stop_it_saves_and_goes_on_from_there(data, tmp_path, changes) -
     assert not list((exp / "pl_state").glob("*batches.rank0.pth"))
 
 
+@pytest.mark.slow
 def test_a_file_of_another_world_is_not_taken(data, tmp_path) -> None:
     """A process that did not live to save its part: the epoch begins anew."""
     options = faulty(data, num_iters_per_epoch=8)
