@@ -98,6 +98,7 @@ if __name__ == "__main__":
 PRINT = "import sys; print(sys.argv, sys.path[0], __name__); sys.exit('failed')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "stdin"),
     [

@@ -10,6 +10,7 @@ import pytest
 from espnet_softpl.bin import add_pl
 
 
+@pytest.mark.slow
 def test_help_needs_no_espnet() -> None:
     code = (
         "import sys\nfrom espnet_softpl.bin import add_pl\nadd_pl.get_parser()\n"

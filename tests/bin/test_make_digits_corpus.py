@@ -52,6 +52,7 @@ def test_layout_and_sets(corpus: Path) -> None:
             assert shortest - 0.01 < info.duration < longest + 0.01
 
 
+@pytest.mark.slow
 def test_audio_says_what_the_transcript_says(corpus: Path) -> None:
     transcript = corpus / "test" / "6" / "1" / "6-1.trans.txt"
     for line in transcript.read_text().splitlines():

@@ -43,6 +43,7 @@ def test_layout_is_librispeech(corpus: Path) -> None:
     assert set(audio) == spoken
 
 
+@pytest.mark.slow
 def test_audio_is_speech_of_sensible_length_and_level(corpus: Path) -> None:
     for path in corpus.rglob("*.flac"):
         info = soundfile.info(path)

@@ -16,7 +16,7 @@ from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, release
 from espnet_softpl.data.usable_audio import (
     LONGEST_SILENCE,
     StrictAudio,
@@ -336,6 +336,8 @@ def test_labeled_audio_ends_the_run_with_the_reason(
         with pytest.raises(UserError) as ended:
             next(batches)
         last = str(ended.value).strip().splitlines()[-1]
+        del batches
+        release(ended.value)  # Or the loader's process would be waited for.
         assert f"labeled utterance {uid}: {files[uid]}: " in last
         assert BAD[uid] in last
 

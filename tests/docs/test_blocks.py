@@ -240,7 +240,15 @@ def python_pages() -> list:
     for block in ALL:
         if block.language == "python" and not block.mark:
             pages.setdefault(name_of(block.page), []).append(block)
-    return [pytest.param(found, id=page) for page, found in pages.items()]
+    # A page that makes a test of its own starts pytest.
+    return [
+        pytest.param(
+            found,
+            id=page,
+            marks=[pytest.mark.slow] if any("test_" in b.text for b in found) else [],
+        )
+        for page, found in pages.items()
+    ]
 
 
 @pytest.mark.parametrize("found", python_pages())

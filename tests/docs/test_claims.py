@@ -254,6 +254,7 @@ def test_with_a_temperature_the_fixed_points_are_uniform(temperature) -> None:
     assert soft_gradient(logits, temperature=temperature).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_where_frames_settle_at_a_temperature() -> None:
     logits = torch.tensor([[1.0, 0.9, -1.0], [0.5, 0.5, 0.0]], dtype=torch.float64)
     sharp = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], dtype=torch.float64)

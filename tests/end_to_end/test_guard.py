@@ -65,6 +65,7 @@ def test_a_warning_changes_no_weight_and_writes_a_report(
     assert not (silent / "pl_collapse").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_run_and_keeps_what_there_is(data, tmp_path, capsys) -> None:
     # Epochs of 6 steps with 4 unlabeled ones: the fifth unlabeled one is in epoch 2.
     guard_conf = dict(reference_steps=1, patience=5)

@@ -274,6 +274,7 @@ def test_a_criterion_is_one_line_of_yaml(data, seed_model, tmp_path, criterion, 
     assert np.isfinite(reported(exp, "loss_pl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion, trains", [("hard_ctc", True), ("soft_ce", False)])
 def test_hybrid_models(data, tmp_path, criterion, trains) -> None:
     """Hard labels train the attention decoder too, soft ones only the CTC branch."""

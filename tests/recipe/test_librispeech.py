@@ -166,6 +166,7 @@ def test_the_settings_of_slimipl(
     assert f"C / p = {cache * 10} unlabeled updates" in text
 
 
+@pytest.mark.slow
 def test_the_full_models_can_be_built(tmp_path: Path) -> None:
     """On torch's device without memory; the E-Branchformer has ESPnet's 38.47 M."""
     sizes = {}
@@ -209,6 +210,7 @@ def commands(text: str, log: str) -> dict[str, str]:
     return {found[1]: found[0] for found in re.finditer(pattern, text, re.MULTILINE)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", NAMES)
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_every_preset_is_chosen_by_name(recipe: Path, corpus: str, model: str) -> None:
@@ -241,6 +243,7 @@ def test_every_preset_is_chosen_by_name(recipe: Path, corpus: str, model: str) -
     assert len(statistics) == 1 and " --gpu 0 " in statistics[0]
 
 
+@pytest.mark.slow
 def test_the_control_of_a_model_goes_on_with_its_warm_up(recipe: Path) -> None:
     more = ["--run_control", "true", "--dry_run", "--stage", 9, "--stop_stage", 9]
     for model in NAMES:

@@ -338,6 +338,7 @@ def test_another_rate_is_refused_with_name_rate_and_option(tmp_path: Path) -> No
     assert not (tmp_path / "out" / "wav.scp").exists()
 
 
+@pytest.mark.slow
 def test_resampling_keeps_a_tone_and_several_channels_are_averaged(
     tmp_path: Path,
 ) -> None:

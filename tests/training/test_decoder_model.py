@@ -27,6 +27,7 @@ def answer_step_by_step(model, encoder_out, lengths, tokens) -> torch.Tensor:
     return torch.stack(rows)
 
 
+@pytest.mark.slow
 @HYBRIDS
 @pytest.mark.parametrize("target", ["transcript", "forced", "forced_soft"])
 @pytest.mark.parametrize("normalized", [False, True], ids=["sum", "mean"])

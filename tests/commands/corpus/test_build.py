@@ -63,6 +63,7 @@ def test_killed_build_goes_on_to_the_same_corpus(corpus: Path, tmp_path: Path) -
     assert times == {path: path.stat().st_mtime_ns for path in finished}
 
 
+@pytest.mark.slow
 def test_second_run_changes_nothing_and_is_fast(corpus: Path) -> None:
     def times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}

@@ -59,6 +59,7 @@ def test_references_are_found_or_named(runs, data, tmp_path, capsys) -> None:
     assert "1 utterances of test_other were not decoded: c" in page.words
 
 
+@pytest.mark.slow
 def test_the_recipe_s_layout(runs, data, tmp_path) -> None:
     root = tmp_path / "recipe"
     exp = copy(runs["stock"], root / "exp/mini/seed1/control")
