@@ -53,7 +53,11 @@ ONE_AT_A_TIME = threading.Lock()
 SETTING: dict[str, Any] = {
     "pl_teacher": "ema",
     "pl_teacher_conf": {"decay": 0.5},
-    "pl_schedule_conf": {"labeled_steps": 1, "unlabeled_steps": 3},
+    "pl_schedule_conf": {
+        "form": "interleaved",
+        "labeled_steps": 1,
+        "unlabeled_steps": 3,
+    },
     "pl_filter_conf": {"min_tokens": 14},  # Half of the median transcript.
     "pl_guard": "warn",
     "optim_conf": {"lr": 0.001, "weight_decay": 0.01},
@@ -122,10 +126,19 @@ def _border() -> dict[str, dict[str, Any]]:
         for decay in (0.0, 0.8, 0.9, 0.99)
     }
     for name, (labeled, unlabeled) in {"0:1": (0, 1), "1:1": (1, 1)}.items():
-        schedule = {"labeled_steps": labeled, "unlabeled_steps": unlabeled}
+        schedule = {
+            "form": "interleaved",
+            "labeled_steps": labeled,
+            "unlabeled_steps": unlabeled,
+        }
         changes[f"labeled to unlabeled {name}"] = {"pl_schedule_conf": schedule}
     changes["unlabeled weight 0.3"] = {
-        "pl_schedule_conf": {"labeled_steps": 1, "unlabeled_steps": 3, "weight": 0.3}
+        "pl_schedule_conf": {
+            "form": "interleaved",
+            "labeled_steps": 1,
+            "unlabeled_steps": 3,
+            "weight": 0.3,
+        }
     }
     changes["no augmentation"] = {"specaug": None}
     changes["seed of 300 steps"] = {"seed_steps": 300}

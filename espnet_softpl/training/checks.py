@@ -70,6 +70,7 @@ def check_options(args: argparse.Namespace) -> PLConfig:
             raise UserError(f"{option}: {value!r} {why}")
     _check_decoder(config)
     _check_layers(config)
+    _warn_of_weight(config)
     return config
 
 
@@ -118,6 +119,23 @@ def _check_parts(config: PLConfig) -> None:
         raise UserError(
             "ngpu: several GPUs need --multiprocessing_distributed true (one process "
             "per GPU); torch's DataParallel is not supported"
+        )
+
+
+def _warn_of_weight(config: PLConfig) -> None:
+    """Say so if the unlabeled loss's weight, or the guard's, hardly acts."""
+    args, schedule = config.args, config.schedule
+    sets_weight = schedule.weight != 1.0 or schedule.ramp_steps > 0
+    backs_off = config.guard is not None and config.guard.action == "back_off"
+    mixed = schedule.labeled_steps and schedule.update_steps(args.accum_grad) > 1
+    if (sets_weight or backs_off) and args.grad_clip > 0 and not mixed:
+        logger.warning(
+            "%s changes only updates that are not clipped (grad_clip: %g): here an "
+            "update is of labeled or of unlabeled mini-batches, and clipping divides "
+            "a factor out again. The log tells how many are clipped. "
+            "pl_schedule_conf.form: block (labeled_steps: 1 or more) mixes both",
+            "pl_schedule_conf.weight" if sets_weight else "The guard's lower_weight",
+            args.grad_clip,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import TypeVar
@@ -54,7 +55,7 @@ class PLConfig:
             regularizers=_scheduled(regularizers.REGISTRY, args),
             shaping=_scheduled(shaping.REGISTRY, args),
             filters=build_filters(args),
-            teacher=_build_teacher(args),
+            teacher=_build_teacher(args, schedule),
             cache=cache.build(args.pl_cache, **args.pl_cache_conf),
             guard=guard.build(args.pl_guard, **args.pl_guard_conf),
             forms=forms,
@@ -99,7 +100,7 @@ def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ..
         raise UserError(f"{registry.key}_conf: {error}") from error
 
 
-def _build_teacher(args: Namespace) -> teacher.Teacher:
+def _build_teacher(args: Namespace, schedule: Schedule) -> teacher.Teacher:
     """Build the teacher, with the run's steps per epoch if it counts in epochs."""
     conf = dict(args.pl_teacher_conf)
     if "retention" in conf and "steps_per_epoch" not in conf:
@@ -109,7 +110,9 @@ def _build_teacher(args: Namespace) -> teacher.Teacher:
                 "an epoch is not known; set num_iters_per_epoch, or "
                 "pl_teacher_conf.steps_per_epoch (optimizer steps)"
             )
-        conf["steps_per_epoch"] = max(args.num_iters_per_epoch // args.accum_grad, 1)
+        updates = args.num_iters_per_epoch / schedule.update_steps(args.accum_grad)
+        updates = math.ceil(updates) if schedule.form == "block" else int(updates)
+        conf["steps_per_epoch"] = max(updates, 1)
     return teacher.build(args.pl_teacher, **conf)
 
 

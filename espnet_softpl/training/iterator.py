@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.schedule import Schedule
 
 Batch = tuple[list[str], dict[str, Any]]
+logger = logging.getLogger(__name__)
 
 
 class EndlessBatches:
@@ -66,9 +68,10 @@ class StreamSampler(AbsSampler):
 class MixedIterator:
     """The labeled and unlabeled mini-batches of one epoch, in the schedule's order.
 
-    Every batch has `pl_step`, its number in the whole training. A labeled one has the
-    loader's tensors, an unlabeled one has `unlabeled`, an `UnlabeledBatch`. Any batch
-    may have `insertions`, a list of `UnlabeledBatch` to label for the cache.
+    Every batch has `pl_step`, its number in the whole training, and `pl_factor`, which
+    its loss is multiplied by. A labeled one has the loader's tensors, an unlabeled one
+    has `unlabeled`, an `UnlabeledBatch`. Any batch may have `insertions`, a list of
+    `UnlabeledBatch` to label for the cache.
     """
 
     loaders: tuple[DataLoader, DataLoader]  # Labeled; unlabeled, a batch a load.
@@ -77,6 +80,7 @@ class MixedIterator:
     first_draw: int  # Number of its first unlabeled turn, counted from 0.
     kinds: Sequence[bool]  # True if a turn is unlabeled.
     weights: Sequence[float]  # Factor on the unlabeled loss at each step.
+    factors: Sequence[float]  # Factor on any loss at each step; see `Schedule.factors`.
     usable_share: UsableShare | None = None  # Counts audio that cannot be used.
 
     def __len__(self) -> int:
@@ -103,6 +107,7 @@ class MixedIterator:
             else:
                 ids, fields = next(labeled)
             fields["pl_step"] = self.first_step + done
+            fields["pl_factor"] = self.factors[done]
             if insertions:
                 fields["insertions"], insertions = insertions, []
             yield ids, fields
@@ -133,6 +138,8 @@ class MixedIterFactory(AbsIterFactory):
     `make_plan` makes the label cache's plan from the number of unlabeled mini-batches;
     `num_iters_per_epoch` counts both kinds, and is by default what one pass over the
     labeled data takes (over the unlabeled data, if the schedule has no labeled steps).
+    In the block form it is rounded up to whole updates: ESPnet forgets what is left of
+    one at an epoch's end.
     """
 
     def __init__(
@@ -144,6 +151,7 @@ class MixedIterFactory(AbsIterFactory):
         num_iters_per_epoch: int | None = None,
         make_plan: Callable[[int], CachePlan] | None = None,
         usable_share: UsableShare | None = None,
+        accum_grad: int = 1,
     ) -> None:
         self._factories = (labeled, unlabeled)
         batches = [f.sampler.generate(seed) for f in self._factories]
@@ -161,7 +169,18 @@ class MixedIterFactory(AbsIterFactory):
             if per_block == 0:
                 num_batches, per_block = len(batches[1]), schedule.unlabeled_steps
             num_iters_per_epoch = -(-num_batches * schedule.block_steps // per_block)
+        self._accum_grad = accum_grad
+        self.update_steps = schedule.update_steps(accum_grad)
         self.num_iters_per_epoch = num_iters_per_epoch
+        if schedule.form == "block":
+            self.num_iters_per_epoch += -num_iters_per_epoch % self.update_steps
+        if self.num_iters_per_epoch != num_iters_per_epoch:
+            logger.info(
+                "An epoch has %d mini-batches instead of %d, for an update takes %d",
+                self.num_iters_per_epoch,
+                num_iters_per_epoch,
+                self.update_steps,
+            )
 
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> MixedIterator:
         """Build the iterator of one epoch, counted from 1; it is always shuffled.
@@ -180,6 +199,7 @@ class MixedIterFactory(AbsIterFactory):
             loads = self.plan.draws(draw, self.evicted)
         else:
             loads = ([Load(number, None, False)] for number in itertools.count(draw))
+        of_steps = self._kinds_of_steps(kinds, filling - min(filling, draw))
         # One stream, read twice: ahead by the loader's sampler, and by the iterator.
         ahead, loads = itertools.tee(itertools.islice(loads, sum(kinds)))
         labeled = range(turn - draw, turn - draw + turns - sum(kinds))
@@ -191,8 +211,15 @@ class MixedIterFactory(AbsIterFactory):
             first_draw=draw,
             kinds=kinds,
             weights=[schedule.unlabeled_weight(step) for step in steps],
+            factors=schedule.factors(of_steps, self._accum_grad),
             usable_share=self._usable_share,
         )
+
+    @staticmethod
+    def _kinds_of_steps(kinds: Sequence[bool], filling: int) -> list[bool]:
+        """Leave out the first unlabeled turns, which only fill the cache."""
+        fills = itertools.accumulate(kinds)
+        return [kind for kind, n in zip(kinds, fills) if not kind or n > filling]
 
     def _loader(self, which: int, numbers: Iterable[int], epoch: int) -> DataLoader:
         """Build ESPnet's loader for some mini-batches of one kind."""

@@ -42,13 +42,15 @@ class SoftPLModel(DecoderModel):
         unlabeled: UnlabeledBatch | None = None,
         insertions: Sequence[UnlabeledBatch] = (),
         pl_step: int = 0,
+        pl_factor: float = 1.0,
         **kwargs: Any,
     ) -> Reported:
         """Compute the loss of a labeled or an unlabeled batch.
 
         A labeled one has waveforms (B, N) and token ids (B, U), padded with -1, and
         their lengths (B,); of an unlabeled one `unlabeled` has all. `insertions` are
-        labeled for the cache first; `pl_step` counts mini-batches of the training.
+        labeled for the cache first; `pl_step` counts mini-batches of the training, and
+        `pl_factor` multiplies what is differentiated, not what is reported.
 
         Returns:
             loss, statistics (the same keys in the same order for every training
@@ -60,16 +62,21 @@ class SoftPLModel(DecoderModel):
             self.pl.set_dropout(pl_step)
         if unlabeled is not None:
             losses, values = self.pl.step(self, unlabeled, insertions, pl_step)
-            return self._report(losses, values, unlabeled.speech.size(0))
+            size = unlabeled.speech.size(0)
+            return self._report(losses, values, size, pl_factor)
         if insertions:
             self.pl.insert(self, insertions, pl_step)
         if self.pl is None or not self.training:
             return super().forward(speech, speech_lengths, text, text_lengths, **kwargs)
         batch = (speech, speech_lengths, text, text_lengths)
-        return self._forward_labeled(batch, pl_step, kwargs)
+        return self._forward_labeled(batch, pl_step, pl_factor, kwargs)
 
     def _forward_labeled(
-        self, batch: tuple[torch.Tensor, ...], step: int, kwargs: dict[str, Any]
+        self,
+        batch: tuple[torch.Tensor, ...],
+        step: int,
+        factor: float,
+        kwargs: dict[str, Any],
     ) -> Reported:
         """Run the stock forward, on two views of the batch if they are wanted."""
         size, views = len(batch[0]), self.pl.labeled_views(step)
@@ -83,7 +90,7 @@ class SoftPLModel(DecoderModel):
             more = self.pl.on_labeled(log_probs, lengths, *batch[2:], step)
             loss = loss + self.ctc_weight * more
         self._labeled_encoding = None
-        return self._report({"loss": loss, "loss_labeled": loss}, stats, size)
+        return self._report({"loss": loss, "loss_labeled": loss}, stats, size, factor)
 
     def _calc_ctc_loss(
         self, encoder_out: torch.Tensor, encoder_out_lens: torch.Tensor, *args: Any
@@ -95,7 +102,11 @@ class SoftPLModel(DecoderModel):
         return super()._calc_ctc_loss(encoder_out, encoder_out_lens, *args)
 
     def _report(
-        self, losses: dict[str, torch.Tensor], stats: dict[str, Any], size: int
+        self,
+        losses: dict[str, torch.Tensor],
+        stats: dict[str, Any],
+        size: int,
+        factor: float,
     ) -> Reported:
         """Bring a batch's loss and statistics to the form that ESPnet wants."""
         # The trainer divides the loss in place; the statistic must not follow.
@@ -103,7 +114,7 @@ class SoftPLModel(DecoderModel):
         # ESPnet gathers statistics between processes by position: keys that differ
         # between batches would be mixed up without any error.
         stats = {key: stats.get(key, float("nan")) for key in self.statistics_keys()}
-        loss = losses["loss"]
+        loss = factor * losses["loss"]
         return force_gatherable((loss, stats, size), loss.device)
 
     def combine_losses(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:

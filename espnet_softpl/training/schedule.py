@@ -6,8 +6,8 @@ label cache. All depends on the seed and the step alone, so that resumed runs, l
 and processes see the same. One labeled, two unlabeled in a block, a cache of two:
 
     turn       0 1 2 3 4 5 6 7 8
-    unlabeled  1 0 1 1 0 1 1 1 0
-    step       - 0 - 1 2 3 4 5 6
+    unlabeled  0 1 1 0 1 1 0 1 1
+    step       0 - - 1 2 3 4 5 6
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from espnet_softpl.core.ranges import at_least, finite, fraction, not_negative
+from espnet_softpl.core.ranges import at_least, choice, finite, fraction, not_negative
 from espnet_softpl.core.stateful import Stateful
 
 T = TypeVar("T")
+FORMS = ("block", "interleaved")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,21 @@ class Schedule:
     """How labeled and unlabeled mini-batches alternate (`pl_schedule_conf`).
 
     From `start_step` on, training goes in blocks of `labeled_steps` labeled and
-    `unlabeled_steps` unlabeled mini-batches, in an order drawn anew for each block
-    (slimIPL's N_L : N_U, https://arxiv.org/abs/2010.11524).
+    `unlabeled_steps` unlabeled mini-batches (slimIPL's N_L : N_U,
+    https://arxiv.org/abs/2010.11524).
+
+    In the `block` form a block, or `accum_grad` of them, makes one update, of the
+    gradient of (arXiv:2211.06007, eq. 1)
+
+        mean of the labeled losses + weight * mean of the unlabeled losses
+
+    In the `interleaved` form, slimIPL's, each mini-batch makes an update (with
+    `accum_grad`, each few in a row), in an order drawn anew for each block. An update
+    is then of one kind, and clipping its gradient divides `weight` out again: the ratio
+    of the two kinds is what balances them.
 
     Attributes:
+        form: `block` or `interleaved`.
         start_step: Number of labeled steps (mini-batches) before the first block
             (slimIPL's M); 0 starts at once, as one does from a base model.
         labeled_steps: Labeled mini-batches per block, at least 0.
@@ -48,6 +60,7 @@ class Schedule:
         layer_drop: The same for the rate at which whole layers are dropped.
     """
 
+    form: str = "block"
     start_step: int = 0
     labeled_steps: int = 1
     unlabeled_steps: int = 1
@@ -57,6 +70,7 @@ class Schedule:
     layer_drop: float | None = None
 
     def __post_init__(self) -> None:
+        choice("form", self.form, FORMS)
         least = dict(start_step=0, labeled_steps=0, unlabeled_steps=1, ramp_steps=0)
         for name, low in least.items():
             at_least(name, getattr(self, name), low)
@@ -71,6 +85,30 @@ class Schedule:
         """Mini-batches in one block."""
         return self.labeled_steps + self.unlabeled_steps
 
+    def update_steps(self, accum_grad: int) -> int:
+        """Return the mini-batches of one update, by ESPnet's `accum_grad`."""
+        return accum_grad * (self.block_steps if self.form == "block" else 1)
+
+    def factors(self, unlabeled: Sequence[bool], accum_grad: int) -> list[float]:
+        """Return what each loss is multiplied by, (steps,), so that an update is right.
+
+        ESPnet divides every loss by the mini-batches of an update, N, however many of
+        them are labeled. In the block form N / n makes that the mean over the n of the
+        same kind; two blocks of one labeled and two unlabeled mini-batches:
+
+            unlabeled  0   1   1   0   1   1
+            factor     3  1.5 1.5  3  1.5 1.5
+
+        The steps begin with an update, as an epoch does.
+        """
+        if self.form != "block":
+            return [1.0] * len(unlabeled)
+        size, factors = self.update_steps(accum_grad), []
+        for first in range(0, len(unlabeled), size):
+            kinds = unlabeled[first : first + size]
+            factors += [size / kinds.count(kind) for kind in kinds]
+        return factors
+
     def is_unlabeled(self, seed: int, first_turn: int, num_turns: int) -> list[bool]:
         """Tell the kind of consecutive turns: True if unlabeled, (num_turns,)."""
         kinds = []
@@ -81,6 +119,10 @@ class Schedule:
 
     def _order(self, seed: int, block: int) -> list[bool]:
         """Return the order of a block, True if unlabeled, (block_steps,)."""
+        if self.form == "block":
+            # Always the same, so that any `block_steps` turns in a row hold as many of
+            # each kind: an update does even if filling the cache has shifted the turns.
+            return [False] * self.labeled_steps + [True] * self.unlabeled_steps
         return _block_order(self.labeled_steps, self.block_steps, seed, block)
 
     def unlabeled_before(self, seed: int, turn: int) -> int:

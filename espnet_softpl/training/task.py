@@ -210,5 +210,6 @@ class SoftPLTask(ASRTask):
                 num_iters_per_epoch=args.num_iters_per_epoch,
                 make_plan=plan,
                 usable_share=UsableShare(args.pl_max_bad_share),
+                accum_grad=args.accum_grad,
             )
         )

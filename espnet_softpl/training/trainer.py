@@ -17,6 +17,7 @@ from espnet_softpl.core.processes import (
     wait_for_all,
 )
 from espnet_softpl.training import guarding
+from espnet_softpl.training.gradients import GradientLog
 from espnet_softpl.training.resume import checkpoints, interruption, snapshot
 from espnet_softpl.training.resume.interruption import Interrupted, StoppableIterator
 from espnet_softpl.training.resume.layout import TEACHER
@@ -60,8 +61,9 @@ class SoftPLTrainer(Trainer):
         kwargs["optimizers"][0].register_step_post_hook(
             lambda *_: teacher.update(model)
         )
+        factory = kwargs["train_iter_factory"].factory
+        options.accum_grad = factory.update_steps  # Mini-batches of one update.
         if engine.cache is not None:
-            factory = kwargs["train_iter_factory"].factory
             engine.cache.plan = factory.plan
             factory.evicted = engine.cache.evicted
         with cls.stop.on_sigterm(), checkpoints.whole_files():
@@ -93,8 +95,15 @@ class SoftPLTrainer(Trainer):
         epoch, output_dir = reporter.get_epoch(), Path(options.output_dir)
         training = Training(model, output_dir, epoch, reporter=reporter, **parts)
         batches = StoppableIterator(kwargs["iterator"], cls.stop, options.accum_grad)
+        gradients = GradientLog(training, options.grad_clip, options.accum_grad)
+        batches.after_step = gradients.after_step
         if model.pl.guard is not None:
-            batches.after_step = functools.partial(guarding.consult_guard, training)
+
+            def look_and_consult() -> None:
+                gradients.after_step()
+                guarding.consult_guard(training)
+
+            batches.after_step = look_and_consult
         valid = False
         done = snapshot.find_interruption(output_dir, epoch)
         if done is None:
@@ -108,6 +117,7 @@ class SoftPLTrainer(Trainer):
                 snapshot.set_random_state, state["random"]
             )
         valid = not super().train_one_epoch(**{**kwargs, "iterator": batches}) or valid
+        gradients.end_epoch()
         if any_process(cls.stop.is_set and not batches.complete):
             if batches.done > 0:
                 interruption.save_interruption(training, batches.done, valid)

@@ -29,7 +29,7 @@ STRICT = dict(
     patience=2,
     limits={**OFF, "pl_frame_entropy": {"highest": None, "above": 1e-6}},
 )
-SCHEDULE = dict(labeled_steps=1, unlabeled_steps=2)
+SCHEDULE = dict(form="interleaved", labeled_steps=1, unlabeled_steps=2)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def test_a_cache_of_other_forms_is_not_resumed(data, tmp_path, capsys) -> None:
     "target, trains", [("none", False), ("transcript", True), ("forced", True)]
 )
 def test_what_the_decoder_learns_is_chosen(data, tmp_path, target, trains) -> None:
-    schedule = dict(labeled_steps=0, unlabeled_steps=1)
+    schedule = dict(form="interleaved", labeled_steps=0, unlabeled_steps=1)
     changes = dict(pl_decoder=target, pl_schedule_conf=schedule)
     exp = train(SoftPLTask, forms_config(data, **changes), tmp_path / "exp")
     first, last = load(exp / "1epoch.pth"), load(exp / "2epoch.pth")

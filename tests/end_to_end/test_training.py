@@ -185,6 +185,7 @@ RESUMED = {
     "delayed": ("delayed", {"steps": 4}, {}),
     "topn": ("topn", {"n": 2}, {}),
     "label_change": ("student", {}, LABEL_CHANGE),
+    "blocks": ("ema", {"decay": 0.9}, {**SLIMIPL, "form": "block"}),
 }
 
 
@@ -198,12 +199,17 @@ def cases(table: dict[str, tuple], fast: str) -> list:
 
 @pytest.mark.parametrize("teacher, conf, more", cases(RESUMED, fast="slimipl"))
 def test_resume_is_exact(data, seed_model, tmp_path, teacher, conf, more) -> None:
+    more = dict(more)
     pl = dict(
         PL,
         pl_teacher=teacher,
         pl_teacher_conf=conf,
         pl_schedule_conf=dict(
-            labeled_steps=2, unlabeled_steps=1, start_step=3, ramp_steps=6
+            form=more.pop("form", "interleaved"),
+            labeled_steps=2,
+            unlabeled_steps=1,
+            start_step=3,
+            ramp_steps=6,
         ),
     )
     options = config(
@@ -279,7 +285,7 @@ def test_a_criterion_is_one_line_of_yaml(data, seed_model, tmp_path, criterion, 
 def test_hybrid_models(data, tmp_path, criterion, trains) -> None:
     """Hard labels train the attention decoder too, soft ones only the CTC branch."""
     options = config(**data.options(), **dict(PL, pl_criterion=criterion), **HYBRID)
-    options["pl_schedule_conf"] = dict(labeled_steps=0, unlabeled_steps=1)
+    options["pl_schedule_conf"] = dict(PL["pl_schedule_conf"], labeled_steps=0)
     # An untrained teacher may say nothing; such labels would be left out.
     options["pl_filter_conf"] = dict(min_tokens=0)
     exp = train(SoftPLTask, options, tmp_path / "exp")
@@ -299,6 +305,41 @@ def test_without_pl_it_is_the_stock_task(data, seed_model, tmp_path) -> None:
     options = config(**data.options(unlabeled=False), **SEED)
     exp = train(SoftPLTask, options, tmp_path / "exp")
     assert same_tensors(load(exp / "latest.pth"), load(seed_model / "latest.pth"))
+
+
+def change(data: Data, base: Path, exp: Path, **schedule) -> torch.Tensor:
+    """Return what one update of SGD, of a rate of 1, adds to the weights."""
+    conf = {"labeled_steps": 1, "unlabeled_steps": 2, **schedule}
+    options = config(
+        **{**data.options(), **PL, "pl_schedule_conf": conf, "optim": "sgd"},
+        optim_conf=dict(lr=1.0),
+        grad_clip=0.1,
+        max_epoch=1,
+        num_iters_per_epoch=3,
+        init_param=[best(base)],
+    )
+    weights = load(train(SoftPLTask, options, exp) / "latest.pth")
+    started = load(Path(best(base)))
+    names = [key for key in started if "running_" not in key and "num_batch" not in key]
+    return torch.cat([(weights[k] - started[k]).flatten().double() for k in names])
+
+
+def test_weight_acts_though_every_update_is_clipped(data, seed_model, tmp_path) -> None:
+    """Labeled mean + weight * unlabeled mean: of three weights one is redundant."""
+    changes = {
+        weight: change(data, seed_model, tmp_path / str(weight), weight=weight)
+        for weight in (0.0, 1.0, 4.0)
+    }
+    for vector in changes.values():
+        assert vector.norm() == pytest.approx(0.1, rel=1e-3)  # Clipped.
+    none, one, four = changes.values()
+    # four is in the plane of the two others: its gradient is none + 4 (one' - none).
+    basis = torch.stack([none, one], dim=1)
+    solution = torch.linalg.lstsq(basis, four).solution
+    assert (basis @ solution - four).norm() < 1e-3 * four.norm()
+    # It is turned further than one, in the same sense.
+    angles = [torch.dot(none, v) / none.norm() / v.norm() for v in (one, four)]
+    assert 0.99 > angles[0] > angles[1] + 0.01
 
 
 def test_weight_zero_leaves_nothing_of_the_unlabeled_loss(data, tmp_path) -> None:
@@ -351,7 +392,7 @@ BAD_LABELS: dict[str, tuple[dict, str]] = {
     "prior": (
         {
             "pl_regularizer": ["prior_kl"],
-            "pl_schedule_conf": {"labeled_steps": 0},
+            "pl_schedule_conf": {"form": "interleaved", "labeled_steps": 0},
         },
         "counted on labeled batches",
     ),

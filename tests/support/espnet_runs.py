@@ -140,7 +140,7 @@ PL = dict(
     pl_criterion="hard_ctc",
     pl_teacher="ema",
     pl_teacher_conf=dict(decay=0.9),
-    pl_schedule_conf=dict(labeled_steps=1, unlabeled_steps=1),
+    pl_schedule_conf=dict(form="interleaved", labeled_steps=1, unlabeled_steps=1),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import torch
@@ -10,6 +11,9 @@ from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet_softpl.cache.plan import CachePlan
 from espnet_softpl.training.iterator import EndlessBatches, MixedIterFactory
 from espnet_softpl.training.schedule import Schedule
+
+# In the order that is drawn; most tests are about that.
+interleaved = functools.partial(Schedule, form="interleaved")
 
 
 class Names(torch.utils.data.Dataset):
@@ -55,7 +59,7 @@ def test_endless_batches_go_round_and_are_reshuffled() -> None:
 
 
 def test_epochs_follow_the_schedule_and_use_every_batch() -> None:
-    schedule = Schedule(start_step=3, labeled_steps=1, unlabeled_steps=2)
+    schedule = interleaved(start_step=3, labeled_steps=1, unlabeled_steps=2)
     epochs = mixed(schedule, num_iters_per_epoch=8)
     seen = list(itertools.chain(*(names(epochs.build_iter(e)) for e in range(1, 10))))
     kinds = [name.startswith("u") for name in seen]
@@ -67,7 +71,7 @@ def test_epochs_follow_the_schedule_and_use_every_batch() -> None:
 
 
 def test_an_epoch_does_not_depend_on_those_before_it() -> None:
-    schedule = Schedule(labeled_steps=1, unlabeled_steps=2)
+    schedule = interleaved(labeled_steps=1, unlabeled_steps=2)
     epochs = mixed(schedule, num_iters_per_epoch=7)
     whole = [names(epochs.build_iter(epoch)) for epoch in (1, 2, 3)]
     fresh = mixed(schedule, num_iters_per_epoch=7)
@@ -76,14 +80,14 @@ def test_an_epoch_does_not_depend_on_those_before_it() -> None:
 
 
 def test_loader_processes_change_nothing() -> None:
-    schedule = Schedule(labeled_steps=1, unlabeled_steps=2)
+    schedule = interleaved(labeled_steps=1, unlabeled_steps=2)
     alone = mixed(schedule, num_iters_per_epoch=9).build_iter(2)
     helped = mixed(schedule, workers=1, num_iters_per_epoch=9).build_iter(2)
     assert names(alone) == names(helped)
 
 
 def test_weights_ride_on_unlabeled_batches_only() -> None:
-    schedule = Schedule(labeled_steps=1, unlabeled_steps=1, weight=2.0, ramp_steps=4)
+    schedule = interleaved(labeled_steps=1, unlabeled_steps=1, weight=2.0, ramp_steps=4)
     iterator = mixed(schedule, num_iters_per_epoch=6).build_iter(1)
     assert len(iterator) == 6
     for step, (ids, fields) in enumerate(iterator):
@@ -98,13 +102,17 @@ def test_weights_ride_on_unlabeled_batches_only() -> None:
 
 
 def test_default_epoch_is_one_pass_over_the_labeled_data() -> None:
-    assert mixed(Schedule(labeled_steps=1, unlabeled_steps=3)).num_iters_per_epoch == 20
-    assert mixed(Schedule(labeled_steps=2, unlabeled_steps=1)).num_iters_per_epoch == 8
-    only = Schedule(labeled_steps=0, unlabeled_steps=1)
+    assert (
+        mixed(interleaved(labeled_steps=1, unlabeled_steps=3)).num_iters_per_epoch == 20
+    )
+    assert (
+        mixed(interleaved(labeled_steps=2, unlabeled_steps=1)).num_iters_per_epoch == 8
+    )
+    only = interleaved(labeled_steps=0, unlabeled_steps=1)
     assert mixed(only).num_iters_per_epoch == 7
 
 
-CACHED = Schedule(start_step=2, labeled_steps=1, unlabeled_steps=2)
+CACHED = interleaved(start_step=2, labeled_steps=1, unlabeled_steps=2)
 
 
 def cached(workers: int = 0, plan: CachePlan | None = None) -> MixedIterFactory:
@@ -178,3 +186,24 @@ def test_decisions_reach_the_loader_with_a_lag() -> None:
     again.evicted = evicted
     assert story(again.build_iter(4)) == first
     assert any(found for _, _, found in first)
+
+
+def test_every_update_of_the_block_form_has_both_kinds_in_their_ratio() -> None:
+    """Even if filling the cache has moved the turns, and in whole updates only."""
+    schedule = Schedule(start_step=2, labeled_steps=1, unlabeled_steps=2)
+    plan = CachePlan(size=3, seed=0, probability=0.5)
+    batches = mixed(schedule, num_iters_per_epoch=10, make_plan=lambda _: plan)
+    assert batches.num_iters_per_epoch == 12 and batches.update_steps == 3
+    seen = [
+        ("unlabeled" in fields, fields["pl_factor"])
+        for epoch in (1, 2, 3)
+        for _, fields in batches.build_iter(epoch)
+    ]
+    updates = [sorted(seen[i : i + 3]) for i in range(0, 36, 3)]
+    supervised = [(False, 1.0)] * 3
+    assert updates.count(supervised) == 1 and updates[0] == supervised
+    whole = [(False, 3.0), (True, 1.5), (True, 1.5)]
+    assert updates[-9:] == [whole] * 9
+    for update in updates:
+        of_kind = {kind: [f for k, f in update if k == kind] for kind, _ in update}
+        assert all(sum(factors) == 3.0 for factors in of_kind.values())

@@ -1,23 +1,26 @@
 """The schedule is a function of seed and step."""
 
+import functools
 import math
 
 import pytest
 
 from espnet_softpl.training.schedule import Schedule, Scheduled, ramp_value, resolve
 
+# In the order that is drawn; most tests are about that.
+interleaved = functools.partial(Schedule, form="interleaved")
 RAMP = {"from": 2.0, "to": 1.0, "steps": 4}
 
 
 def test_the_example_of_the_module() -> None:
-    schedule = Schedule(labeled_steps=1, unlabeled_steps=2)
+    schedule = interleaved(labeled_steps=1, unlabeled_steps=2)
     kinds = schedule.is_unlabeled(seed=0, first_turn=0, num_turns=9)
     assert list(map(int, kinds)) == [1, 0, 1, 1, 0, 1, 1, 1, 0]
     assert [schedule.turn_of(0, step, filling=2) for step in (0, 1, 2)] == [0, 2, 4]
 
 
 def test_blocks_hold_the_ratio_in_random_order() -> None:
-    schedule = Schedule(start_step=5, labeled_steps=2, unlabeled_steps=3)
+    schedule = interleaved(start_step=5, labeled_steps=2, unlabeled_steps=3)
     kinds = schedule.is_unlabeled(seed=1, first_turn=0, num_turns=5 + 5 * 200)
     assert not any(kinds[:5])
     blocks = [tuple(kinds[i : i + 5]) for i in range(5, len(kinds), 5)]
@@ -26,7 +29,7 @@ def test_blocks_hold_the_ratio_in_random_order() -> None:
 
 
 def test_any_window_is_a_cut_of_the_whole() -> None:
-    schedule = Schedule(start_step=7, labeled_steps=1, unlabeled_steps=3)
+    schedule = interleaved(start_step=7, labeled_steps=1, unlabeled_steps=3)
     whole = schedule.is_unlabeled(3, 0, 60)
     for first in range(0, 50, 7):
         assert schedule.is_unlabeled(3, first, 10) == whole[first : first + 10]
@@ -34,13 +37,13 @@ def test_any_window_is_a_cut_of_the_whole() -> None:
 
 
 def test_the_seed_matters() -> None:
-    schedule = Schedule(labeled_steps=1, unlabeled_steps=1)
+    schedule = interleaved(labeled_steps=1, unlabeled_steps=1)
     assert schedule.is_unlabeled(1, 0, 100) != schedule.is_unlabeled(2, 0, 100)
 
 
 @pytest.mark.parametrize("filling", [0, 1, 5, 12])
 def test_turns_of_steps_leave_out_the_filling(filling) -> None:
-    schedule = Schedule(start_step=4, labeled_steps=1, unlabeled_steps=3)
+    schedule = interleaved(start_step=4, labeled_steps=1, unlabeled_steps=3)
     kinds = schedule.is_unlabeled(2, 0, 80)
     filled, trained = 0, []
     for turn, kind in enumerate(kinds):
@@ -55,7 +58,7 @@ def test_turns_of_steps_leave_out_the_filling(filling) -> None:
 
 def test_lambda_may_be_any_ramp() -> None:
     ramp = {"from": 0.0, "to": 2.0, "steps": 4, "start": 10}
-    schedule = Schedule(start_step=3, weight=ramp)
+    schedule = interleaved(start_step=3, weight=ramp)
     assert [schedule.unlabeled_weight(step) for step in (2, 3, 11, 12, 99)] == [
         0.0,
         0.0,
@@ -64,19 +67,19 @@ def test_lambda_may_be_any_ramp() -> None:
         2.0,
     ]
     with pytest.raises(ValueError, match="weight must be a finite number >= 0"):
-        Schedule(weight={"from": 1.0, "to": -1.0, "steps": 3})
+        interleaved(weight={"from": 1.0, "to": -1.0, "steps": 3})
 
 
 def test_only_unlabeled_steps() -> None:
-    schedule = Schedule(labeled_steps=0, unlabeled_steps=1)
+    schedule = interleaved(labeled_steps=0, unlabeled_steps=1)
     assert schedule.is_unlabeled(1, 0, 4) == [True] * 4
 
 
 def test_weight_ramps_up_from_the_start() -> None:
-    schedule = Schedule(start_step=10, weight=2.0, ramp_steps=4)
+    schedule = interleaved(start_step=10, weight=2.0, ramp_steps=4)
     weights = [schedule.unlabeled_weight(step) for step in (9, 10, 11, 13, 100)]
     assert weights == [0.0, 0.5, 1.0, 2.0, 2.0]
-    assert Schedule(weight=0.5).unlabeled_weight(0) == 0.5
+    assert interleaved(weight=0.5).unlabeled_weight(0) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_weight_ramps_up_from_the_start() -> None:
 )
 def test_bad_values_are_refused(conf) -> None:
     with pytest.raises(ValueError, match=next(iter(conf))):
-        Schedule(**conf)
+        interleaved(**conf)
 
 
 def test_a_ramp_is_linear_and_then_constant() -> None:
@@ -148,3 +151,20 @@ def test_a_scheduled_object_is_built_where_its_settings_change() -> None:
     assert moving.at(11) is moving.at(12) and moving.at(2)["y"] == 7
     with pytest.raises(ValueError, match="too large"):  # At once, not at step 9.
         Scheduled(build, {"x": {"from": 0.0, "to": 6.0, "steps": 9}})
+
+
+def test_a_block_is_one_update() -> None:
+    schedule = Schedule(labeled_steps=1, unlabeled_steps=2)
+    assert schedule.update_steps(accum_grad=2) == 6
+    kinds = schedule.is_unlabeled(seed=3, first_turn=0, num_turns=6)
+    assert kinds == [False, True, True] * 2
+    factors = schedule.factors(kinds, accum_grad=2)
+    assert factors == [3.0, 1.5, 1.5] * 2
+    # ESPnet divides by the 6 mini-batches: each kind has a mean.
+    assert sum(f for f, kind in zip(factors, kinds) if kind) / 6 == 1.0
+    # Only labeled, as before start_step.
+    assert schedule.factors([False] * 3, accum_grad=1) == [1.0] * 3
+    assert interleaved().update_steps(accum_grad=2) == 2
+    assert interleaved().factors([True, False], accum_grad=2) == [1.0, 1.0]
+    with pytest.raises(ValueError, match="form"):
+        Schedule(form="blocks")

@@ -83,7 +83,9 @@ def test_an_infinite_gradient_skips_the_update_and_the_teacher(data, tmp_path) -
     def spoil(losses: torch.Tensor) -> torch.Tensor:
         return losses + _overflow(losses)
 
-    options = faulty(data, max_epoch=1, pl_schedule_conf={"labeled_steps": 0})
+    options = faulty(
+        data, max_epoch=1, pl_schedule_conf={"form": "interleaved", "labeled_steps": 0}
+    )
     FAULTS[:] = [nothing, spoil]
     exp = train(SoftPLTask, options, tmp_path / "exp")
     state = load(exp / "pl_state" / "1epoch.rank0.pth")
