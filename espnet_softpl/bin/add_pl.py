@@ -15,7 +15,7 @@ from pathlib import Path
 
 from espnet_softpl import criteria, teacher
 from espnet_softpl.commands.arguments import at_least, new_parser
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, ends_quietly
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -122,6 +122,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_quietly
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
     parser = get_parser()

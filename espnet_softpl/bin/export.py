@@ -17,7 +17,7 @@ from pathlib import Path
 from espnet_softpl.commands.arguments import add_model_arguments, new_parser
 from espnet_softpl.commands.experiment import open_experiment
 from espnet_softpl.commands.export import export
-from espnet_softpl.core.errors import UserError, refuse
+from espnet_softpl.core.errors import UserError, ends_quietly, refuse
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -44,6 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_quietly
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from espnet_softpl.commands.arguments import at_least, new_parser, share
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, ends_quietly
 from espnet_softpl.data.formatting import format_directory
 
 
@@ -41,12 +42,15 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_quietly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a mistake of the user's ends it with a message and status 2."""
     parser = get_parser()
     options = parser.parse_args(arguments)
     try:
-        with multiprocessing.get_context("spawn").Pool(options.nj) as pool:
+        # Ctrl-C is this process's to deal with.
+        quiet = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        with multiprocessing.get_context("spawn").Pool(options.nj, *quiet) as pool:
             lines = format_directory(
                 options.source,
                 options.target,

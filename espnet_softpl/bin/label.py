@@ -22,7 +22,7 @@ from espnet_softpl import filters
 from espnet_softpl.commands import arguments
 from espnet_softpl.commands.arguments import at_least, share
 from espnet_softpl.commands.label import run
-from espnet_softpl.core.errors import refuse
+from espnet_softpl.core.errors import ends_quietly, refuse
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -97,6 +97,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_quietly
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, ends_quietly
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -49,6 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@ends_quietly
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page and return 0; a user's mistake ends the process with status 2."""
     parser = get_parser()

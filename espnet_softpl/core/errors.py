@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -15,6 +19,29 @@ class UserError(ValueError):
 
 class CollapseError(RuntimeError):
     """The guard ended a training whose pseudo-labels collapse; exit status 3."""
+
+
+def ends_quietly(main: Callable[..., T]) -> Callable[..., T]:
+    """Decorate a command's `main`: Ctrl-C and SIGTERM end it without a traceback.
+
+    Both are exceptions in it, so that it removes what it has half written. The status
+    is 130 or 143.
+    """
+
+    @functools.wraps(main)
+    def run(*args: Any, **kwargs: Any) -> T:
+        def end(number: int, frame: Any) -> NoReturn:
+            raise SystemExit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            refuse("interrupted", status=128 + signal.SIGINT)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return run
 
 
 def name_some(items: Iterable[str], most: int = 3) -> str:

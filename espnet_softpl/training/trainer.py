@@ -66,7 +66,7 @@ class SoftPLTrainer(Trainer):
         if engine.cache is not None:
             engine.cache.plan = factory.plan
             factory.evicted = engine.cache.evicted
-        with cls.stop.on_sigterm(), checkpoints.whole_files():
+        with cls.stop.on_signals(), checkpoints.whole_files():
             super().run(**kwargs)
         weights = teacher.state_dict().get("model")
         if rank_and_world()[0] == 0 and weights is not None:
@@ -81,7 +81,7 @@ class SoftPLTrainer(Trainer):
             Whether no step could be made.
 
         Raises:
-            Interrupted: The process got SIGTERM; everything is saved.
+            Interrupted: A signal came; everything is saved.
         """
         options, reporter = kwargs["options"], kwargs["reporter"]
         model = getattr(kwargs["model"], "module", kwargs["model"])
@@ -121,7 +121,7 @@ class SoftPLTrainer(Trainer):
         if any_process(cls.stop.is_set and not batches.complete):
             if batches.done > 0:
                 interruption.save_interruption(training, batches.done, valid)
-            raise Interrupted
+            raise Interrupted(cls.stop.status)
         return not valid
 
     @staticmethod

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
 from espnet_softpl.core import errors
@@ -26,3 +29,45 @@ def test_a_refusal_is_one_line_and_a_status(monkeypatch, capsys) -> None:
 def test_a_collapse_is_not_the_users_to_mend() -> None:
     assert issubclass(errors.UserError, ValueError)
     assert not issubclass(errors.CollapseError, ValueError)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_without_a_traceback(number, capsys) -> None:
+    cleaned = []
+
+    @errors.ends_quietly
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert end.value.code == 128 + number and cleaned == [True]
+    assert "Traceback" not in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_an_error_holds_is_let_go() -> None:
+    class Held:
+        gone = False
+
+        def __del__(self) -> None:
+            Held.gone = True
+
+    def fail() -> None:
+        held = Held()  # noqa: F841
+        raise OSError("first")
+
+    try:
+        try:
+            fail()
+        except OSError as error:
+            raise RuntimeError("second") from error
+    except RuntimeError as error:
+        assert not Held.gone
+        errors.release(error)
+        assert Held.gone

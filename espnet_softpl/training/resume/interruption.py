@@ -1,8 +1,8 @@
-"""Stop in the middle of one of ESPnet's epochs on SIGTERM, and go on from there.
+"""Stop in the middle of one of ESPnet's epochs on a signal, and go on from there.
 
-A scheduler that takes the machine back sends SIGTERM first: the training stops at the
-next mini-batch and saves all that it has. Resumed, it goes on with the one after it,
-bit for bit as if nothing had happened.
+A scheduler that takes the machine back sends SIGTERM first, a user at the keyboard
+SIGINT (Ctrl-C): the training stops at the next mini-batch and saves all that it has.
+Resumed, it goes on with the one after it, bit for bit as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -25,39 +25,53 @@ from espnet_softpl.training.resume.snapshot import Training
 logger = logging.getLogger(__name__)
 
 LOADER_SECONDS = 20
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_STATUS = 128 + signal.SIGTERM  # What a shell reports of a process so ended.
 
 
 class Interrupted(SystemExit):
-    """The training got SIGTERM, has saved, and ends with status 143."""
-
-    def __init__(self) -> None:
-        super().__init__(EXIT_STATUS)
+    """A signal stopped the training, which has saved: status 143, or 130 of SIGINT."""
 
 
 class StopRequest:
-    """Set when the process has got SIGTERM."""
+    """Set when the process has got SIGTERM or SIGINT; a second SIGINT ends it."""
 
     def __init__(self) -> None:
         self.is_set = False
+        self.status = EXIT_STATUS
 
     def _set(self, number: int, frame: Any) -> None:
-        self.is_set = True
+        if self.is_set and number == signal.SIGINT:
+            end_by(number)
+        if not self.is_set:
+            self.is_set, self.status = True, 128 + number
+            logger.warning(
+                "%s: the training stops and saves at the next mini-batch%s",
+                signal.Signals(number).name,
+                "; Ctrl-C again ends it at once" if number == signal.SIGINT else "",
+            )
 
     @contextlib.contextmanager
-    def on_sigterm(self) -> Iterator[StopRequest]:
-        """Take SIGTERM as the request, and give it back afterwards."""
-        self.is_set = False
-        before = signal.signal(signal.SIGTERM, self._set)
+    def on_signals(self) -> Iterator[StopRequest]:
+        """Take the signals as the request, and give them back afterwards."""
+        self.is_set, self.status = False, EXIT_STATUS
+        before = {number: signal.signal(number, self._set) for number in SIGNALS}
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def end_by(number: int) -> None:
+    """End the process by a signal, as if nobody had listened to it."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 @contextlib.contextmanager
 def terminating_children() -> Iterator[None]:
-    """Hand SIGTERM on to the processes that this one has started and waits for.
+    """Hand signals on to the processes that this one has started and waits for.
 
     ESPnet starts one process per GPU, and the one that a user knows the number of only
     waits for them. It ends with their status.
@@ -67,11 +81,13 @@ def terminating_children() -> Iterator[None]:
         children = multiprocessing.active_children()
         for child in children:
             child.terminate()
-        if not children:  # Nothing has begun: end as ever.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTERM)
+        # Nothing has begun, or it is Ctrl-C again.
+        if not children or number in seen and number == signal.SIGINT:
+            end_by(number)
+        seen.add(number)
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    seen: set[int] = set()
+    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
     try:
         yield
     except torch.multiprocessing.ProcessExitedException as error:
@@ -80,7 +96,8 @@ def terminating_children() -> Iterator[None]:
         status = error.exit_code
         raise SystemExit(status if status >= 0 else 128 - status) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _outlive_sigterm(init: Callable[[int], None] | None, worker: int) -> None:
@@ -96,6 +113,7 @@ def _outlive_sigterm(init: Callable[[int], None] | None, worker: int) -> None:
         signal.alarm(LOADER_SECONDS)
 
     signal.signal(signal.SIGTERM, on_first_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends it to all.
     if init is not None:
         init(worker)
 
@@ -165,7 +183,7 @@ def save_interruption(training: Training, done: int, valid: bool) -> None:
         valid=valid,
     )
     logger.warning(
-        "Stopped by SIGTERM: epoch %d is saved after %d mini-batches in %s; resume "
+        "Stopped by a signal: epoch %d is saved after %d mini-batches in %s; resume "
         "with --resume true",
         training.epoch,
         done,

@@ -24,9 +24,13 @@ def data(tmp_path) -> Data:
     return make_data(tmp_path / "data")
 
 
-def interrupt(losses: torch.Tensor) -> torch.Tensor:
-    signal.raise_signal(signal.SIGTERM)
+def interrupt(losses: torch.Tensor, number: int = signal.SIGTERM) -> torch.Tensor:
+    signal.raise_signal(number)
     return losses
+
+
+def press_ctrl_c(losses: torch.Tensor) -> torch.Tensor:
+    return interrupt(losses, signal.SIGINT)
 
 
 LABEL_CHANGE = dict(
@@ -54,17 +58,33 @@ def test_told_to_stop_it_saves_and_goes_on_from_there(data, tmp_path, changes) -
     exp = tmp_path / "exp"
     saved = set()
     # In the first unlabeled step, in another epoch, and soon after resuming.
-    for wait in (0, 4, 1):
-        FAULTS[:] = [nothing] * wait + [interrupt]
+    for wait, fault, status in (
+        (0, interrupt, 143),
+        (4, press_ctrl_c, 130),
+        (1, interrupt, 143),
+    ):
+        FAULTS[:] = [nothing] * wait + [fault]
         with pytest.raises(SystemExit) as stop:
             train(SoftPLTask, options, exp, "--resume", "true")
-        assert stop.value.code == 143
+        assert stop.value.code == status
         saved |= set((exp / "pl_state").glob("*batches.rank0.pth"))
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     assert len(saved) >= 2
     train(SoftPLTask, options, exp, "--resume", "true")
     compare_runs(whole, exp, epochs=3)
     assert not list((exp / "pl_state").glob("*batches.rank0.pth"))
+
+
+def test_ctrl_c_again_ends_at_once() -> None:
+    child = os.fork()
+    if child == 0:
+        with interruption.StopRequest().on_signals():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGINT
 
 
 @pytest.mark.slow
