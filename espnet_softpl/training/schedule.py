@@ -35,8 +35,8 @@ class Schedule:
     `unlabeled_steps` unlabeled mini-batches (slimIPL's N_L : N_U,
     https://arxiv.org/abs/2010.11524).
 
-    In the `block` form a block, or `accum_grad` of them, makes one update, of the
-    gradient of (arXiv:2211.06007, eq. 1)
+    In the `block` form a block, or `accum_grad` of them, makes one update, with the
+    gradient of the objective (https://arxiv.org/abs/2211.06007)
 
         mean of the labeled losses + weight * mean of the unlabeled losses
 
