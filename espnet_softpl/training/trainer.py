@@ -22,6 +22,7 @@ from espnet_softpl.training.resume import checkpoints, interruption, snapshot
 from espnet_softpl.training.resume.interruption import Interrupted, StoppableIterator
 from espnet_softpl.training.resume.layout import TEACHER
 from espnet_softpl.training.resume.snapshot import Training
+from espnet_softpl.training.updates import only_taught
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ class SoftPLTrainer(Trainer):
             batches.begin = functools.partial(
                 snapshot.set_random_state, state["random"]
             )
-        valid = not super().train_one_epoch(**{**kwargs, "iterator": batches}) or valid
+        with only_taught(training, options.accum_grad):
+            kwargs["iterator"] = batches
+            valid = not super().train_one_epoch(**kwargs) or valid
         gradients.end_epoch()
         if any_process(cls.stop.is_set and not batches.complete):
             if batches.done > 0:

@@ -94,6 +94,28 @@ def test_an_infinite_gradient_skips_the_update_and_the_teacher(data, tmp_path) -
         assert all(w.isfinite().all() for w in load(exp / name).values())
 
 
+def test_an_update_without_any_label_is_left_out(data, tmp_path, caplog) -> None:
+    """No weight decay, moments, learning rate or teacher: nothing was learned."""
+    caplog.set_level("INFO")
+    options = faulty(
+        data,
+        max_epoch=1,
+        num_iters_per_epoch=6,
+        optim="adamw",
+        scheduler="warmuplr",
+        scheduler_conf={"warmup_steps": 10},
+        pl_schedule_conf={"form": "interleaved", "start_step": 2, "labeled_steps": 0},
+    )
+    options["pl_filter_conf"] = {"min_tokens": 10_000}
+    exp = train(SoftPLTask, options, tmp_path / "exp", "--log_level", "INFO")
+    state = load(exp / "checkpoint.pth")
+    assert {int(s["step"]) for s in state["optimizers"][0]["state"].values()} == {2}
+    assert state["schedulers"][0]["_step_count"] == 3  # Counted from 1.
+    assert "step" not in state["schedulers"][0]
+    assert load(exp / "pl_state" / "1epoch.rank0.pth")["teacher"]["updates"] == 0
+    assert "4 updates were left out" in caplog.text
+
+
 class _Overflow(torch.autograd.Function):
     """The value 0 with an infinite gradient."""
 
