@@ -71,8 +71,10 @@ def test_a_share_per_epoch_takes_the_epoch_of_the_run() -> None:
     with pytest.raises(UserError, match="retention: is a share per epoch"):
         PLConfig.from_args(args)
     args.num_iters_per_epoch, args.accum_grad = 100, 4
-    expected = teacher.build("ema", retention=0.25, steps_per_epoch=25)
-    assert vars(PLConfig.from_args(args).teacher) == vars(expected)
+    for form, updates in (("interleaved", 25), ("block", 13)):
+        args.pl_schedule_conf = {"form": form}
+        expected = teacher.build("ema", retention=0.25, steps_per_epoch=updates)
+        assert vars(PLConfig.from_args(args).teacher) == vars(expected)
 
 
 @pytest.mark.parametrize(
