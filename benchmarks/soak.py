@@ -52,6 +52,9 @@ MOST_KILLS = 6  # Of one run; then it may finish.
 HARD = dict(pl_criterion="hard_ctc", pl_teacher="student")
 SOFT = dict(pl_criterion="soft_ce")
 SMALL = dict(size=3, probability=0.5)
+SCHEDULE = dict(labeled_steps=1, unlabeled_steps=2, start_step=1)
+# Most cases have the block form.
+INTERLEAVED = dict(SCHEDULE, form="interleaved")
 
 CASES: dict[str, dict[str, Any]] = {
     "student, slimipl": {**HARD, "pl_cache": "slimipl", "pl_cache_conf": SMALL},
@@ -66,17 +69,33 @@ CASES: dict[str, dict[str, Any]] = {
         "pl_cache": "label_change",
         "pl_cache_conf": {"size": 3, "lag": 3},
         "pl_shaping": ["sample"],
+        "pl_schedule_conf": INTERLEAVED,
         "num_workers": 1,
+    },
+    "student, label_change, accumulation": {
+        **HARD,
+        "pl_cache": "label_change",
+        "pl_cache_conf": {"size": 3, "lag": 3},
+        "accum_grad": 2,
+    },
+    "topn, slimipl, soft labels on disk": {
+        **SOFT,
+        "pl_teacher": "topn",
+        "pl_teacher_conf": {"n": 2},
+        "pl_cache": "slimipl",
+        "pl_cache_conf": {**SMALL, "precision": "uint8"},
     },
     "ema, plots": {
         **SOFT,
         "pl_teacher_conf": {"half_life_steps": 5, "every_steps": 2},
+        "pl_schedule_conf": INTERLEAVED,
         "use_matplotlib": True,
     },
     "delayed, accumulation": {
         **HARD,
         "pl_teacher": "delayed",
         "pl_teacher_conf": {"steps": 3},
+        "pl_schedule_conf": INTERLEAVED,
         "accum_grad": 2,
     },
     "topn, relabeled in place": {
@@ -146,7 +165,7 @@ def configure(case: Mapping[str, Any], recipe: Path, work: Path) -> dict[str, An
         num_workers=0,
         log_interval=1000,
         log_level="WARNING",
-        pl_schedule_conf={"labeled_steps": 1, "unlabeled_steps": 2, "start_step": 1},
+        pl_schedule_conf=SCHEDULE,
     )
     conf.update(case)
     return conf

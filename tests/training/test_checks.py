@@ -92,6 +92,29 @@ def test_a_base_model_with_other_tokens_is_refused(tmp_path) -> None:
         checks.check_tokens(args)
 
 
+@pytest.mark.parametrize(
+    ("form", "more", "is_said"),
+    [
+        ("interleaved", {}, True),
+        ("interleaved", {"accum_grad": 2}, False),
+        ("interleaved", {"grad_clip": 0.0}, False),
+        ("block", {}, False),
+    ],
+)
+def test_a_weight_that_does_nothing_is_warned_of(form, more, is_said, caplog) -> None:
+    checks.check_options(options(pl_schedule_conf={"form": form}, **more))
+    assert not caplog.messages
+    checks.check_options(
+        options(pl_schedule_conf={"form": form, "weight": 2.0}, **more)
+    )
+    checks.check_options(
+        options(pl_schedule_conf={"form": form}, pl_guard="back_off", **more)
+    )
+    said = [text.partition(" changes only updates")[0] for text in caplog.messages]
+    wanted = ["pl_schedule_conf.weight", "The guard's lower_weight"]
+    assert said == (wanted if is_said else [])
+
+
 def test_filters_that_have_nothing_to_judge_by_are_refused() -> None:
     named = [("rate", filters.build("rate", min_ratio=0.5))]
     checks.check_filters(named, torch.nn.Linear(1, 1), 0.1)
