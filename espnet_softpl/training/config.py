@@ -63,16 +63,18 @@ class PLConfig:
 
     @property
     def needs_posteriors(self) -> bool:
-        """Whether criterion or regularizers look at the posteriors of labels."""
+        """Whether criterion or regularizers ever look at the posteriors of labels."""
         parts = (self.criterion, *self.regularizers)
-        return any(part.at(0).needs_posteriors for part in parts)
+        return any(part.ever("needs_posteriors") for part in parts)
 
     @property
     def needs_labeled(self) -> bool:
-        """Whether any part counts something on labeled mini-batches."""
-        parts = (self.criterion, *self.regularizers, *self.shaping)
-        return any(part.at(0).needs_prior for part in parts) or any(
-            part.needs_labeled for _, part in self.filters
+        """Whether any part ever counts or learns something on labeled mini-batches."""
+        losses = (self.criterion, *self.regularizers)
+        return (
+            any(part.ever("needs_prior") for part in (*losses, *self.shaping))
+            or any(part.ever("labeled_weight") for part in losses)
+            or any(part.needs_labeled for _, part in self.filters)
         )
 
 

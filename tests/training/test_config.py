@@ -62,6 +62,22 @@ def test_every_part_has_its_name_and_settings() -> None:
     assert not config.criterion.at(0).needs_posteriors and config.needs_labeled
 
 
+def test_what_is_needed_later_is_needed() -> None:
+    rise = {"from": 0, "to": 4, "steps": 9}
+    config = PLConfig.from_args(
+        parse(
+            pl_criterion="nbest_ctc",
+            pl_criterion_conf={"nbest": {"from": 1, "to": 4, "steps": 9}},
+        )
+    )
+    assert config.needs_posteriors and not config.needs_labeled
+    for changes in (
+        dict(pl_shaping="blank", pl_shaping_conf={"prior_scale": rise}),
+        dict(pl_criterion="consistency", pl_criterion_conf={"labeled_weight": rise}),
+    ):
+        assert PLConfig.from_args(parse(**changes)).needs_labeled
+
+
 class Mine(filters.TokenCount):
     """A user's own filter."""
 

@@ -135,6 +135,51 @@ def test_regularizers_are_added_to_the_criterion() -> None:
     assert float(more["loss_pl"]) < float(plain["loss_pl"]) - 1.0
 
 
+def test_a_regularizer_gets_the_views_that_it_wants() -> None:
+    """Also a criterion in the place of one, and on labeled batches."""
+    name = "espnet_softpl.criteria.consistency:Consistency"
+    conf = dict(pl_regularizer=[name], pl_regularizer_conf={"labeled_weight": 0.5})
+    torch.manual_seed(1)
+    model = make_model("hard_ctc", **conf)
+    assert model.pl.labeled_views(0) == 2
+    assert model(**labeled_batch())[0].item() > 0.0
+    views, label = model.pl._student_views(model, batch(), made(model), 0)
+    assert len(views) == 2 and torch.equal(label.second_view, views[1].log_probs)
+
+
+def made(model):
+    """Label the unlabeled batch."""
+    return model.pl.generator(model, *batch()[1:3])
+
+
+def test_a_prior_that_is_wanted_later_acts_then() -> None:
+    ramp = {"from": 0, "to": 4, "steps": 2}
+    conf = dict(pl_shaping=["blank"], pl_shaping_conf={"prior_scale": ramp})
+    model = make_model("soft_ce", "student", **conf)
+    model(**labeled_batch())
+    early, late = (model.pl.make(model, batch(), step) for step in (0, 2))
+    plain = made(model).log_probs[0]
+    torch.testing.assert_close(early.label.log_probs[0], plain)
+    assert (late.label.log_probs[0] - plain).abs().max() > 0.1
+
+
+class LateDecoder(criteria.HardCTC):
+    """A criterion that trains the decoder above a weight of 0."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.trains_decoder = weight > 0.0
+
+
+def test_a_loss_that_comes_later_has_its_key_from_the_start() -> None:
+    conf = {"weight": {"from": 0, "to": 1, "steps": 1}}
+    name = f"{__name__}:LateDecoder"
+    model = make_model(name, "student", **HYBRID, pl_criterion_conf=conf)
+    early, late = (model(**with_step(unlabeled_batch(), s))[1] for s in (0, 1))
+    assert list(early) == list(late) == list(model.statistics_keys())
+    assert math.isnan(early["loss_pl_decoder"]) and late["loss_pl_decoder"] > 0.0
+
+
 def test_disagreement_and_vocabulary_are_watched() -> None:
     model = make_model("soft_ce", who="student")
     _, stats, _ = model(**unlabeled_batch())
