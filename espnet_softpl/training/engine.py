@@ -171,6 +171,8 @@ class PseudoLabeling(Labeling):
         """Compute the loss of each utterance at one layer, (B,), in nats."""
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
+        excludes_empty = any(part.excludes_empty for _, part in self.filters)
+        label = label._replace(excludes_empty=excludes_empty)
         parts = self._losses_at(step)[: None if regularized else 1]
         device = log_probs.device  # A user's criterion may hold buffers.
         return sum(part.to(device)(log_probs, lengths, label) for part in parts)

@@ -11,7 +11,9 @@ from espnet_softpl import criteria, filters, teacher
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.schedule import Scheduled
+from tests.cache.test_label_cache import cached_model, insertion, step_on
 from tests.support.espnet_runs import HYBRID, config
+from tests.support.models import INTER
 from tests.training.test_model import batch, labeled_batch, make_model, unlabeled_batch
 
 
@@ -161,6 +163,31 @@ def test_a_prior_that_is_wanted_later_acts_then() -> None:
     plain = made(model).log_probs[0]
     torch.testing.assert_close(early.label.log_probs[0], plain)
     assert (late.label.log_probs[0] - plain).abs().max() > 0.1
+
+
+class Asked(criteria.SoftCE):
+    """Keeps what it is asked about the empty transcript."""
+
+    seen: list[bool] = []
+
+    def forward(self, log_probs, lengths, pseudo_label):
+        """See `SoftCE.forward`."""
+        self.seen.append(pseudo_label.excludes_empty)
+        return super().forward(log_probs, lengths, pseudo_label)
+
+
+@pytest.mark.parametrize("min_tokens", [0, 1])
+def test_the_filter_tells_the_criterion_about_the_empty_transcript(min_tokens) -> None:
+    """Of a label in a cache, and of one of another layer, too."""
+    Asked.seen.clear()
+    forms = dict(INTER, pl_interctc="own", pl_cache="slimipl")
+    cache = {"size": 1, "probability": 0.0}
+    name = f"{__name__}:Asked"
+    model = cached_model(name, **forms, pl_cache_conf=cache, min_tokens=min_tokens)
+    waiting = insertion("a", 1, 0, 0)
+    model.pl.insert(model, [waiting], 0)
+    step_on(model, "a", 1, slot=0, draw=1)
+    assert Asked.seen == [min_tokens > 0] * 3
 
 
 class LateDecoder(criteria.HardCTC):
