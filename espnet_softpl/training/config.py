@@ -111,8 +111,13 @@ def _build_teacher(args: Namespace) -> teacher.Teacher:
                 "an epoch is not known; set num_iters_per_epoch, or "
                 "pl_teacher_conf.steps_per_epoch (optimizer steps)"
             )
-        conf["steps_per_epoch"] = max(args.num_iters_per_epoch // args.accum_grad, 1)
+        conf["steps_per_epoch"] = optimizer_steps(args, args.num_iters_per_epoch)
     return teacher.build(args.pl_teacher, **conf)
+
+
+def optimizer_steps(args: Namespace, mini_batches: int) -> int:
+    """Return the optimizer steps in a number of mini-batches, at least 1."""
+    return max(mini_batches // args.accum_grad, 1)
 
 
 def read_token_list(args: Namespace) -> list[str]:

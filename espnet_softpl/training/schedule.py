@@ -57,7 +57,7 @@ class Schedule:
 
     start_step: int = 0
     labeled_steps: int = 1
-    unlabeled_steps: int = 1
+    unlabeled_steps: int = 3
     weight: float | Mapping[str, Any] = 1.0
     ramp_steps: int = 0
     dropout: float | None = None

@@ -20,7 +20,7 @@ from espnet_softpl.core.modules import drops_layers
 from espnet_softpl.data import tables
 from espnet_softpl.data.usable_audio import StrictAudio, UsableAudio, UsableShare
 from espnet_softpl.training import build, checks, lengths, options
-from espnet_softpl.training.config import PLConfig
+from espnet_softpl.training.config import PLConfig, optimizer_steps
 from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume import faults
@@ -201,14 +201,15 @@ class SoftPLTask(ASRTask):
             sample_rate=rate,
         )
         plan = config.cache and functools.partial(config.cache.plan, seed=args.seed)
-        return SigtermTolerantFactory(
-            MixedIterFactory(
-                labeled=labeled,
-                unlabeled=unlabeled,
-                schedule=config.schedule,
-                seed=args.seed,
-                num_iters_per_epoch=args.num_iters_per_epoch,
-                make_plan=plan,
-                usable_share=UsableShare(args.pl_max_bad_share),
-            )
+        mixed = MixedIterFactory(
+            labeled=labeled,
+            unlabeled=unlabeled,
+            schedule=config.schedule,
+            seed=args.seed,
+            num_iters_per_epoch=args.num_iters_per_epoch,
+            make_plan=plan,
+            usable_share=UsableShare(args.pl_max_bad_share),
         )
+        mini_batches = args.max_epoch * mixed.num_iters_per_epoch
+        config.teacher.begin_run(optimizer_steps(args, mini_batches))
+        return SigtermTolerantFactory(mixed)
