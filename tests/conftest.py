@@ -75,7 +75,9 @@ def make_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
 def pick(label: PseudoLabel, rows: torch.Tensor | slice) -> PseudoLabel:
     """Take some utterances of a label, in the order given."""
     fields = label._asdict()
-    per_utterance = {k: v for k, v in fields.items() if v is not None and k != "prior"}
+    of_all = ("prior", "excludes_empty")
+    per_utterance = {k: v for k, v in fields.items() if k not in of_all}
+    per_utterance = {k: v for k, v in per_utterance.items() if v is not None}
     return label._replace(**{k: v[rows] for k, v in per_utterance.items()})
 
 

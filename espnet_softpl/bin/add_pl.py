@@ -16,6 +16,7 @@ from pathlib import Path
 from espnet_softpl import criteria, teacher
 from espnet_softpl.commands.arguments import at_least, new_parser
 from espnet_softpl.core.errors import UserError, ends_quietly
+from espnet_softpl.training.schedule import Schedule
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -99,7 +100,7 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--unlabeled_steps",
         type=at_least(1),
-        default=3,
+        default=Schedule.unlabeled_steps,
         metavar="N",
         help="unlabeled mini-batches to each labeled one, at least 1",
     )

@@ -7,6 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
+class WholeEnds(float):
+    """A value on the way from one integer to another, not whole itself in general.
+
+    `registry.build_from_conf` rounds it for a parameter that is annotated `int`.
+    """
+
+
 def is_finite(value: Any) -> bool:
     """Tell whether a value is a finite number; a bool is none."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

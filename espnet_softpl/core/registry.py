@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.ranges import WholeEnds
 
 T = TypeVar("T")
 
@@ -97,6 +99,9 @@ def did_you_mean(word: Any, allowed: Iterable[str]) -> str:
 def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str) -> T:
     """Call a class or function with settings that stand under a YAML key.
 
+    A value between integers is rounded for a parameter that is annotated `int`, and for
+    no other: a weight from 0 to 1 takes all values between.
+
     UserError for a setting that it does not have, one that is missing, or a value that
     it refuses.
     """
@@ -107,10 +112,24 @@ def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str
             allowed = ", ".join(parameters) or "none (it has no settings)"
             hint = did_you_mean(name, parameters)
             raise UserError(f"{key}: unknown key {name!r}.{hint} Allowed: {allowed}.")
+    conf = {
+        name: round(value)
+        if isinstance(value, WholeEnds) and _counts(parameters.get(name))
+        else value
+        for name, value in conf.items()
+    }
     try:
         return factory(**conf)
     except (TypeError, ValueError) as error:
         raise UserError(f"{key}: {error}") from error
+
+
+def _counts(parameter: inspect.Parameter | None) -> bool:
+    """Tell whether a parameter is annotated `int`, `int | None` or the like."""
+    if parameter is None:
+        return False
+    words = re.findall(r"\w+", inspect.formatannotation(parameter.annotation))
+    return "int" in words and "float" not in words
 
 
 def named_confs(

@@ -36,6 +36,7 @@ class OccupancyCE(TranscriptsCriterion):
         self, nbest: int = 1, beam_size: int | None = None, temperature: float = 1.0
     ) -> None:
         super().__init__(nbest, beam_size, temperature)
+        self.needs_posteriors = True  # For the occupancies, of one transcript too.
 
     def forward(
         self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel

@@ -36,7 +36,8 @@ class SampledCTC(PLCriterion):
 
     Known failure: at temperature 1 a teacher with uncertain frames samples noisy
     transcripts (independent frames spell what nobody would say); K or a temperature
-    below 1 help. A flat teacher samples noise and a silent one empty transcripts.
+    below 1 help. A flat teacher samples noise and a silent one empty transcripts, which
+    count nothing if the label excludes them; the mean is then over the others.
 
     Args:
         temperature: Greater than 0.
@@ -59,4 +60,8 @@ class SampledCTC(PLCriterion):
             pseudo_label.log_probs, lengths, self.num_samples, self.temperature
         )
         log_probs = weigh(log_probs, pseudo_label.frame_weight)
-        return ctc_nll(log_probs, lengths, tokens, token_lengths).mean(1)
+        losses = ctc_nll(log_probs, lengths, tokens, token_lengths)  # (B, K)
+        if not pseudo_label.excludes_empty:
+            return losses.mean(1)
+        counts = token_lengths > 0
+        return (losses * counts).sum(1) / counts.sum(1).clamp(min=1)

@@ -26,7 +26,8 @@ class SoftCTC(TranscriptsCriterion):
     et al. 2020, https://arxiv.org/abs/2010.15653).
 
     Known failure: being free to choose, the student is confirmed in its own errors
-    wherever the network contains them.
+    wherever the network contains them. Where every bin may be skipped it also spells
+    the empty transcript, even if no hypothesis is empty.
 
     Settings: `TranscriptsCriterion`, N the hypotheses in the network.
     """

@@ -36,7 +36,8 @@ class TranscriptsCriterion(PLCriterion):
         """List the teacher's transcripts, weighted by their posteriors within the list.
 
         For N = 1 it is the label's own transcript, which filters and statistics have
-        seen; for more a prefix beam search decides.
+        seen; for more a prefix beam search decides. The empty one is left out of the
+        list if the label says so, unless there is no other.
 
         Returns:
             tokens (B, N, U) padded with -1, token_lengths (B, N), and weights (B, N),
@@ -47,7 +48,12 @@ class TranscriptsCriterion(PLCriterion):
             return label.tokens.unsqueeze(1), label.token_lengths.unsqueeze(1), weights
         frames = sharpen(in_float32(label.log_probs.detach()), self.temperature)
         best = prefix_beam_search(frames, label.lengths, self.nbest, self.beam_size)
-        weights = best.scores.softmax(-1)
+        scores = best.scores
+        if label.excludes_empty:
+            empty = best.token_lengths == 0
+            others = (~empty & scores.isfinite()).any(-1, keepdim=True)
+            scores = scores.masked_fill(empty & others, -torch.inf)
+        weights = scores.softmax(-1)
         # A teacher that says NaN has no list: its loss is NaN, and the step is skipped.
         first = torch.eye(1, self.nbest).to(weights).expand_as(weights)
         weights = torch.where(weights.isnan(), first, weights)

@@ -35,6 +35,9 @@ class Filter(Stateful, abc.ABC):
     needs_rate: bool = False  # Whether `Candidate.labeled_tokens_per_sample` is used,
     needs_labeled: bool = False  # `observe` is to be called,
     needs_dropout: bool = False  # and `Candidate.relabel` is used.
+    # Whether lists and samples of transcripts that a criterion makes of a label that is
+    # kept leave out the empty one.
+    excludes_empty: bool = False
 
     @abc.abstractmethod
     def __call__(self, candidate: Candidate) -> Tensor:

@@ -11,7 +11,9 @@ class TokenCount(Filter):
     """Leave out transcripts with too few or too many tokens.
 
     An empty transcript teaches CTC to say blank at every frame, which makes more
-    transcripts empty: by default they are left out, whatever the criterion.
+    transcripts empty: by default they are left out, whatever the criterion, and
+    also of the N-best lists and samples of the utterances that are kept; the others of
+    a list then share its weight.
 
     Source: ours.
 
@@ -22,13 +24,23 @@ class TokenCount(Filter):
         min_tokens: Fewest tokens that are kept, at least 0; 0 sets no lower limit.
         max_tokens: Most tokens that are kept, at least `min_tokens`; None sets no upper
             limit.
+        alternatives: Whether the empty transcript is left out of lists and samples too,
+            if `min_tokens` is at least 1; true or false.
     """
 
-    def __init__(self, min_tokens: int = 1, max_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        min_tokens: int = 1,
+        max_tokens: int | None = None,
+        alternatives: bool = True,
+    ) -> None:
         self.min_tokens = at_least("min_tokens", min_tokens, 0)
         if max_tokens is not None:
             at_least("max_tokens", max_tokens, min_tokens)
         self.max_tokens = max_tokens
+        if not isinstance(alternatives, bool):
+            raise ValueError(f"alternatives must be true or false, got {alternatives}")
+        self.excludes_empty = alternatives and min_tokens > 0
 
     def __call__(self, candidate: Candidate) -> Tensor:
         """See `Filter.__call__`; 1 or 0."""

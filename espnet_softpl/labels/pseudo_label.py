@@ -28,6 +28,9 @@ class PseudoLabel(NamedTuple):
     # The student's log-posteriors of a second augmentation of the same audio,
     # (B, T, V), with gradient; only for criteria with two `views`.
     second_view: Tensor | None = None
+    # Whether lists and samples of transcripts leave out the empty one, as a filter has
+    # left out the label's own.
+    excludes_empty: bool = False
 
 
 class DecoderLabel(NamedTuple):

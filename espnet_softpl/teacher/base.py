@@ -36,6 +36,9 @@ class Teacher:
     def update(self, student: torch.nn.Module) -> None:
         """Follow the student; called after every real optimizer step."""
 
+    def begin_run(self, steps: int) -> None:
+        """Take in how many optimizer steps the run has; called before the first."""
+
     def begin_epoch(
         self,
         student: torch.nn.Module,

@@ -1,10 +1,18 @@
 """An exponential moving average of the student."""
 
+import logging
+
 import torch
 
 from espnet_softpl.core.ranges import at_least, choice, fraction, is_finite, positive
 from espnet_softpl.teacher.base import register
 from espnet_softpl.teacher.following import FollowingTeacher, follow
+
+logger = logging.getLogger(__name__)
+
+# The default half-life as a share of the run's optimizer steps: about that of the
+# presets that were measured, 50 to 69 steps in runs of 800 (docs/choose.md).
+RUN_SHARE = 1 / 15
 
 
 def resolve_decay(
@@ -13,10 +21,10 @@ def resolve_decay(
     retention: float | None = None,
     steps_per_epoch: int | None = None,
     every_steps: int = 1,
-) -> float:
+) -> float | None:
     """Turn the ways to give a decay into the decay of one update, in [0, 1].
 
-    The arguments and what is refused: `EMATeacher`.
+    None if none is given. The arguments and what is refused: `EMATeacher`.
     """
     ways = dict(decay=decay, half_life_steps=half_life_steps, retention=retention)
     chosen = [name for name, value in ways.items() if value is not None]
@@ -31,7 +39,7 @@ def resolve_decay(
             raise ValueError(f"retention must be a number in (0, 1], got {retention!r}")
         epoch = at_least("steps_per_epoch", steps_per_epoch, 1)
         return retention ** (every_steps / epoch)
-    return fraction("decay", 0.999 if decay is None else decay)
+    return None if decay is None else fraction("decay", decay)
 
 
 @register("ema")
@@ -44,12 +52,13 @@ class EMATeacher(FollowingTeacher):
     increments are smaller than what half precision resolves). A buffer's value that
     is not finite is not taken over; see `following.follow`.
 
-    The decay is given in one of three ways, or is 0.999. Half-life and retention are
-    in optimizer steps, whatever `every_steps` is.
+    The decay is given in one of three ways. Half-life and retention are in optimizer
+    steps, whatever `every_steps` is. By default the half-life is a fifteenth of the
+    optimizer steps of the whole run, for one number does not suit runs of any length.
 
     Args:
         decay: Of one update, in [0, 1]; 0 is the student of the last update, 1 never
-            moves. 0.999 if neither this nor one of the next two is given.
+            moves.
         half_life_steps: Optimizer steps after which the weight of a past student has
             halved, greater than 0: decay = 0.5 ** (every_steps / half_life_steps).
         retention: Share of the old teacher that is left after an epoch, in (0, 1]:
@@ -84,13 +93,33 @@ class EMATeacher(FollowingTeacher):
         self.decay = resolve_decay(
             decay, half_life_steps, retention, steps_per_epoch, every_steps
         )
+        self._follows_run = self.decay is None
         if not isinstance(warmup, bool):
             raise ValueError(f"warmup must be true or false, got {warmup!r}")
         self.warmup = warmup
         self.buffers = choice("buffers", buffers, ("copy", "average"))
 
+    def begin_run(self, steps: int) -> None:
+        """See `Teacher.begin_run`: set the decay if no setting says it."""
+        if self._follows_run:
+            half_life = max(RUN_SHARE * steps, 1.0)
+            self.decay = resolve_decay(None, half_life, every_steps=self.every_steps)
+            logger.info(
+                "pl_teacher ema: a half-life of %.0f of the run's %d optimizer steps, "
+                "the default (decay %.6g)",
+                half_life,
+                steps,
+                self.decay,
+            )
+
     def decay_at(self, update: int) -> float:
-        """Return the decay of an update, counted from 1."""
+        """Return the decay of an update, counted from 1.
+
+        Raises:
+            RuntimeError: No setting says it, and the length of the run is not known.
+        """
+        if self.decay is None:
+            raise RuntimeError("EMATeacher: no decay is given, so call begin_run")
         if not self.warmup:
             return self.decay
         return min(self.decay, (1 + update) / (10 + update))

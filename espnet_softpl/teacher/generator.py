@@ -5,7 +5,9 @@ B utterances, N samples, T frames after subsampling, V tokens with blank, U labe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -53,6 +55,21 @@ def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
     return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
 
 
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Run without gradient, and leave nothing of it to the student's own forward.
+
+    In mixed precision autocast keeps copies of the weights for the rest of the step. In
+    torch 2.5 to 2.8, and perhaps later, those made here have no graph: a student that
+    labels had no gradient (https://github.com/pytorch/pytorch/issues/158232).
+    """
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.clear_autocast_cache()
+
+
 @dataclasses.dataclass(eq=False)
 class PseudoLabelGenerator:
     """Labels un-augmented audio with a teacher in eval mode, online."""
@@ -60,7 +77,7 @@ class PseudoLabelGenerator:
     teacher: Teacher
     layers: bool = False  # Whether intermediate layers label too.
 
-    @torch.no_grad()
+    @_apart()
     def run(
         self,
         student: torch.nn.Module,
@@ -101,7 +118,7 @@ class PseudoLabelGenerator:
         """Return the CTC head's labels of a mini-batch, (B, N); see `run`."""
         return self.run(student, speech, speech_lengths, dropout).label
 
-    @torch.no_grad()
+    @_apart()
     def force(
         self, student: torch.nn.Module, outputs: TeacherOutputs, label: PseudoLabel
     ) -> tuple[DecoderLabel, torch.Tensor]:

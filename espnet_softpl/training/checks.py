@@ -84,20 +84,23 @@ def _value(args: argparse.Namespace, option: str, default: Any = None) -> Any:
 def _check_parts(config: PLConfig) -> None:
     """Refuse parts that do not fit together, or the data loader."""
     args, schedule = config.args, config.schedule
-    criterion = config.criterion.at(0)
+    losses = [("pl_criterion", config.criterion)]
+    losses += [("pl_regularizer", part) for part in config.regularizers]
     if config.cache is None and args.pl_cache_conf:
         raise UserError(f"pl_cache_conf: {args.pl_cache_conf} without a pl_cache")
-    if next(criterion.parameters(), None) is not None:
-        raise UserError("pl_criterion: a criterion must not have parameters to train")
-    weighs_frames = any(part.at(0).sets_frame_weight for part in config.shaping)
-    if weighs_frames and not criterion.weighs_frames:
+    for key, part in losses:
+        if next(part.at(0).parameters(), None) is not None:
+            raise UserError(f"{key}: a criterion must not have parameters to train")
+    weighs_frames = any(part.ever("sets_frame_weight") for part in config.shaping)
+    if weighs_frames and not config.criterion.always("weighs_frames"):
         raise UserError(
             f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
             f"{args.pl_criterion!r} does not use"
         )
     warps = args.specaug and _value(args, "specaug_conf.apply_time_warp", True)
-    if warps and (weighs_frames or criterion.frame_level):
-        key = "pl_shaping" if weighs_frames else "pl_criterion"
+    by_frame = [key for key, part in losses if part.ever("frame_level")]
+    if warps and (weighs_frames or by_frame):
+        key = "pl_shaping" if weighs_frames else by_frame[0]
         raise UserError(
             f"specaug_conf.apply_time_warp: must be false with {key} "
             f"{getattr(args, key)!r}: time warping moves the student's frames away "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from argparse import Namespace
 from pathlib import Path
 from typing import TypeVar
@@ -64,16 +63,18 @@ class PLConfig:
 
     @property
     def needs_posteriors(self) -> bool:
-        """Whether criterion or regularizers look at the posteriors of labels."""
+        """Whether criterion or regularizers ever look at the posteriors of labels."""
         parts = (self.criterion, *self.regularizers)
-        return any(part.at(0).needs_posteriors for part in parts)
+        return any(part.ever("needs_posteriors") for part in parts)
 
     @property
     def needs_labeled(self) -> bool:
-        """Whether any part counts something on labeled mini-batches."""
-        parts = (self.criterion, *self.regularizers, *self.shaping)
-        return any(part.at(0).needs_prior for part in parts) or any(
-            part.needs_labeled for _, part in self.filters
+        """Whether any part ever counts or learns something on labeled mini-batches."""
+        losses = (self.criterion, *self.regularizers)
+        return (
+            any(part.ever("needs_prior") for part in (*losses, *self.shaping))
+            or any(part.ever("labeled_weight") for part in losses)
+            or any(part.needs_labeled for _, part in self.filters)
         )
 
 
@@ -110,9 +111,9 @@ def _build_teacher(args: Namespace, schedule: Schedule) -> teacher.Teacher:
                 "an epoch is not known; set num_iters_per_epoch, or "
                 "pl_teacher_conf.steps_per_epoch (optimizer steps)"
             )
-        updates = args.num_iters_per_epoch / schedule.update_steps(args.accum_grad)
-        updates = math.ceil(updates) if schedule.form == "block" else int(updates)
-        conf["steps_per_epoch"] = max(updates, 1)
+        conf["steps_per_epoch"] = schedule.updates(
+            args.num_iters_per_epoch, args.accum_grad
+        )
     return teacher.build(args.pl_teacher, **conf)
 
 

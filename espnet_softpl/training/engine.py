@@ -51,7 +51,7 @@ class PseudoLabeling(Labeling):
 
     def __post_init__(self) -> None:
         parts = (self.criterion, *self.regularizers, *self.shaping)
-        if any(part.at(0).needs_prior for part in parts):
+        if any(part.ever("needs_prior") for part in parts):
             self.prior = RunningMean()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
@@ -143,8 +143,8 @@ class PseudoLabeling(Labeling):
         label: PseudoLabel,
         step: int,
     ) -> tuple[list[CTCOutputs], PseudoLabel]:
-        """Run the student on the views that the criterion wants; label the second."""
-        count = self.criterion.at(step).views
+        """Run the student on the views that the losses want; label the second."""
+        count = max(part.views for part in self._losses_at(step))
         outputs = student.ctc_outputs(
             torch.cat([batch.speech] * count),
             torch.cat([batch.speech_lengths] * count),
@@ -171,10 +171,15 @@ class PseudoLabeling(Labeling):
         """Compute the loss of each utterance at one layer, (B,), in nats."""
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
-        more = self.regularizers if regularized else ()
-        parts = [part.at(step) for part in (self.criterion, *more)]
+        excludes_empty = any(part.excludes_empty for _, part in self.filters)
+        label = label._replace(excludes_empty=excludes_empty)
+        parts = self._losses_at(step)[: None if regularized else 1]
         device = log_probs.device  # A user's criterion may hold buffers.
         return sum(part.to(device)(log_probs, lengths, label) for part in parts)
+
+    def _losses_at(self, step: int) -> list[PLCriterion]:
+        """Return the criterion, and after it the regularizers, of a step."""
+        return [part.at(step) for part in (self.criterion, *self.regularizers)]
 
     def _layers_loss(
         self, views: list[CTCOutputs], labels: Labels, label: PseudoLabel, step: int
@@ -194,17 +199,23 @@ class PseudoLabeling(Labeling):
             means.append(weighted_mean(losses, weight))
         return sum(means) / len(means)
 
-    def decoder_target(self, student: torch.nn.Module, step: int = 0) -> str:
-        """Tell what the decoder learns from unlabeled batches; see `LabelForms`."""
+    def decoder_target(self, student: torch.nn.Module, step: int | None = None) -> str:
+        """Tell what the decoder learns from unlabeled batches; see `LabelForms`.
+
+        At a step, or without one what it learns at any.
+        """
         transducer = student.use_transducer_decoder
         if student.ctc_weight == 1.0 and not transducer:
             return "none"
-        on_transcripts = self.criterion.at(step).trains_decoder
+        if step is None:
+            on_transcripts = self.criterion.ever("trains_decoder")
+        else:
+            on_transcripts = self.criterion.at(step).trains_decoder
         return self.forms.decoder_target(on_transcripts, transducer)
 
     def labeled_views(self, step: int) -> int:
         """Return how many views of a labeled batch `on_labeled` wants, 0 for none."""
-        if self.criterion.at(step).labeled_weight > 0.0:
+        if any(part.labeled_weight > 0.0 for part in self._losses_at(step)):
             return 2
         observed = any(part.needs_labeled for _, part in self.filters)
         return int(observed or self.prior is not None)
@@ -217,11 +228,11 @@ class PseudoLabeling(Labeling):
         token_lengths: torch.Tensor,
         step: int,
     ) -> torch.Tensor | float:
-        """Let the prior, the filters and the criterion see a labeled mini-batch.
+        """Let the prior, the filters and the losses see a labeled mini-batch.
 
         It has the student's posteriors (B, T, V) and the true transcripts (B, U), of
-        all views one after the other. The result is the criterion's loss between two
-        views, a mean over utterances; 0 for one view.
+        all views one after the other. The result is the loss between two views, of
+        criterion and regularizers, a mean over utterances; 0 for one view.
         """
         if self.prior is not None:
             self.prior.update(log_probs, lengths)
@@ -231,8 +242,9 @@ class PseudoLabeling(Labeling):
         if self.labeled_views(step) < 2:
             return 0.0
         first, second = log_probs.chunk(2)
-        criterion = self.criterion.at(step)
-        return criterion.on_labeled(first, lengths.chunk(2)[0], second).mean()
+        views = (first, lengths.chunk(2)[0], second)
+        parts = [p for p in self._losses_at(step) if p.labeled_weight > 0.0]
+        return sum(part.on_labeled(*views).mean() for part in parts)
 
     def statistics_keys(self, student: torch.nn.Module) -> list[str]:
         """Return the keys that this engine's parts add to every batch's, in order."""

@@ -15,12 +15,20 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from espnet_softpl.core.ranges import at_least, choice, finite, fraction, not_negative
+from espnet_softpl.core.ranges import (
+    WholeEnds,
+    at_least,
+    choice,
+    finite,
+    fraction,
+    not_negative,
+)
 from espnet_softpl.core.stateful import Stateful
 
 T = TypeVar("T")
@@ -63,7 +71,7 @@ class Schedule:
     form: str = "block"
     start_step: int = 0
     labeled_steps: int = 1
-    unlabeled_steps: int = 1
+    unlabeled_steps: int = 3
     weight: float | Mapping[str, Any] = 1.0
     ramp_steps: int = 0
     dropout: float | None = None
@@ -88,6 +96,12 @@ class Schedule:
     def update_steps(self, accum_grad: int) -> int:
         """Return the mini-batches of one update, by ESPnet's `accum_grad`."""
         return accum_grad * (self.block_steps if self.form == "block" else 1)
+
+    def updates(self, mini_batches: int, accum_grad: int) -> int:
+        """Return the updates that so many mini-batches make, at least 1."""
+        size = self.update_steps(accum_grad)
+        left = size - 1 if self.form == "block" else 0  # It is rounded up to a whole.
+        return max((mini_batches + left) // size, 1)
 
     def factors(self, unlabeled: Sequence[bool], accum_grad: int) -> list[float]:
         """Return what each loss is multiplied by, (steps,), so that an update is right.
@@ -163,12 +177,12 @@ def is_ramp(value: Any) -> bool:
     return isinstance(value, Mapping) and {"from", "to"} <= set(value)
 
 
-def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
+def ramp_value(ramp: Mapping[str, Any], step: int) -> float:
     """Compute a ramp's value: linear from `from` to `to`, constant before and after.
 
     It takes `steps` mini-batches, at least 1, and begins at step `start` (default 0).
-    If both ends are integers, the value is rounded to one. ValueError for another key,
-    or a value out of its range.
+    Between integers it is a `WholeEnds`, which a setting that counts something rounds.
+    ValueError for another key, or a value out of its range.
     """
     if not {"steps"} <= set(ramp) <= {"from", "to", "steps", "start"}:
         raise ValueError(
@@ -181,7 +195,7 @@ def ramp_value(ramp: Mapping[str, Any], step: int) -> float | int:
         finite(name, ramp[name])
     done = min(max(step - at_least("start", start, 0), 0) / steps, 1.0)
     value = ends[0] + done * (ends[1] - ends[0])
-    return round(value) if all(isinstance(end, int) for end in ends) else value
+    return WholeEnds(value) if all(isinstance(end, int) for end in ends) else value
 
 
 def resolve(conf: Any, step: int) -> Any:
@@ -195,22 +209,39 @@ def resolve(conf: Any, step: int) -> Any:
     return conf
 
 
-def last_step(conf: Any) -> int:
-    """Return the step from which nested settings no longer change; 0 without ramps."""
+def _corners(conf: Any) -> set[int]:
+    """Return the steps at which a ramp in nested settings begins or ends."""
     if is_ramp(conf):
-        return conf.get("start", 0) + conf["steps"]
+        start = conf.get("start", 0)
+        return {start, start + conf["steps"]}
     if isinstance(conf, Mapping):
         conf = list(conf.values())
     if isinstance(conf, (list, tuple)):
-        return max((last_step(value) for value in conf), default=0)
-    return 0
+        return set().union(*map(_corners, conf))
+    return set()
+
+
+def last_step(conf: Any) -> int:
+    """Return the step from which nested settings no longer change; 0 without ramps."""
+    return max(_corners(conf), default=0)
+
+
+def _stages(conf: Any) -> list[int]:
+    """Return steps that stand for all: step 0, corners, and one between any two.
+
+    Between two corners all settings are linear. What is above zero, or on one side of
+    another setting, somewhere between them is so in the middle or at an end.
+    """
+    corners = sorted({0} | _corners(conf))
+    middles = {(one + two) // 2 for one, two in itertools.pairwise(corners)}
+    return sorted(middles.union(corners))
 
 
 class Scheduled(Generic[T]):
     """An object whose settings may hold ramps: it is built anew when they change.
 
-    It is built at both ends at once, so that a value that `build` refuses, or a ramp
-    that is none, is refused before any work (ValueError).
+    It is built for all stages of the ramps at once, so that a value that `build`
+    refuses, or a ramp that is none, is refused before any work (ValueError).
 
     >>> Scheduled(SoftCE, {"temperature": {"from": 2.0, "to": 1.0, "steps": 9}}).at(9)
     """
@@ -219,13 +250,21 @@ class Scheduled(Generic[T]):
         self._build, self._conf = build, conf
         self._settings = resolve(conf, 0)
         self._object = build(**self._settings)
-        self._last = last_step(conf)
-        if self._last:
-            build(**resolve(conf, self._last))
+        self._is_fixed = last_step(conf) == 0
+        later = _stages(conf)[1:]
+        self._stages = [self._object, *(build(**resolve(conf, s)) for s in later)]
+
+    def ever(self, name: str) -> bool:
+        """Tell whether an attribute of the object is true at any step of the run."""
+        return any(getattr(stage, name) for stage in self._stages)
+
+    def always(self, name: str) -> bool:
+        """Tell whether an attribute of the object is true at all steps of the run."""
+        return all(getattr(stage, name) for stage in self._stages)
 
     def at(self, step: int) -> T:
         """Return the object with the settings of a step, counted in mini-batches."""
-        if self._last:
+        if not self._is_fixed:
             settings = resolve(self._conf, step)
             if settings != self._settings:
                 state = self.state_dict()

@@ -201,15 +201,16 @@ class SoftPLTask(ASRTask):
             sample_rate=rate,
         )
         plan = config.cache and functools.partial(config.cache.plan, seed=args.seed)
-        return SigtermTolerantFactory(
-            MixedIterFactory(
-                labeled=labeled,
-                unlabeled=unlabeled,
-                schedule=config.schedule,
-                seed=args.seed,
-                num_iters_per_epoch=args.num_iters_per_epoch,
-                make_plan=plan,
-                usable_share=UsableShare(args.pl_max_bad_share),
-                accum_grad=args.accum_grad,
-            )
+        mixed = MixedIterFactory(
+            labeled=labeled,
+            unlabeled=unlabeled,
+            schedule=config.schedule,
+            seed=args.seed,
+            num_iters_per_epoch=args.num_iters_per_epoch,
+            make_plan=plan,
+            usable_share=UsableShare(args.pl_max_bad_share),
+            accum_grad=args.accum_grad,
         )
+        mini_batches = args.max_epoch * mixed.num_iters_per_epoch
+        config.teacher.begin_run(config.schedule.updates(mini_batches, args.accum_grad))
+        return SigtermTolerantFactory(mixed)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 
+from espnet_softpl import criteria, regularizers
 from espnet_softpl.cache import packing
+from espnet_softpl.cache.compression import Compression
 from espnet_softpl.cache.store import LabelStore
 from espnet_softpl.ctc import frame_mask
+from espnet_softpl.labels.pseudo_label import Labels
 from tests.cache.test_label_cache import cached_model, insertion, step_on
+from tests.conftest import make_log_probs
+from tests.criteria.test_base import (
+    CASES,
+    LENGTHS,
+    SETTINGS,
+    B,
+    T,
+    V,
+    evaluate,
+    student_and_label,
+)
 from tests.support.models import (
     FORM_IDS,
     FORMS,
@@ -90,3 +105,59 @@ def test_the_state_of_a_cache_is_that_of_its_forms(tmp_path) -> None:
         (key,) = change
         with pytest.raises(ValueError, match=f"other settings.*{key}: '{forms[key]}'"):
             other.pl.load_state_dict(state, other)
+
+
+PAIRS = [
+    ("blend", {"parts": [{"criterion": one}, {"criterion": two}]})
+    for one, two in itertools.combinations(SETTINGS, 2)
+]
+REGULARIZERS = [(name, {}) for name in regularizers.available()]
+
+
+@pytest.mark.parametrize(
+    "registry, name, conf",
+    [(criteria.REGISTRY, *case) for case in CASES + PAIRS]
+    + [(regularizers.REGISTRY, *case) for case in REGULARIZERS],
+)
+def test_a_criterion_says_what_it_needs_of_a_cached_label(registry, name, conf) -> None:
+    """Loss and gradient are those of the same label with all that it has."""
+    criterion = registry.build(name, **conf)
+    logits, label = student_and_label()
+    label = label._replace(frame_weight=torch.rand(B, T))
+    labels = Labels([""] * B, label, label.log_probs.argmax(-1), LENGTHS, {}, step=0)
+    # Rounded once; again changes no bit, which a sample's seed depends on.
+    whole = through_cache(labels, keep_posteriors=True)
+    found = through_cache(whole, keep_posteriors=criterion.needs_posteriors)
+    assert torch.equal(found.label.tokens[:, : label.tokens.size(1)], label.tokens)
+    # What the engine adds.
+    more = {"second_view": make_log_probs(B, T, V) if criterion.views == 2 else None}
+    if criterion.needs_prior:
+        more["prior"] = make_log_probs(1, 1, V)[0, 0].exp()
+    results = []
+    for each in (whole, found):
+        added = each.label._replace(**more)
+        losses = evaluate(criterion, logits.log_softmax(-1), LENGTHS, added)
+        results.append((losses, *torch.autograd.grad(losses.sum(), logits)))
+    assert results[0][0].abs().sum() > 0.0
+    torch.testing.assert_close(results[1], results[0])
+
+
+def through_cache(labels: Labels, keep_posteriors: bool) -> Labels:
+    """Pack labels as a cache does by default, and unpack them."""
+    record = packing.pack(labels, Compression(), keep_posteriors)
+    return packing.unpack(record, Compression(), torch.device("cpu"))
+
+
+def test_posteriors_that_are_needed_later_are_kept() -> None:
+    ramp = {"from": 1, "to": 4, "steps": 10}
+    exact = {"size": 2, "top_k": None, "precision": "float32"}
+    conf = {"pl_criterion_conf": {"nbest": ramp}, "pl_cache_conf": exact}
+    torch.manual_seed(4)
+    model = give_a_voice(cached_model("nbest_ctc", **conf))
+    fresh = make_model("nbest_ctc", "student", pl_criterion_conf={"nbest": 4})
+    fresh.load_state_dict(model.state_dict())
+    waiting = insertion("a", 1, 0, 0)
+    model.pl.insert(model, [waiting], 0)
+    loss = step_on(model, "a", 1, slot=0, draw=2, step=10)["loss_pl"]
+    plain = fresh.eval()(unlabeled=waiting._replace(slot=None))[1]["loss_pl"]
+    assert float(loss) == pytest.approx(float(plain), rel=1e-3)

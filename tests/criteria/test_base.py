@@ -213,7 +213,11 @@ def test_a_gpu_computes_the_same(name, conf) -> None:
     losses = evaluate(criterion, logits.log_softmax(-1), LENGTHS, label)
     (expected,) = torch.autograd.grad(losses.sum(), logits)
     there = label._replace(
-        **{k: v.cuda() for k, v in label._asdict().items() if v is not None}
+        **{
+            k: v.cuda()
+            for k, v in label._asdict().items()
+            if isinstance(v, torch.Tensor)
+        }
     )
     log_probs = logits.cuda().log_softmax(-1)
     on_gpu = evaluate(criterion, log_probs, LENGTHS.cuda(), there)

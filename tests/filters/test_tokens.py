@@ -1,5 +1,6 @@
 """The number of tokens."""
 
+import pytest
 import torch
 
 from espnet_softpl import filters
@@ -18,3 +19,14 @@ def test_tokens_by_hand() -> None:
         ({"max_tokens": 2}, [0, 1, 1, 0]),
     ]:
         assert filters.build("tokens", **conf)(candidate).tolist() == kept
+
+
+def test_alternatives_may_be_empty_only_where_a_label_may_be() -> None:
+    for conf, excluded in [
+        ({}, True),
+        ({"min_tokens": 0}, False),
+        ({"alternatives": False}, False),
+    ]:
+        assert filters.build("tokens", **conf).excludes_empty is excluded
+    with pytest.raises(ValueError, match="alternatives must be true or false"):
+        filters.build("tokens", alternatives="no")

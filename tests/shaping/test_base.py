@@ -71,8 +71,9 @@ def teacher_label(dtype=torch.float32) -> PseudoLabel:
 
 
 def given(label: PseudoLabel) -> dict[str, torch.Tensor]:
-    """Return the fields that are not None."""
-    return {name: f for name, f in label._asdict().items() if f is not None}
+    """Return the fields that are tensors."""
+    fields = label._asdict().items()
+    return {name: field for name, field in fields if isinstance(field, torch.Tensor)}
 
 
 def rows(label: PseudoLabel, index: torch.Tensor) -> PseudoLabel:

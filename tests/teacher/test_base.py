@@ -60,6 +60,7 @@ def drive(
 ) -> None:
     """Run a teacher through steps of a training: epochs, the copy, updates."""
     epochs = Epochs(states[EPOCH::EPOCH], [2.0, 1.0, 3.0])
+    teacher.begin_run(10 * STEPS)
     for step in steps:
         if step % EPOCH == 0:
             epochs.begin(teacher, student_in(states[step]), 1 + step // EPOCH)

@@ -114,7 +114,7 @@ def test_ways_to_give_the_decay() -> None:
     def decay(**conf: float) -> float:
         return teachers.build("ema", **conf).decay
 
-    assert decay() == 0.999
+    assert decay() is None
     assert decay(half_life_steps=10) ** 10 == pytest.approx(0.5)
     # Steps are steps, also where only every fourth one updates.
     assert decay(half_life_steps=20, every_steps=4) ** 5 == pytest.approx(0.5)
@@ -123,6 +123,19 @@ def test_ways_to_give_the_decay() -> None:
     assert slow**12 == pytest.approx(0.3)
     assert decay(retention=1.0, steps_per_epoch=7) == 1.0
     assert decay(decay=0.5, every_steps=4) == 0.5
+
+
+@pytest.mark.parametrize("every_steps", [1, 4])
+def test_the_default_half_life_is_a_share_of_the_run(every_steps) -> None:
+    teacher = teachers.build("ema", every_steps=every_steps)
+    with pytest.raises(RuntimeError, match="begin_run"):
+        teacher.decay_at(1)
+    for steps, half_life in ((1500, 100), (600, 40), (3, 1)):
+        teacher.begin_run(steps)
+        assert teacher.decay_at(9) ** (half_life / every_steps) == pytest.approx(0.5)
+    given = teachers.build("ema", decay=0.9)
+    given.begin_run(1500)
+    assert given.decay == 0.9
 
 
 def test_retention_is_the_share_of_the_old_teacher_after_an_epoch() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from espnet_softpl import teacher
 from espnet_softpl.teacher.generator import CTCOutputs, PseudoLabelGenerator, as_label
+from tests.support.espnet_runs import HYBRID
 from tests.training.test_model import batch, make_model, unlabeled_batch
 
 
@@ -79,3 +82,40 @@ def test_a_layer_that_outputs_nothing_is_not_trusted() -> None:
     assert not torch.equal(dropped.log_probs, outputs.label.log_probs)
     same = generator(model, scores, torch.tensor([5, 3]))
     assert torch.equal(same.log_probs, outputs.label.log_probs)
+
+
+class Casts(TorchDispatchMode):
+    """Counts conversions to another type."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an operation, and count it if it converts."""
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("what", ["run", "force"])
+def test_autocast_keeps_no_copies_that_were_made_without_gradient(what) -> None:
+    """Whatever torch does with such copies: there are none."""
+    model = make_model("hard_ctc", "student", **HYBRID)
+    generator = model.pl.generator
+    run = {
+        "run": lambda: generator.run(model, *batch()[1:3]),
+        "force": lambda: generator.force(model, outputs, outputs.label),
+    }[what]
+    outputs = generator.run(model, *batch()[1:3])
+    counts = []
+    with torch.autocast("cpu", torch.bfloat16):
+        run()  # The first makes what encodes positions.
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            with Casts() as casts:
+                run()
+            counts.append(casts.count)
+    assert counts[0] == counts[1] > 10
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**unlabeled_batch())[0]
+    loss.backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not [name for name in missing if not name.startswith("criterion_att")]

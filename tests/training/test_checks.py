@@ -56,11 +56,46 @@ class Trained(criteria.HardCTC):
         self.scale = torch.nn.Parameter(torch.ones(()))
 
 
+class LateFrames(criteria.HardCTC):
+    """A criterion that looks at frames above a weight of 1."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.frame_level = weight > 1.0
+        self.weighs_frames = weight <= 1.0
+
+
+LATE = {
+    "pl_criterion": f"{__name__}:LateFrames",
+    "pl_criterion_conf": {"weight": {"from": 0, "to": 2, "steps": 9}},
+}
+CONSISTENCY = "espnet_softpl.criteria.consistency:Consistency"
+WARP = {"specaug": "specaug", "specaug_conf": {"apply_time_warp": True}}
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"pl_cache_conf": {"size": 3}}, "pl_cache_conf: .* without a pl_cache"),
         ({"pl_criterion": f"{__name__}:Trained"}, "must not have parameters"),
+        (
+            {"pl_regularizer": [f"{__name__}:Trained"]},
+            "pl_regularizer: a criterion must not have parameters",
+        ),
+        ({**LATE, **WARP}, "apply_time_warp: must be false with pl_criterion"),
+        ({**LATE, "pl_shaping": ["frame_confidence"]}, "pl_shaping: .* weighs frames"),
+        (
+            {"pl_regularizer": [CONSISTENCY], **WARP},
+            "apply_time_warp: must be false with pl_regularizer",
+        ),
+        (
+            {
+                "pl_criterion": "consistency",
+                "pl_criterion_conf": {"labeled_weight": 0.2},
+                "pl_schedule_conf": {"labeled_steps": 0},
+            },
+            "labeled_steps and start_step are 0",
+        ),
         (
             {"encoder_conf": {"ctc_trim": True}},
             "encoder_conf.ctc_trim: True drops frames",

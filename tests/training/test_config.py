@@ -62,6 +62,22 @@ def test_every_part_has_its_name_and_settings() -> None:
     assert not config.criterion.at(0).needs_posteriors and config.needs_labeled
 
 
+def test_what_is_needed_later_is_needed() -> None:
+    rise = {"from": 0, "to": 4, "steps": 9}
+    config = PLConfig.from_args(
+        parse(
+            pl_criterion="nbest_ctc",
+            pl_criterion_conf={"nbest": {"from": 1, "to": 4, "steps": 9}},
+        )
+    )
+    assert config.needs_posteriors and not config.needs_labeled
+    for changes in (
+        dict(pl_shaping="blank", pl_shaping_conf={"prior_scale": rise}),
+        dict(pl_criterion="consistency", pl_criterion_conf={"labeled_weight": rise}),
+    ):
+        assert PLConfig.from_args(parse(**changes)).needs_labeled
+
+
 class Mine(filters.TokenCount):
     """A user's own filter."""
 
@@ -71,7 +87,7 @@ def test_a_share_per_epoch_takes_the_epoch_of_the_run() -> None:
     with pytest.raises(UserError, match="retention: is a share per epoch"):
         PLConfig.from_args(args)
     args.num_iters_per_epoch, args.accum_grad = 100, 4
-    for form, updates in (("interleaved", 25), ("block", 13)):
+    for form, updates in (("interleaved", 25), ("block", 7)):
         args.pl_schedule_conf = {"form": form}
         expected = teacher.build("ema", retention=0.25, steps_per_epoch=updates)
         assert vars(PLConfig.from_args(args).teacher) == vars(expected)

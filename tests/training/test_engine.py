@@ -11,7 +11,9 @@ from espnet_softpl import criteria, filters, teacher
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.schedule import Scheduled
+from tests.cache.test_label_cache import cached_model, insertion, step_on
 from tests.support.espnet_runs import HYBRID, config
+from tests.support.models import INTER
 from tests.training.test_model import batch, labeled_batch, make_model, unlabeled_batch
 
 
@@ -133,6 +135,76 @@ def test_regularizers_are_added_to_the_criterion() -> None:
     _, more, _ = make_model("soft_ce", **conf)(**unlabeled_batch())
     # Minus half of an entropy, for each of some twenty frames.
     assert float(more["loss_pl"]) < float(plain["loss_pl"]) - 1.0
+
+
+def test_a_regularizer_gets_the_views_that_it_wants() -> None:
+    """Also a criterion in the place of one, and on labeled batches."""
+    name = "espnet_softpl.criteria.consistency:Consistency"
+    conf = dict(pl_regularizer=[name], pl_regularizer_conf={"labeled_weight": 0.5})
+    torch.manual_seed(1)
+    model = make_model("hard_ctc", **conf)
+    assert model.pl.labeled_views(0) == 2
+    assert model(**labeled_batch())[0].item() > 0.0
+    views, label = model.pl._student_views(model, batch(), made(model), 0)
+    assert len(views) == 2 and torch.equal(label.second_view, views[1].log_probs)
+
+
+def made(model):
+    """Label the unlabeled batch."""
+    return model.pl.generator(model, *batch()[1:3])
+
+
+def test_a_prior_that_is_wanted_later_acts_then() -> None:
+    ramp = {"from": 0, "to": 4, "steps": 2}
+    conf = dict(pl_shaping=["blank"], pl_shaping_conf={"prior_scale": ramp})
+    model = make_model("soft_ce", "student", **conf)
+    model(**labeled_batch())
+    early, late = (model.pl.make(model, batch(), step) for step in (0, 2))
+    plain = made(model).log_probs[0]
+    torch.testing.assert_close(early.label.log_probs[0], plain)
+    assert (late.label.log_probs[0] - plain).abs().max() > 0.1
+
+
+class Asked(criteria.SoftCE):
+    """Keeps what it is asked about the empty transcript."""
+
+    seen: list[bool] = []
+
+    def forward(self, log_probs, lengths, pseudo_label):
+        """See `SoftCE.forward`."""
+        self.seen.append(pseudo_label.excludes_empty)
+        return super().forward(log_probs, lengths, pseudo_label)
+
+
+@pytest.mark.parametrize("min_tokens", [0, 1])
+def test_the_filter_tells_the_criterion_about_the_empty_transcript(min_tokens) -> None:
+    """Of a label in a cache, and of one of another layer, too."""
+    Asked.seen.clear()
+    forms = dict(INTER, pl_interctc="own", pl_cache="slimipl")
+    cache = {"size": 1, "probability": 0.0}
+    name = f"{__name__}:Asked"
+    model = cached_model(name, **forms, pl_cache_conf=cache, min_tokens=min_tokens)
+    waiting = insertion("a", 1, 0, 0)
+    model.pl.insert(model, [waiting], 0)
+    step_on(model, "a", 1, slot=0, draw=1)
+    assert Asked.seen == [min_tokens > 0] * 3
+
+
+class LateDecoder(criteria.HardCTC):
+    """A criterion that trains the decoder above a weight of 0."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.trains_decoder = weight > 0.0
+
+
+def test_a_loss_that_comes_later_has_its_key_from_the_start() -> None:
+    conf = {"weight": {"from": 0, "to": 1, "steps": 1}}
+    name = f"{__name__}:LateDecoder"
+    model = make_model(name, "student", **HYBRID, pl_criterion_conf=conf)
+    early, late = (model(**with_step(unlabeled_batch(), s))[1] for s in (0, 1))
+    assert list(early) == list(late) == list(model.statistics_keys())
+    assert math.isnan(early["loss_pl_decoder"]) and late["loss_pl_decoder"] > 0.0
 
 
 def test_disagreement_and_vocabulary_are_watched() -> None:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from espnet_softpl import criteria, shaping
 from espnet_softpl.training.schedule import Schedule, Scheduled, ramp_value, resolve
 
 # In the order that is drawn; most tests are about that.
@@ -80,6 +81,9 @@ def test_weight_ramps_up_from_the_start() -> None:
     weights = [schedule.unlabeled_weight(step) for step in (9, 10, 11, 13, 100)]
     assert weights == [0.0, 0.5, 1.0, 2.0, 2.0]
     assert interleaved(weight=0.5).unlabeled_weight(0) == 0.5
+    integers = interleaved(weight={"from": 0, "to": 1, "steps": 1000})
+    weights = [integers.unlabeled_weight(step) for step in (0, 250, 499, 1000)]
+    assert weights == [0.0, 0.25, 0.499, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +111,7 @@ def test_a_ramp_is_linear_and_then_constant() -> None:
     values = [ramp_value(ramp, step) for step in (0, 10, 11, 12, 13, 99)]
     assert values == [2.0, 2.0, 1.5, 1.0, 0.5, 0.5]
     whole = {"from": 1, "to": 4, "steps": 6}
-    assert [ramp_value(whole, step) for step in range(8)] == [1, 2, 2, 2, 3, 4, 4, 4]
-    assert all(isinstance(ramp_value(whole, step), int) for step in range(8))
+    assert [ramp_value(whole, step) for step in (0, 1, 3, 9)] == [1.0, 1.5, 2.5, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -168,3 +171,60 @@ def test_a_block_is_one_update() -> None:
     assert interleaved().factors([True, False], accum_grad=2) == [1.0, 1.0]
     with pytest.raises(ValueError, match="form"):
         Schedule(form="blocks")
+
+
+class Mine(criteria.HardCTC):
+    """A user's own criterion, with settings of all kinds."""
+
+    def __init__(
+        self, scale: float = 1.0, count: "int | None" = None, size: int = 1, other=None
+    ) -> None:
+        super().__init__()
+        self.settings = scale, count, size, other
+
+
+def scheduled(name: str, registry=criteria.REGISTRY, **conf) -> Scheduled:
+    """Build a part that has settings with ramps."""
+    return Scheduled(functools.partial(registry.build, name), conf)
+
+
+def test_only_what_counts_something_is_rounded() -> None:
+    ramp = {"from": 1, "to": 4, "steps": 6}
+    steps = range(8)
+    rounded = [1, 2, 2, 2, 3, 4, 4, 4]
+    mine = scheduled(f"{__name__}:Mine", scale=ramp, count=ramp, size=ramp, other=ramp)
+    assert mine.at(1).settings == (1.5, 2, 2, 1.5)
+    assert scheduled("soft_ce", temperature=ramp).at(1).temperature == 1.5
+    nbest = scheduled("nbest_ctc", nbest=ramp)
+    assert [nbest.at(step).nbest for step in steps] == rounded
+    blend = scheduled("blend", alpha={"from": 0, "to": 1, "steps": 4})
+    assert [blend.at(step).weights[0] for step in (0, 1, 3)] == [0.0, 0.25, 0.75]
+    # In a part of a part too.
+    part = {"criterion": "nbest_ctc", "criterion_conf": {"nbest": ramp}, "weight": ramp}
+    parts = scheduled("blend", parts=[part])
+    assert [parts.at(step).parts[0].nbest for step in steps] == rounded
+    assert parts.at(1).weights == [1.5]
+    with pytest.raises(ValueError, match="nbest must be an integer"):
+        scheduled("nbest_ctc", nbest={"from": 1.0, "to": 4.0, "steps": 6})
+
+
+def test_what_a_part_needs_is_asked_at_all_steps() -> None:
+    rise, fall = ({"from": a, "to": 4 - a, "steps": 9, "start": 3} for a in (1, 3))
+    for ramp in (rise, fall):
+        part = scheduled("nbest_ctc", nbest=ramp)
+        assert part.ever("needs_posteriors") and not part.always("needs_posteriors")
+    blank = scheduled("blank", shaping.REGISTRY, prior_scale=dict(rise, **{"from": 0}))
+    assert blank.ever("needs_prior") and not blank.at(3).needs_prior
+    # 0 at both ends, and not between.
+    up, down = ({"from": a, "to": 1 - a, "steps": 20} for a in (0, 1))
+    conf = {"criterion": "consistency", "criterion_conf": {"labeled_weight": up}}
+    parts = [{"criterion": "hard_ctc"}, dict(conf, weight=down)]
+    blend = scheduled("blend", parts=parts)
+    assert blend.at(0).labeled_weight == blend.at(20).labeled_weight == 0.0
+    assert blend.ever("labeled_weight")
+
+
+def test_what_is_refused_between_the_ends_is_refused_at_once() -> None:
+    wide = {"from": 8, "to": 16, "steps": 10, "start": 20}
+    with pytest.raises(ValueError, match="beam_size must be an integer >= 12"):
+        scheduled("nbest_ctc", nbest={"from": 1, "to": 12, "steps": 5}, beam_size=wide)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.core.errors import CollapseError, UserError
 from espnet_softpl.training.task import SoftPLTask
-from tests.support.espnet_runs import TOKENS, config
+from tests.support.espnet_runs import PL, TOKENS, config, make_data, train
 from tests.training.test_model import make_model
 
 
@@ -41,6 +42,20 @@ def test_a_training_without_a_criterion_is_stock() -> None:
     SoftPLTask.check_required_command_args(args)
     vars(args).update(config(), token_list=TOKENS, pl_criterion=None)
     assert type(SoftPLTask.build_model(args)).__module__.startswith("espnet2.")
+
+
+@pytest.mark.slow
+def test_the_teacher_is_told_the_length_of_the_run(tmp_path, caplog) -> None:
+    """Also if only the data say how long an epoch is."""
+    data = make_data(tmp_path / "data")
+    options = config(**data.options(), **{**PL, "pl_teacher_conf": {}}, max_epoch=2)
+    options["num_iters_per_epoch"] = None
+    caplog.set_level("INFO")
+    train(SoftPLTask, options, tmp_path / "exp")
+    trained = SoftPLTask._config.teacher
+    (told,) = re.findall(r"of the run's (\d+) optimizer steps", caplog.text)
+    assert trained.steps_seen in (int(told), int(told) - 1)
+    assert trained.decay == 0.5 ** (1 / max(int(told) / 15, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ ALWAYS = {"token_type", "encoder", "model_conf", "batch_type", "max_epoch", "opt
 OPEN_ENDED = (None, "warmuplr", "noamlr", "reducelronplateau")
 OPEN_ENDED += ("warmupreducelronplateau",)
 
-TEACHERS = {"ema": {"decay": 0.999}, "delayed": {"steps": 1000}}
+TEACHERS = {"delayed": {"steps": 1000}}
 
 
 class TrainingConfig(NamedTuple):

@@ -26,6 +26,7 @@ from espnet_softpl.commands.report.settings import compare_settings
 from espnet_softpl.commands.report.words import compare, thin, word_error_rate
 from espnet_softpl.core.files import atomic_write
 from espnet_softpl.monitors.statistics import DROPPED, dropped_by
+from espnet_softpl.training.schedule import Schedule
 
 
 class Drawn(NamedTuple):
@@ -63,6 +64,7 @@ def write_page(runs: Sequence[Run], out: Path) -> Path:
         written=datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
         version=espnet_softpl.__version__,
         runs=runs,
+        schedule=Schedule,
         colors=colors,
         panels=panels,
         figures=draw_figures(runs, panels, colors, out),
