@@ -62,7 +62,7 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 @contextlib.contextmanager
 def sole_run(options: Any) -> Iterator[None]:
-    """Keep `output_dir` for this run, its first process holding the lock.
+    """Keep `output_dir` for this training, its first process holding the lock.
 
     The lock is the kernel's, so it ends with the process, however that ends. It comes
     before anything is written: ESPnet writes `config.yaml` while it builds the model.
@@ -71,7 +71,8 @@ def sole_run(options: Any) -> Iterator[None]:
         UserError: Another run holds it.
     """
     distributed = getattr(options, "distributed", False)
-    if distributed and get_rank(options.dist_rank, options.dist_launcher):
+    rank = distributed and get_rank(options.dist_rank, options.dist_launcher)
+    if rank or options.dry_run or options.collect_stats:
         yield
         return
     path = Path(options.output_dir) / LOCK

@@ -605,10 +605,10 @@ def test_a_run_that_is_not_resumed_is_never_deleted(tmp_path, caplog) -> None:
 
 def locking(out: Path, rank: int | None = None) -> Any:
     """Return the options that `sole_run` looks at."""
-    distributed = rank is not None
-    return SimpleNamespace(
-        output_dir=str(out), distributed=distributed, dist_rank=rank, dist_launcher=None
-    )
+    options = SimpleNamespace(output_dir=str(out), dist_rank=rank, dist_launcher=None)
+    vars(options).update(dry_run=False, collect_stats=False)
+    options.distributed = rank is not None
+    return options
 
 
 def test_the_second_run_in_a_directory_is_refused(tmp_path) -> None:
