@@ -130,8 +130,8 @@ fi
 
 if begin_stage 2 "labeled, unlabeled, dev and test directories in $data"; then
     need 1 "${roots[@]}"
-    key="$corpus_kind $labeled_sets / $unlabeled_sets / $dev_sets / $test_sets"
-    key+=" $labeled_dir / $unlabeled_dir / $dev_dir / $test_dirs"
+    key=$(options corpus_kind {labeled,unlabeled,dev,test}_sets \
+        {labeled,unlabeled,dev}_dir test_dirs)
     read -r -a inputs <<<"${roots[*]} $labeled_dir $unlabeled_dir $dev_dir $test_dirs"
     if changed "$data/.prepared" "$key" "${inputs[@]}"; then
         prepare_data
@@ -143,10 +143,11 @@ if begin_stage 3 "speed perturbation (${speed_perturb_factors:-none})"; then
     if [ -n "$speed_perturb_factors" ]; then
         need 2 "$data/labeled/wav.scp" "$data/.prepared"
         read -r -a factors <<<"$speed_perturb_factors"
-        if changed "$labeled/.done" "${factors[*]}" "$data/.prepared"; then
+        key=$(options speed_perturb_factors)
+        if changed "$labeled/.done" "$key" "$data/.prepared"; then
             run "$PYTHON" local/perturb_speed.py --source "$data/labeled" --nj "$nj" \
                 --target "$labeled" --audio "dump/$corpus/speed" --factors "${factors[@]}"
-            mark_done "$labeled/.done" "${factors[*]}" "$data/.prepared"
+            mark_done "$labeled/.done" "$key" "$data/.prepared"
         fi
     fi
 fi
@@ -155,49 +156,57 @@ if begin_stage 4 "audio formatting into $dump/org"; then
     need 2 "$data/labeled/wav.scp" "$data/.prepared"
     [ "$labeled" = "$data/labeled" ] || need 3 "$labeled/.done"
     inputs=("$data/.prepared" "$labeled/wav.scp" "$data"/{unlabeled,dev,test}/wav.scp)
-    if changed "$dump/.formatted" "$fs $resample $max_bad_share" "${inputs[@]}"; then
+    key=$(options fs resample max_bad_share)
+    if changed "$dump/.formatted" "$key" "${inputs[@]}"; then
         run "$PYTHON" local/format_audio.py --fs "$fs" --resample "$resample" \
             --nj "$nj" --max_bad_share "$max_bad_share" \
             --source "$labeled" "$data/unlabeled" "$data/dev" "$data/test" \
             --target "$dump"/org/{labeled,unlabeled,dev,test}
-        mark_done "$dump/.formatted" "$fs $resample $max_bad_share" "${inputs[@]}"
+        mark_done "$dump/.formatted" "$key" "${inputs[@]}"
     fi
 fi
 
 if begin_stage 5 "removal of too long and too short utterances into $dump"; then
     need 4 "$dump/org/dev/wav.scp" "$dump/.formatted"
-    if changed "$dump/.filtered" "$min_seconds $max_seconds" "$dump/.formatted"; then
+    key=$(options min_seconds max_seconds)
+    if changed "$dump/.filtered" "$key" "$dump/.formatted"; then
+        run rm -f "$dump/.contents"
         run "$PYTHON" local/filter_utterances.py --fs "$fs" \
             --min_seconds "$min_seconds" --max_seconds "$max_seconds" \
             --source "$dump"/org/{labeled,unlabeled,dev} \
             --target "$dump"/{labeled,unlabeled,dev}
-        mark_done "$dump/.filtered" "$min_seconds $max_seconds" "$dump/.formatted"
+        # What trainings depend on: the same data, prepared again, change nothing.
+        mark_done "$dump/.contents" "" "$dump"/{labeled,unlabeled,dev}
+        mark_done "$dump/.filtered" "$key" "$dump/.formatted"
     fi
 fi
 
 if begin_stage 6 "$token_type token list $tokens"; then
     need 5 "$dump/labeled/text" "$dump/.filtered"
-    if changed "${tokens%/*}/.done" "$token_type $nbpe" "$dump/labeled/text"; then
+    key=$(options token_type nbpe)
+    if changed "${tokens%/*}/.done" "$key" "$dump/labeled/text"; then
         run ./local/tokens.sh "$token_type" "$dump/labeled/text" "$tokens" \
             "$bpemodel" "$nbpe"
-        mark_done "${tokens%/*}/.done" "$token_type $nbpe" "$dump/labeled/text"
+        mark_done "${tokens%/*}/.done" "$key" "$dump/labeled/text"
     fi
 fi
 
 if begin_stage 7 "statistics in $stats"; then
     need 5 "$dump/labeled/text" "$dump/.filtered"
     need 6 "$tokens"
-    inputs=("$dump/.filtered" "$tokens" "$conf/warmup.yaml" "$dump/labeled/text")
+    inputs=("$dump/.contents" "$tokens" "$conf/warmup.yaml")
+    key=$(options train_args fs)
     join_config warmup "$warmup_config"
-    if changed "$stats/.done" "$train_args $fs" "${inputs[@]}"; then
+    if changed "$stats/.done" "$key" "${inputs[@]}"; then
         pool_add 1 statistics collect_stats "$stats"
         pool_wait
-        mark_done "$stats/.done" "$train_args $fs" "${inputs[@]}"
+        mark_done "$stats/.done" "$key" "${inputs[@]}"
     fi
 fi
 
 if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
     need 7 "$stats/train/feats_stats.npz" "$stats/.done"
+    need 5 "$dump/.contents"
     join_config warmup "$warmup_config"
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems warmup
     for seed in "${seeds[@]}"; do
@@ -210,6 +219,7 @@ fi
 
 if begin_stage 9 "continuous PL training (${pl_names[*]}), control $run_control"; then
     need 7 "$stats/train/feats_stats.npz" "$stats/.done"
+    need 5 "$dump/.contents"
     train_all_pl
 fi
 

@@ -24,6 +24,7 @@ from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume import faults
+from espnet_softpl.training.resume.checkpoints import sole_run
 from espnet_softpl.training.resume.interruption import (
     SigtermTolerantFactory,
     terminating_children,
@@ -93,7 +94,8 @@ class SoftPLTask(ASRTask):
         """Train; end by a message and status: 2 mistake, 3 guard, 4 machine's fault."""
         try:
             try:
-                super().main_worker(args)
+                with sole_run(args):
+                    super().main_worker(args)
             except errors.UserError as error:
                 errors.refuse(error)
             except errors.CollapseError as error:

@@ -453,10 +453,38 @@ def test_missing_hypotheses_are_named(tmp_path: Path) -> None:
     write_table(tmp_path / "wav.scp", {"a": "a.wav", "b": "b.wav"})
     write_table(tmp_path / "1" / "1best_recog" / "text", {"a": "HELLO"})
     with pytest.raises(RecipeError, match="1 utterances were not decoded: b"):
-        merge_decode.join(tmp_path, tmp_path / "wav.scp", 1)
+        merge_decode.join(tmp_path, tmp_path / "wav.scp")
     write_table(tmp_path / "2" / "1best_recog" / "text", {"b": ""})
-    merge_decode.join(tmp_path, tmp_path / "wav.scp", 2)
+    merge_decode.join(tmp_path, tmp_path / "wav.scp")
     assert read_table(tmp_path / "text") == {"a": "HELLO", "b": ""}
+
+
+def test_a_stopped_decoding_keeps_its_whole_lines(tmp_path: Path) -> None:
+    scp, out = tmp_path / "wav.scp", tmp_path / "decode"
+    names = [f"u{index}" for index in range(6)]
+    write_table(scp, {name: f"{name}.wav" for name in names})
+    write_table(tmp_path / "utt2num_samples", dict.fromkeys(names, "100"))
+    merge_decode.rest(out, scp, 2)
+    keys = [read_table(out / "keys" / f"keys.{part}") for part in (1, 2)]
+    assert sorted(keys[0] | keys[1]) == names and len(keys[0]) == 3
+    # Each job was killed while a line was written.
+    for part, lines in ((1, "u0 A B\nu2 \nu4 C"), (2, "u1 D\nu3")):
+        folder = out / str(part) / "1best_recog"
+        folder.mkdir(parents=True)
+        (folder / "text").write_text(lines)
+    merge_decode.rest(out, scp, 4)
+    left = [read_table(file) for file in sorted((out / "keys").iterdir())]
+    assert [len(part) for part in left] == [1, 1, 1]
+    assert sorted(key for part in left for key in part) == ["u3", "u4", "u5"]
+    # The next jobs write the same files anew, and are stopped as well.
+    (out / "1" / "1best_recog" / "text").write_text("u3 E\n")
+    merge_decode.rest(out, scp, 1)
+    (out / "1" / "1best_recog" / "text").write_text("u4 F\nu5 G\n")
+    merge_decode.join(out, scp)
+    expected = {"u0": "A B", "u1": "D", "u2": "", "u3": "E", "u4": "F", "u5": "G"}
+    assert read_table(out / "text") == expected
+    merge_decode.rest(out, scp, 2)
+    assert not list((out / "keys").iterdir())
 
 
 # Scores and tables
@@ -541,6 +569,7 @@ def test_results_compare_with_warmup_and_control_of_the_same_seed(
         write_run(exp, seed, "control", "A X X X")
         write_run(exp, seed, "hard_ctc", "A B C D" if seed == 1 else "A B X X")
     write_run(exp, 1, "hard_ctc.previous", "X X X X")
+    write_run(exp, 1, "hard_ctc.previous2", "X X X X")
     records = run_results(formatted, "warmup", "control", "hard_ctc", "soft_ce")
     text = (exp / "results.txt").read_text()
     rows = [line.split("  ") for line in text.splitlines()]
@@ -552,7 +581,7 @@ def test_results_compare_with_warmup_and_control_of_the_same_seed(
     assert by_name["hard_ctc", "mean"][-2:] == ["-75.0 %", "-66.7 %"]
     assert by_name["control", "1"][-2:] == ["-25.0 %", "-"]
     assert by_name["soft_ce", "1"][2:] == ["not run"] * 10
-    assert not any(name.endswith("previous") for name, _ in by_name)
+    assert not any("previous" in name for name, _ in by_name)
     hard = [run for run in records if (run["system"], run["seed"]) == ("hard_ctc", "2")]
     assert hard[0]["scores"]["dev"]["word"]["substitutions"] == 2
     plots = {path.name for path in (exp / "plots").iterdir()}

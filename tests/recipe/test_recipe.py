@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import signal
@@ -216,6 +218,181 @@ def test_an_array_job_needs_its_variable_in_the_log(
     assert job(recipe, "only_a_log").returncode == 2
 
 
+# What was done, and what is to be done again
+
+
+def shell(
+    recipe: Path, script: str, *words: object, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script, with words as $1 and so on, that has the functions of run.sh."""
+    start = "set -euo pipefail; . ./scripts/functions.sh; . ./local/training.sh\n"
+    settings = {"dry_run": "false", "force": "false", "ngpu": "0", **variables}
+    return subprocess.run(
+        ["bash", "-c", start + script, "bash", *map(str, words)],
+        cwd=recipe,
+        env=environment(train_cmd="./scripts/run_job.sh", LC_ALL="C.UTF-8", **settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+
+
+def digests(recipe: Path, *paths: Path) -> list[str]:
+    result = shell(recipe, 'for f; do digest "$f"; done', *paths)
+    assert result.returncode == 0, result.stdout
+    return result.stdout.splitlines()
+
+
+def write_data(directory: Path, audio: Path, size: int, text: str = "u1 A\n") -> Path:
+    directory.mkdir(exist_ok=True)
+    audio.write_bytes(bytes(size))
+    (directory / "wav.scp").write_text(f"u1 {audio}\n")
+    (directory / "text").write_text(text)
+    return directory
+
+
+def test_a_copy_of_the_data_is_the_same_data(recipe: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", tmp_path / "a.wav", 100)
+    large = tmp_path / "large.pth"
+    with large.open("wb") as file:
+        file.truncate(40 << 20)
+    copies = [tmp_path / "copied", tmp_path / "copied.pth"]
+    shutil.copytree(data, copies[0])
+    shutil.copy(large, copies[1])
+    for path in (data, data / "text", large):
+        os.utime(path, (1, 1))
+    directory, file, *same = digests(recipe, data, large, *copies)
+    assert [directory, file] == same
+    # Other audio of the same name, other words of the same length, another end.
+    write_data(data, tmp_path / "a.wav", 101)
+    write_data(copies[0], tmp_path / "b.wav", 100, "u1 B\n")
+    with large.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"x")
+    assert len({directory, file, *digests(recipe, data, large, copies[0])}) == 5
+
+
+CHANGED = """
+options=$(command_options --epochs "$1" --conf a=1 --conf "$2" ${3:-})
+! changed stamp/.done "$options" text || mark_done stamp/.done "$options" text
+"""
+
+
+def test_the_reason_is_printed_why_a_stage_is_done_again(
+    recipe: Path, tmp_path: Path
+) -> None:
+    script = f"cd {tmp_path}\n{CHANGED}"
+    (tmp_path / "text").write_text("A\n")
+    assert shell(recipe, script, 3, "b=2").stdout == ""
+    os.utime(tmp_path / "text", (1, 1))
+    assert (
+        "  unchanged since it was done: stamp "
+        in shell(recipe, script, 3, "b=2").stdout
+    )
+    result = shell(recipe, script, 4, "b=3", "--new=x")
+    assert result.stdout.splitlines() == [
+        "  stamp was done with other options or data:",
+        "    --epochs: 3 -> 4",
+        "    --conf: a=1 b=2 -> a=1 b=3",
+        "    --new: (not given) -> x",
+    ]
+    (tmp_path / "text").write_text("B\n")
+    result = shell(recipe, script, 4, "b=3", "--new=x")
+    assert result.stdout.splitlines()[1:] == ["    text has changed"]
+    (tmp_path / "stamp" / ".done").write_text("of an older version\n")
+    assert "it is not known which" in shell(recipe, script, 4, "b=3").stdout
+    # Work that was begun again and cut off is not taken for the work before.
+    cut_off = script.replace("|| mark_done", "|| exit 0; true")
+    assert "    --epochs: 4 -> 5\n" in shell(recipe, cut_off, 5, "b=3").stdout
+    assert shell(recipe, script, 4, "b=3").stdout == ""
+
+
+def write_training(
+    directory: Path, key: str, *names: str, stamp: str = ".started"
+) -> None:
+    """Leave files that say which training they are of."""
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(key)
+    (directory / stamp).write_text(f"{key}\n")
+
+
+def test_nothing_is_replaced_and_a_previous_run_comes_back(
+    recipe: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "hard_ctc"
+    names = ["hard_ctc.previous", "hard_ctc.previous2", "hard_ctc.previous3"]
+    for number in range(3):
+        write_training(run_dir, f"--epochs\t{number}", "checkpoint.pth")
+        result = shell(recipe, 'set_aside "$1"', run_dir)
+        assert f"hard_ctc is now {tmp_path / names[number]}" in result.stdout
+    for number, name in enumerate(names):
+        assert (tmp_path / name / "checkpoint.pth").read_text()[-1] == str(number)
+    write_training(run_dir, "--epochs\t3", "checkpoint.pth")
+    # Two are of the key that is asked for; the finished one is wanted.
+    shutil.copytree(tmp_path / names[0], tmp_path / names[0].replace("ious", "ious0"))
+    write_training(tmp_path / names[0], "--epochs\t0", "whole", stamp=".done")
+    result = shell(recipe, 'bring_back "$1" "$2"', run_dir, "--epochs\t0")
+    assert f"{names[0]} has these options and data: it is brought back" in result.stdout
+    assert (run_dir / "whole").exists()
+    moved = (tmp_path / "hard_ctc.previous4" / "checkpoint.pth").read_text()
+    assert moved == "--epochs\t3"
+    # It was cut off between the two moves.
+    shutil.move(run_dir, tmp_path / names[0])
+    shell(recipe, 'bring_back "$1" "$2"', run_dir, "--epochs\t0")
+    assert (run_dir / "whole").exists()
+    shell(recipe, 'bring_back "$1" "$2"', run_dir, "--epochs\t1", force="true")
+    assert (run_dir / "whole").exists()
+
+
+MAKE_ROOM = 'make_room "$1" "$2" "$PYTHON" -m espnet_softpl.bin.train "${@:3}"'
+TINY = "--token_type char --model_conf ctc_weight=1 --encoder_conf num_layers=1"
+
+
+@pytest.mark.parametrize(
+    "left", ["checkpoint.pth", "2epoch.pth", "pl_state/1epoch.3batches.rank0.pth"]
+)
+def test_options_with_a_mistake_move_nothing(
+    recipe: Path, tmp_path: Path, left: str
+) -> None:
+    run_dir = tmp_path / "soft_ce"
+    write_training(run_dir, "--epochs\t3", left)
+    words = [run_dir, "--epochs\t4", "--token_list", "x", "--pl_criterion", "no"]
+    result = shell(recipe, MAKE_ROOM, *words)
+    assert result.returncode == 1
+    assert "unknown criterion 'no'" in result.stdout
+    assert "soft_ce stays as it is: the new options are refused" in result.stdout
+    assert (run_dir / left).read_text() == "--epochs\t3"
+    assert not list(tmp_path.glob("*.previous*"))
+
+
+def test_a_training_makes_room_for_another(recipe: Path, tmp_path: Path) -> None:
+    run_dir, tokens = tmp_path / "warmup", tmp_path / "tokens.txt"
+    tokens.write_text("<blank>\n<unk>\nA\n<sos/eos>\n")
+    words = [run_dir, "--epochs\t4", "--token_list", tokens, *TINY.split()]
+    # Nothing was saved of the first epoch: the place is used as it is.
+    write_training(run_dir, "--epochs\t3", "train.log", "notes")
+    result = shell(recipe, MAKE_ROOM, *words)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert (run_dir / "notes").exists()
+    write_training(run_dir, "--epochs\t3", "1epoch.pth")
+    with (run_dir / ".lock").open("w") as lock:
+        lock.write("process 7 on there")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = shell(recipe, MAKE_ROOM, *words)
+    assert result.returncode == 1
+    assert f"another run trains in {run_dir}: process 7 on there" in result.stdout
+    assert (run_dir / "1epoch.pth").exists()
+    result = shell(recipe, MAKE_ROOM, *words)
+    assert result.returncode == 0, result.stdout
+    assert "    --epochs: 3 -> 4\n" in result.stdout
+    assert (tmp_path / "warmup.previous" / "1epoch.pth").exists()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["tokens.txt", "warmup.previous"]
+
+
 # Refusals of data, through run.sh
 
 
@@ -317,6 +494,36 @@ def check_files(recipe: Path) -> None:
     assert len(list((exp / "plots").iterdir())) == 4
 
 
+def check_what_is_done_again(recipe: Path) -> None:
+    """Check that a mistake moves nothing, and that a finished training comes back."""
+    hard = recipe / "exp/smoke/seed1/hard_ctc"
+    one = ["--corpus", "smoke", "--pl_config", "hard_ctc", "--run_control", "false"]
+    one += ["--stage", 9, "--stop_stage", 9]
+    failed = run(recipe, *one, "--pl_args", "--pl_criterion no", timeout=300)
+    assert failed.returncode == 1
+    assert "unknown criterion 'no'" in failed.stdout
+    before = (hard / "checkpoint.pth").stat().st_ino
+    other = run(recipe, *one, "--pl_args", "--unlabeled_batch_bins 400000")
+    assert other.returncode == 0, other.stdout
+    assert "--unlabeled_batch_bins: (not given) -> 400000" in other.stdout
+    assert (hard.parent / "hard_ctc.previous/checkpoint.pth").stat().st_ino == before
+    back = run(recipe, *one)
+    assert "hard_ctc.previous has these options and data" in back.stdout
+    assert (hard / "checkpoint.pth").stat().st_ino == before
+    assert (hard.parent / "hard_ctc.previous2/.done").exists()
+
+    # A decoding that was stopped goes on.
+    text = (hard / "decode/text").read_text()
+    for path in (hard / "decode/text", hard / "decode/.done"):
+        path.unlink()
+    part = hard / "decode/1/1best_recog/text"
+    part.write_text(part.read_text()[:-10])
+    decoded = run(recipe, "--corpus", "smoke", "--stage", 10, "--stop_stage", 10)
+    assert decoded.returncode == 0, decoded.stdout
+    assert re.search(r"decode goes on: [12] of \d\d utterances", decoded.stdout)
+    assert (hard / "decode/text").read_text() == text
+
+
 @pytest.mark.slow
 def test_all_stages_from_end_to_end(tmp_path: Path) -> None:
     recipe = copy_recipe(tmp_path)
@@ -347,14 +554,9 @@ def test_all_stages_from_end_to_end(tmp_path: Path) -> None:
     assert missing.returncode == 1
     assert "seed1/other/valid.cer_ctc.ave.pth, which stage 9" in missing.stdout
 
-    bad = ["--stage", 9, "--pl_args", "--pl_criterion no"]
-    failed = run(recipe, *more, *bad, timeout=300)
-    assert failed.returncode == 1
-    assert "unknown criterion 'no'" in failed.stdout
-    assert "exp/smoke/seed1/hard_ctc.previous" in failed.stdout
-
+    check_what_is_done_again(recipe)
     audio = next((recipe / "downloads" / "smoke" / "test").rglob("*.flac"))
-    archive = recipe / "exp/smoke/seed1/hard_ctc.previous/hard_ctc.zip"
+    archive = recipe / "exp/smoke/seed1/hard_ctc/hard_ctc.zip"
     assert isinstance(decode_one(archive, audio, tmp_path), str)
 
 

@@ -9,6 +9,7 @@ import pytest
 from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.core.errors import CollapseError, UserError
+from espnet_softpl.training.resume import checkpoints
 from espnet_softpl.training.task import SoftPLTask
 from tests.support.espnet_runs import PL, TOKENS, config, make_data, train
 from tests.training.test_model import make_model
@@ -81,7 +82,22 @@ def test_each_kind_of_end_has_its_status(
     assert ": error: " in capsys.readouterr().err
 
 
-def test_what_nobody_expected_is_a_traceback(monkeypatch) -> None:
+def test_the_second_run_in_a_directory_writes_nothing(
+    capsys, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(ASRTask, "main_worker", lambda _: pytest.fail("it began"))
+    args = parse("--pl_criterion", "hard_ctc")
+    args.output_dir = str(tmp_path)
+    with checkpoints.sole_run(args), pytest.raises(SystemExit) as end:
+        SoftPLTask.main_worker(args)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"another run trains in {tmp_path} (process " in line
+
+
+def test_what_nobody_expected_is_a_traceback(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def fail(args: argparse.Namespace) -> None:
         raise RuntimeError("a mistake in the code")
 

@@ -52,7 +52,7 @@ def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
     found = {
         (place.parent.name.removeprefix("seed"), place.name)
         for place in places
-        if place.suffix != ".previous"
+        if not place.suffix.startswith(".previous")
     }
     wanted = {(seed, name) for seed in seeds for name in systems}
     others = sorted({name for _, name in found} - {*SUPERVISED, *systems})

@@ -78,37 +78,61 @@ collect_stats() { # OUTPUT_DIR
     rm -r "$out/split"
 }
 
+# True if a directory holds something that was trained, or the beginning of it.
+holds_training() { # DIR
+    [ -e "$1/.done" ] || [ -e "$1/pl_state" ] || [ -e "$1/decode" ] ||
+        compgen -G "$1/*.pth" >/dev/null
+}
+
+# Makes room in DIR for the training that KEY stands for. What was trained there with
+# other options or data is set aside, after the new options have been checked, and
+# comes back if its own are asked for again.
+make_room() { # DIR KEY COMMAND...
+    local dir=$1 key=$2 place=${1%/*}/.check.${1##*/} ngpu=0
+    if [ -e "$dir/.lock" ] && ! flock -n "$dir/.lock" true; then
+        die "another run trains in $dir: $(cat "$dir/.lock")"
+    fi
+    bring_back "$dir" "$key"
+    holds_training "$dir" || return 0
+    if has_key "$dir/.started" "$key" && [ "$force" = false ]; then
+        return
+    fi
+    rm -rf "$place"
+    job train_cmd "$place/check.log" -- "${@:3}" --ngpu 0 --dry_run true \
+        --output_dir "$place" || die "$dir stays as it is: the new options are refused"
+    rm -rf "$place"
+    explain "$dir/.started" "$key" "$dir"
+    set_aside "$dir"
+}
+
 # One training run of the system that DIR is named after, resumed where it was stopped
-# before. Its key is its command line, its configuration and its data; with another key
-# it starts anew, and what had been trained there is kept as DIR.previous.
+# before. Its key is its command line, its configuration and its data.
 train_run() { # DIR SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
     local dir=$1 config=$conf/${1##*/}.yaml seed=$2 module=$3 inputs=$4 key number=1
     shift 4
     local -a files extra command
     read -r -a files <<<"$inputs"
-    files+=("$config" "$tokens" "$stats/.done" "$dump/.filtered")
+    files+=("$config" "$tokens" "$dump/.contents" "$stats"/{train,valid}/speech_shape
+        "$stats"/{train,valid}/"text_shape.$token_type")
+    [ "$feats_normalize" != global_mvn ] || files+=("$stats/train/feats_stats.npz")
     mapfile -t extra < <(split_words "$train_args")
-    command=("$PYTHON" -m "$module" --config "$config" "${model_options[@]}"
+    command=(--config "$config" "${model_options[@]}"
         --train_shape_file "$stats/train/speech_shape"
         --train_shape_file "$stats/train/text_shape.$token_type"
         --valid_shape_file "$stats/valid/speech_shape"
         --valid_shape_file "$stats/valid/text_shape.$token_type"
         "${normalize_options[@]}"
         --seed "$seed" --resume true --output_dir "$dir" "${extra[@]}" "$@")
-    key="${command[*]}"
-    changed "$dir/.done" "$key" "${files[@]}" || return 0
+    key=$(command_options --module "$module" "${command[@]}")
+    command=("$PYTHON" -m "$module" "${command[@]}")
     if [ "$dry_run" != true ]; then
-        if [ -e "$dir" ] &&
-            changed "$dir/.started" "$key" "${files[@]}" >/dev/null; then
-            if [ -e "$dir/checkpoint.pth" ]; then
-                echo "  $dir was trained with other options or data: now $dir.previous"
-                rm -rf "$dir.previous"
-                mv "$dir" "$dir.previous"
-            else
-                rm -rf "$dir"
-            fi
+        key=$(make_key "$key" "${files[@]}")
+        make_room "$dir" "$key" "${command[@]}"
+        if has_key "$dir/.done" "$key"; then
+            echo "  unchanged since it was done: $dir (--force true does it again)"
+            return
         fi
-        mark_done "$dir/.started" "$key" "${files[@]}"
+        write_stamp "$dir/.started" "$key"
         if [ -e "$dir/train.log" ]; then
             while [ -e "$dir/train.$number.log" ]; do number=$((number + 1)); done
             mv "$dir/train.log" "$dir/train.$number.log"
@@ -117,28 +141,41 @@ train_run() { # DIR SEED MODULE INPUT_FILES [EXTRA_ARGUMENT]...
     command+=(--ngpu "$ngpu")
     [ "$ngpu" -le 1 ] || command+=(--multiprocessing_distributed true)
     job train_cmd "$dir/train.log" -- "${command[@]}"
-    mark_done "$dir/.done" "$key" "${files[@]}"
+    [ "$dry_run" = true ] || write_stamp "$dir/.done" "$key"
 }
 
-# Decodes the dev and test sets with the stock ESPnet decoder.
+# Decodes the dev and test sets with the stock ESPnet decoder; goes on where it was
+# stopped before.
 decode_run() { # DIR
     # ESPnet decodes with one GPU at most.
-    local dir=$1 out=$1/decode ngpu=$((ngpu > 0))
+    local dir=$1 out=$1/decode ngpu=$((ngpu > 0)) key parts=$inference_nj
     local -a files extra
     files=("$dir/config.yaml" "$dir/$inference_model" "$inference_config"
-        "$dump/eval/wav.scp" "$dump/.formatted")
-    changed "$out/.done" "$inference_args $inference_nj" "${files[@]}" || return 0
-    run rm -rf "$out"
+        "$dump"/org/{dev,test})
+    if [ "$dry_run" != true ]; then
+        key=$(make_key "$(options inference_args)" "${files[@]}")
+        bring_back "$out" "$key"
+        if [ "$force" = true ] || ! has_key "$out/.started" "$key"; then
+            [ ! -e "$out" ] || explain "$out/.started" "$key" "$out"
+            [ ! -e "$out" ] || set_aside "$out"
+        elif has_key "$out/.done" "$key"; then
+            echo "  unchanged since it was done: $out (--force true does it again)"
+            return
+        fi
+        write_stamp "$out/.started" "$key"
+    fi
+    run "$PYTHON" local/merge_decode.py --rest "$out" --scp "$dump/eval/wav.scp" \
+        --parts "$inference_nj"
     mapfile -t extra < <(split_words "$inference_args")
-    job decode_cmd "$out/log/decode.JOB.log" "JOB=1:$inference_nj" -- \
+    [ "$dry_run" = true ] || parts=$(find "$out/keys" -name 'keys.*' | wc -l)
+    [ "$parts" -eq 0 ] || job decode_cmd "$out/log/decode.JOB.log" "JOB=1:$parts" -- \
         "$PYTHON" -m espnet2.bin.asr_inference --config "$inference_config" \
         --data_path_and_name_and_type "$dump/eval/wav.scp,speech,sound" \
-        --key_file "$dump/eval/keys.JOB" --asr_train_config "$dir/config.yaml" \
+        --key_file "$out/keys/keys.JOB" --asr_train_config "$dir/config.yaml" \
         --asr_model_file "$dir/$inference_model" --output_dir "$out/JOB" \
         --ngpu "$ngpu" "${extra[@]}"
-    run "$PYTHON" local/merge_decode.py --dir "$out" --parts "$inference_nj" \
-        --scp "$dump/eval/wav.scp"
-    mark_done "$out/.done" "$inference_args $inference_nj" "${files[@]}"
+    run "$PYTHON" local/merge_decode.py --dir "$out" --scp "$dump/eval/wav.scp"
+    [ "$dry_run" = true ] || write_stamp "$out/.done" "$key"
 }
 
 # True if a configuration says itself what it starts from. A dry run joins it too.
@@ -189,7 +226,7 @@ train_all_pl() {
 decode_all() {
     local seed name
     run "$PYTHON" local/merge_decode.py --source "$dump/org/dev" "$dump/org/test" \
-        --out "$dump/eval" --parts "$inference_nj"
+        --out "$dump/eval"
     follow decode --scp "$dump/eval/wav.scp" --exp "$exp" --seeds "${seeds[@]}" \
         --systems "${systems[@]}"
     for seed in "${seeds[@]}"; do
@@ -203,24 +240,26 @@ decode_all() {
 
 # Stage 11: tables and plots of every system that was decoded.
 score_all() {
-    local file inputs=("$dump"/org/{dev,test}/{text,utt2set})
+    local file scored inputs=("$dump"/org/{dev,test}/{text,utt2set})
     for file in "$exp"/seed*/*/{checkpoint.pth,decode/text}; do
-        [[ ! -e $file || $file == *.previous/* ]] || inputs+=("$file")
+        [[ ! -e $file || $file == *.previous*/* ]] || inputs+=("$file")
     done
-    changed "$exp/.scored" "${seeds[*]} ${systems[*]}" "${inputs[@]}" || return 0
+    scored=$(command_options --seeds "${seeds[@]}" --systems "${systems[@]}")
+    changed "$exp/.scored" "$scored" "${inputs[@]}" || return 0
     run "$PYTHON" local/results.py --exp "$exp" --dump "$dump" --fs "$fs" \
         --seeds "${seeds[@]}" --systems "${systems[@]}" --command "$command_line"
-    mark_done "$exp/.scored" "${seeds[*]} ${systems[*]}" "${inputs[@]}"
+    mark_done "$exp/.scored" "$scored" "${inputs[@]}"
 }
 
 # Stage 12: a stock ESPnet archive of one system, first seed.
 pack_model() {
-    local dir=$exp/seed${seeds[0]}/$pack_system
-    local archive=$dir/$pack_system.zip ngpu=0
-    if changed "$dir/.packed" "" "$dir/config.yaml" "$dir/$inference_model"; then
+    local dir=$exp/seed${seeds[0]}/$pack_system ngpu=0 packed
+    local archive=$dir/$pack_system.zip
+    packed=$(options pack_system inference_model)
+    if changed "$dir/.packed" "$packed" "$dir/config.yaml" "$dir/$inference_model"; then
         job train_cmd "$dir/pack.log" -- "$PYTHON" -m espnet_softpl.bin.export \
             --asr_exp "$dir" --student "$inference_model" --out "$archive"
-        mark_done "$dir/.packed" "" "$dir/config.yaml" "$dir/$inference_model"
+        mark_done "$dir/.packed" "$packed" "$dir/config.yaml" "$dir/$inference_model"
     fi
     echo "  $archive"
 }

@@ -85,7 +85,7 @@ def find_decodings(
 def _hypotheses(directory: Path) -> Iterator[tuple[str, str, Path]]:
     """Yield tag, set ("" for all at once) and file of every decoding."""
     for top in sorted(directory.glob("decode*")):
-        if not top.is_dir() or top.suffix == ".previous":
+        if not top.is_dir() or top.suffix.startswith(".previous"):
             continue
         whole = top / "text"
         for file in [whole] if whole.is_file() else sorted(top.rglob("text")):

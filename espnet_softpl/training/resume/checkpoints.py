@@ -11,17 +11,21 @@ kill, or on a full disk, `checkpoint.pth` is that of epoch e - 1 or of epoch e.
 from __future__ import annotations
 
 import contextlib
+import datetime
+import errno
+import fcntl
 import importlib
 import logging
 import os
 import pickle
-import shutil
+import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from espnet2.main_funcs.average_nbest_models import average_nbest_models
+from espnet2.train.distributed_utils import get_rank
 from espnet2.train.reporter import Reporter
 
 from espnet_softpl.cache import CACHE_DIR
@@ -32,7 +36,6 @@ from espnet_softpl.training.resume.layout import (
     ADVICE,
     CHECKPOINT,
     STATE_DIR,
-    TEACHER,
     load_checkpoint,
 )
 
@@ -42,6 +45,61 @@ Criterion = Sequence[str]  # Phase, statistic, "min" or "max".
 
 # The modules of ESPnet that save models, by the name `torch.save`.
 WRITERS = ("espnet2.train.trainer", "espnet2.main_funcs.average_nbest_models")
+
+
+LOCK = ".lock"  # In the experiment directory; says who trains there.
+_held: set[TextIO] = set()
+
+
+def _forget_locks() -> None:
+    """Close a forked child's copies: a loader must not keep the lock of a dead run."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+@contextlib.contextmanager
+def sole_run(options: Any) -> Iterator[None]:
+    """Keep `output_dir` for this training, its first process holding the lock.
+
+    The lock is the kernel's, so it ends with the process, however that ends. It comes
+    before anything is written: ESPnet writes `config.yaml` while it builds the model.
+
+    Raises:
+        UserError: Another run holds it.
+    """
+    distributed = getattr(options, "distributed", False)
+    rank = distributed and get_rank(options.dist_rank, options.dist_launcher)
+    if rank or options.dry_run or options.collect_stats:
+        yield
+        return
+    path = Path(options.output_dir) / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"output_dir: another run trains in {path.parent} "
+                f"({file.read().strip() or 'it has just begun'}). Wait until it ends, "
+                "or take another --output_dir"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            logger.warning("%s knows no locks: start one run there only", path.parent)
+        file.truncate(0)
+        now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+        file.flush()
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
 
 
 class _TorchSavingWhole:
@@ -107,8 +165,8 @@ def begin_directory(output_dir: Path, options: Any) -> None:
     """Make an experiment directory fit for a run; the first process does it for all.
 
     With ESPnet's `resume`, what a kill may have cut off is finished. Without, what an
-    earlier run could be resumed from goes into `previous_run/`, for this run writes its
-    own.
+    earlier run could be resumed from, and its models, go into a new `previous_run/`,
+    `previous_run2/` and so on, for this run writes its own.
 
     Raises:
         UserError: What is there cannot be resumed from.
@@ -116,13 +174,15 @@ def begin_directory(output_dir: Path, options: Any) -> None:
     if options.resume:
         finish_epoch(output_dir, options)
         return
-    names = (STATE_DIR, CACHE_DIR, SAMPLES_DIR, CHECKPOINT, TEACHER)
-    there = [output_dir / name for name in names if (output_dir / name).exists()]
+    states = (output_dir / name for name in (STATE_DIR, CACHE_DIR, SAMPLES_DIR))
+    there = [*filter(Path.exists, states), *output_dir.glob("*.pth")]
     if not there:
         return
-    previous = output_dir / "previous_run"
-    logger.warning("An earlier run is not resumed; its state is now in %s", previous)
-    shutil.rmtree(previous, ignore_errors=True)
+    previous, number = output_dir / "previous_run", 1
+    while previous.exists():
+        number += 1
+        previous = output_dir / f"previous_run{number}"
+    logger.warning("An earlier run is not resumed; what it made is now in %s", previous)
     previous.mkdir()
     for path in there:
         os.replace(path, previous / path.name)

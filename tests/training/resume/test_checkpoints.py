@@ -578,6 +578,68 @@ def test_what_the_checkpoint_says(tmp_path) -> None:
     assert checkpoints.finished_epochs(out, ("test", "loss")) == []
 
 
+def begin_anew(out: Path, text: str) -> None:
+    """Leave what a run makes, then start one in the same place without --resume."""
+    (out / "pl_state").mkdir(exist_ok=True)
+    for name in ("checkpoint.pth", "1epoch.pth", "pl_state/1epoch.rank0.pth"):
+        (out / name).write_text(text)
+    (out / "latest.pth").symlink_to("1epoch.pth")
+    checkpoints.begin_directory(out, SimpleNamespace(resume=False))
+
+
+def test_a_run_that_is_not_resumed_is_never_deleted(tmp_path, caplog) -> None:
+    for text in ("first", "second", "third"):
+        begin_anew(tmp_path, text)
+    names = ["previous_run", "previous_run2", "previous_run3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name, text in zip(names, ("first", "second", "third"), strict=True):
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        assert [path.name for path in files] == [
+            *("1epoch.pth", "checkpoint.pth", "latest.pth", "1epoch.rank0.pth")
+        ]
+        assert {path.read_text() for path in files} == {text}
+    assert "what it made is now in" in caplog.text
+    checkpoints.begin_directory(tmp_path, SimpleNamespace(resume=False))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def locking(out: Path, rank: int | None = None) -> Any:
+    """Return the options that `sole_run` looks at."""
+    options = SimpleNamespace(output_dir=str(out), dist_rank=rank, dist_launcher=None)
+    vars(options).update(dry_run=False, collect_stats=False)
+    options.distributed = rank is not None
+    return options
+
+
+def test_the_second_run_in_a_directory_is_refused(tmp_path) -> None:
+    """Until the first is dead, even by SIGKILL, and though its loader lives on."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with checkpoints.sole_run(locking(tmp_path, rank=0)):
+            loader = os.fork() or signal.pause()
+            os.write(write, str(loader).encode())
+            signal.pause()
+        os._exit(1)
+    loader = int(os.read(read, 20))
+    wanted = rf"another run trains in {tmp_path} \(process {child} on \S+ since 20"
+    for rank in (None, 0):
+        with (
+            pytest.raises(UserError, match=wanted),
+            checkpoints.sole_run(locking(tmp_path, rank)),
+        ):
+            raise AssertionError
+    with checkpoints.sole_run(locking(tmp_path, rank=1)):
+        pass  # The first process speaks for all of a run.
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with checkpoints.sole_run(locking(tmp_path)):
+        assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
+    os.kill(loader, signal.SIGKILL)
+    with checkpoints.sole_run(locking(tmp_path)):
+        pass  # The same process may train there again.
+
+
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch) -> Iterator[None]:
     """Keep ESPnet's reports out of the log, and do not wait for disks."""
