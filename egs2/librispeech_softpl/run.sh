@@ -211,7 +211,7 @@ if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems warmup
     for seed in "${seeds[@]}"; do
         pool_add "$train_jobs" "seed$seed/warmup" train_run "$exp/seed$seed/warmup" \
-            "$seed" espnet2.bin.asr_train ""
+            "$seed" espnet_softpl.bin.train ""
     done
     pool_wait
     unfollow

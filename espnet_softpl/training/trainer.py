@@ -44,7 +44,10 @@ class SoftPLTrainer(Trainer):
         model, options = kwargs["model"], kwargs["trainer_options"]
         engine = getattr(model, "pl", None)
         if engine is None:
-            return super().run(**kwargs)
+            # Stock, except that a kill leaves no torn checkpoint, which would end
+            # every attempt to resume.
+            with checkpoints.whole_files():
+                return super().run(**kwargs)
         if options.use_amp and options.ngpu == 0:
             # ESPnet leaves it to the scaler to skip an update that is not finite; on
             # a CPU the scaler is disabled, and lets it through.

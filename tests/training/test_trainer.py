@@ -39,6 +39,28 @@ def test_a_model_without_an_engine_is_trained_as_ever(data, tmp_path) -> None:
     assert not {"pl_state", "pl_cache", "teacher.pth"} & written(exp)
 
 
+def test_a_stock_training_that_dies_while_it_saves_can_be_resumed(
+    data, tmp_path, monkeypatch
+) -> None:
+    options = config(**data.options(unlabeled=False), max_epoch=1)
+    exp = train(SoftPLTask, options, tmp_path / "exp")
+    save = torch.save
+
+    def die(state, file, *more, **named) -> None:
+        save(state, file, *more, **named)
+        if isinstance(state, dict) and "reporter" in state:
+            raise MemoryError  # With the file half written, for all that one knows.
+
+    monkeypatch.setattr(torch, "save", die)
+    again = ("--resume", "true", "--max_epoch", "2")
+    with pytest.raises(MemoryError):
+        train(SoftPLTask, options, exp, *again)
+    assert list(load(exp / "checkpoint.pth")["reporter"]["stats"]) == [1]
+    monkeypatch.undo()
+    train(SoftPLTask, options, exp, *again)
+    assert list(load(exp / "checkpoint.pth")["reporter"]["stats"]) == [1, 2]
+
+
 def test_files_are_written_whole_only_while_it_trains(data, tmp_path) -> None:
     options = config(**data.options(), **{**PL, "pl_teacher": "student"}, max_epoch=1)
     options["pl_teacher_conf"] = {}

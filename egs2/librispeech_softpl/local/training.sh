@@ -204,7 +204,7 @@ train_all_pl() {
         dir=$exp/seed$seed init=$exp/seed$seed/warmup/$init_model
         if [ "$run_control" = true ]; then
             pool_add "$train_jobs" "seed$seed/control" train_run "$dir/control" \
-                "$seed" espnet2.bin.asr_train "$init" \
+                "$seed" espnet_softpl.bin.train "$init" \
                 --init_param "$init" "${control_extra[@]}"
         fi
         for i in "${!pl_configs[@]}"; do
