@@ -54,7 +54,8 @@ class EMATeacher(FollowingTeacher):
 
     The decay is given in one of three ways. Half-life and retention are in optimizer
     steps, whatever `every_steps` is. By default the half-life is a fifteenth of the
-    optimizer steps of the whole run, for one number does not suit runs of any length.
+    optimizer steps of the whole run, for one number does not suit runs of any length; a
+    run that is resumed with another `max_epoch` goes on with that of its new length.
 
     Args:
         decay: Of one update, in [0, 1]; 0 is the student of the last update, 1 never
