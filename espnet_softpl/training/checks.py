@@ -25,6 +25,7 @@ from espnet_softpl.filters import Filter
 from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.options import UNLABELED_DATA
+from espnet_softpl.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ LABELED_DATA = (
     "train_data_path_and_name_and_type",
     "valid_data_path_and_name_and_type",
 )
+
+# Effects of ESPnet's loader that move frames away from the clean audio's.
+MOVING_EFFECTS = ("speed_perturb", "time_stretch", "reverse")
 
 STOCK = (  # ESPnet's options: what they must be, and what another value does.
     ("model", "espnet", "cannot learn from pseudo-labels; use 'espnet'"),
@@ -70,6 +74,7 @@ def check_options(args: argparse.Namespace) -> PLConfig:
             raise UserError(f"{option}: {value!r} {why}")
     _check_decoder(config)
     _check_layers(config)
+    _check_augmentation(args)
     return config
 
 
@@ -188,6 +193,76 @@ def _check_layers(config: PLConfig) -> None:
         raise UserError(
             f"pl_interctc: 'own' with pl_shaping: {args.pl_shaping}, which changes "
             f"the last layer's label only. Allowed: none, last; or leave shaping out"
+        )
+
+
+def augmentation(args: argparse.Namespace) -> list[str]:
+    """Return the options by which ESPnet's loader augments audio in training."""
+    if not args.use_preprocessor:
+        return []
+    given = [name for name in ("rir_scp", "noise_scp") if getattr(args, name, None)]
+    conf = getattr(args, "preprocessor_conf", None) or {}
+    effects = conf.get("data_aug_prob") and conf.get("data_aug_effects")
+    return [*given, *(["preprocessor_conf.data_aug_effects"] if effects else [])]
+
+
+def _check_augmentation(args: argparse.Namespace) -> None:
+    """Refuse augmentation in the loader after which no label fits the student's."""
+    conf = getattr(args, "preprocessor_conf", None) or {}
+    if conf.get("min_sample_size", 0) > 0:
+        raise UserError(
+            "preprocessor_conf.min_sample_size: lengthens audio for chunks, which "
+            "pseudo-labeling does not use; leave it out"
+        )
+    if not (options := augmentation(args)):
+        return
+    if args.input_size is not None:
+        raise UserError(
+            f"{options[0]}: changes waveforms, and input_size: {args.input_size} "
+            f"says that the data are features; leave it out"
+        )
+    effects = conf["data_aug_effects"] if "data_aug_effects" in options[-1] else []
+    if moving := [name for name in MOVING_EFFECTS if name in _words(effects)]:
+        raise UserError(
+            f"preprocessor_conf.data_aug_effects: {', '.join(moving)} moves the "
+            f"student's frames away from the teacher's, which hears clean audio. Leave "
+            f"it out; copies at other speeds (ESPnet's speed_perturb_factors) are made "
+            f"before training, and may be unlabeled data like any other"
+        )
+    if effects and len(options) > 1:
+        raise UserError(
+            "preprocessor_conf.data_aug_effects: ESPnet cannot apply them together "
+            "with rir_scp or noise_scp; use one of the two"
+        )
+    logger.info("The loader augments what the student hears: %s", ", ".join(options))
+
+
+def _words(value: Any) -> set[str]:
+    """Return all words in nested lists."""
+    if isinstance(value, (list, tuple)):
+        return set().union(*map(_words, value))
+    return {value} if isinstance(value, str) else set()
+
+
+def check_schedule(schedule: Schedule, seed: int, steps: int, filling: int) -> None:
+    """Refuse a run of some mini-batches in which nothing unlabeled is learned from.
+
+    The first `filling` unlabeled ones only fill the cache.
+    """
+    turn = schedule.turn_of(seed, steps, filling)
+    if schedule.unlabeled_before(seed, turn) <= filling:
+        raise UserError(
+            f"pl_schedule_conf.start_step: {schedule.start_step}, and a cache of "
+            f"{filling} that must be filled first, leave no unlabeled one among the "
+            f"run's {steps} mini-batches (max_epoch times num_iters_per_epoch); lower "
+            f"start_step or pl_cache_conf.size, or raise max_epoch"
+        )
+    # Between these two the weight goes one way only.
+    if not any(map(schedule.unlabeled_weight, (schedule.start_step, steps - 1))):
+        raise UserError(
+            f"pl_schedule_conf.weight: {schedule.weight} is 0 in all of the run's "
+            f"{steps} mini-batches, so nothing would be learned from unlabeled data. "
+            f"For a control, leave pl_criterion out"
         )
 
 

@@ -15,6 +15,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet_softpl import criteria
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.monitors.statistics import ALWAYS
+from espnet_softpl.training import checks
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.espnet_runs import (
@@ -301,7 +302,11 @@ def test_without_pl_it_is_the_stock_task(data, seed_model, tmp_path) -> None:
     assert same_tensors(load(exp / "latest.pth"), load(seed_model / "latest.pth"))
 
 
-def test_weight_zero_leaves_nothing_of_the_unlabeled_loss(data, tmp_path) -> None:
+def test_weight_zero_leaves_nothing_of_the_unlabeled_loss(
+    data, tmp_path, monkeypatch, caplog
+) -> None:
+    # It is refused, for a run in which nothing is learned.
+    monkeypatch.setattr(checks, "check_schedule", lambda *_: None)
     runs = []
     for name, criterion in (("one", "hard_ctc"), ("two", "soft_ce")):
         options = config(**data.options(), **dict(PL, pl_criterion=criterion))
@@ -310,6 +315,9 @@ def test_weight_zero_leaves_nothing_of_the_unlabeled_loss(data, tmp_path) -> Non
         exp = train(SoftPLTask, options, tmp_path / name)
         runs.append(load(exp / "latest.pth"))
     assert same_tensors(*runs)
+    words = "no unlabeled mini-batch was learned from in "
+    assert f"{words}epoch 1: 2 mini-batches, 2 mini-batches of weight 0" in caplog.text
+    assert f"{words}the whole run: 4 mini-batches" in caplog.text
 
 
 def test_unlabeled_files_that_cannot_be_read(data, tmp_path, caplog, capsys) -> None:
