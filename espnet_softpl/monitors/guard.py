@@ -86,6 +86,7 @@ class Guard:
     """Judge the monitors of unlabeled batches (`pl_guard: warn | stop | back_off`).
 
     A monitor's level is an exponential moving average that starts at the reference.
+    With a label cache, an unlabeled step is a mini-batch that is labeled for it.
     The average and all limits are our own choice: the paper
     (https://arxiv.org/abs/2211.06007) reports collapse and gives no detector.
 
