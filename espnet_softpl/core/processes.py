@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,15 @@ def any_process(flag: bool) -> bool:
     count = torch.tensor(int(flag), device=device)
     dist.all_reduce(count)
     return bool(count > 0)
+
+
+def from_all(value: Any) -> list[Any]:
+    """Return a plain value of every process, by rank; all of them must ask."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def on_first_process(action: Callable[[], None]) -> None:

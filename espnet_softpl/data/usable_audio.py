@@ -73,6 +73,41 @@ class _Reader(Mapping):
         return (self._archived or {}).get(uid)
 
 
+class CleanAndAugmented:
+    """Preprocessing of unlabeled audio: `speech` is clean, `speech_aug` augmented.
+
+    The teacher hears the first, the student the second. `clean` and `augmented` are
+    two of ESPnet's preprocessors, which take an utterance's id and data.
+    """
+
+    def __init__(
+        self, clean: Callable[..., dict], augmented: Callable[..., dict]
+    ) -> None:
+        self._clean, self._augmented = clean, augmented
+
+    def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Return the clean data, and the augmented audio of the same shape.
+
+        Raises:
+            UserError: The augmentation changes the number of samples.
+        """
+        clean = self._clean(uid, dict(data))
+        audio = clean["speech"]
+        if audio.ndim != 1:  # It cannot be used, and will be refused for it.
+            return {**clean, "speech_aug": audio}
+        # ESPnet's may change the array in place, and give one channel back as (N, 1).
+        changed = self._augmented(uid, {**data, "speech": data["speech"].copy()})
+        heard = np.asarray(changed["speech"])
+        heard = heard[:, 0] if heard.shape == (audio.size, 1) else heard
+        if heard.shape != audio.shape:
+            raise UserError(
+                f"preprocessor_conf: the augmentation makes {heard.shape} samples of "
+                f"the {audio.size} of the unlabeled utterance {uid}. Labels are made "
+                f"from the clean audio, so it must keep the length"
+            )
+        return {**clean, "speech_aug": heard}
+
+
 class CheckedAudio(Dataset):
     """An `ESPnetDataset` that looks at the audio (`speech`) of every utterance.
 
@@ -100,13 +135,17 @@ class CheckedAudio(Dataset):
         self._sample_shape = sample_shape
         self._reader = dataset.loader_dict["speech"] = _Reader(reader, min_samples)
         self._dataset = dataset
+        is_augmented = isinstance(dataset.preprocess, CleanAndAugmented)
+        self._names = ("speech", "speech_aug") if is_augmented else ("speech",)
 
     def _get(self, uid: str) -> tuple[dict[str, np.ndarray], str]:
         """Return an utterance's data, and file and defect if it cannot be used."""
         try:
             _, data = self._dataset[uid]
             shape = self._sample_shape
-            defect = find_defect(data["speech"], self._min_samples, shape)
+            audios = (data[name] for name in self._names)
+            defects = (find_defect(a, self._min_samples, shape) for a in audios)
+            defect = next(filter(None, defects), "")
         except _Unusable as error:
             data, defect = {}, str(error)
         if not defect:
@@ -145,7 +184,7 @@ class UsableAudio(CheckedAudio):
         self._warned: set[str] = set()
 
     def __getitem__(self, uid: str) -> Item:
-        """Return an utterance's id, and its audio and `usable` by name."""
+        """Return an utterance's id, and its audio (both) and `usable` by name."""
         data, reason = self._get(uid)
         if not reason:
             # Not into the dictionary itself, which ESPnet may have in its cache.
@@ -157,7 +196,7 @@ class UsableAudio(CheckedAudio):
         length = length if length <= LONGEST_SILENCE else 0
         shape = (max(length, self._min_samples), *self._sample_shape)
         silence = np.zeros(shape, dtype=self._dataset.float_dtype)
-        return uid, {"speech": silence, "usable": np.array([0])}
+        return uid, {**dict.fromkeys(self._names, silence), "usable": np.array([0])}
 
 
 class StrictAudio(CheckedAudio):

@@ -74,6 +74,12 @@ def best_path(log_probs: Tensor, lengths: Tensor) -> Tensor:
     return path.masked_fill(~frame_mask(lengths, path.size(1)), PADDING)
 
 
+def is_sound(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """Tell which of (B, T, V) have no frame that is NaN or gives no token a chance."""
+    sound = log_probs.amax(-1).isfinite()
+    return (sound | ~frame_mask(lengths, log_probs.size(1))).all(1)
+
+
 def without_nan(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Make frames of (B, T, V) uniform that are NaN, or give no token a chance.
 
@@ -81,6 +87,5 @@ def without_nan(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """
     sound = log_probs.amax(-1).isfinite()
     flat = log_probs.new_tensor(-math.log(log_probs.size(-1)))
-    mask = frame_mask(lengths, log_probs.size(1))
     cleaned = torch.where(sound.unsqueeze(-1), log_probs, flat)
-    return cleaned, (sound | ~mask).all(1)
+    return cleaned, is_sound(log_probs, lengths)

@@ -43,7 +43,7 @@ _FAST_TEACHER = (
 FORMS: dict[str, Form] = {
     "infinite": Form(
         "the numbers are broken",
-        "A monitor is infinite.",
+        "A weight, or every label of a mini-batch, is no finite number.",
         (
             "Training has diverged. -> a lower optim_conf.lr, a lower grad_clip.",
             "Half precision overflows. -> use_amp: false.",

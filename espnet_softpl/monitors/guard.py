@@ -44,6 +44,12 @@ class Alarm(NamedTuple):
     breaches: tuple[Breach, ...]  # What raised it, then older ones that last.
 
 
+def broken_alarm(step: int, number: int, what: str) -> Alarm:
+    """Make the alarm of weights that are not finite; `what` names them."""
+    breach = Breach(what, math.nan, math.nan, "a finite number", "infinite")
+    return Alarm(int(step), number, (breach,))
+
+
 @dataclasses.dataclass
 class _Track:
     """What the guard remembers of one monitor."""
@@ -80,6 +86,7 @@ class Guard:
     """Judge the monitors of unlabeled batches (`pl_guard: warn | stop | back_off`).
 
     A monitor's level is an exponential moving average that starts at the reference.
+    With a label cache, an unlabeled step is a mini-batch that is labeled for it.
     The average and all limits are our own choice: the paper
     (https://arxiv.org/abs/2211.06007) reports collapse and gives no detector.
 
@@ -159,6 +166,11 @@ class Guard:
             self._tracks[breach.monitor].reported = True
         self.alarms += 1
         return Alarm(int(step), self.alarms, (*raised, *lasting))
+
+    def note_broken(self, step: int, what: str) -> Alarm:
+        """Raise the alarm of weights that are not finite: nothing can be learned."""
+        self.alarms += 1
+        return broken_alarm(step, self.alarms, what)
 
     def _judge(self, name: str) -> Breach | None:
         """Compare the level that a monitor has now with its limits."""

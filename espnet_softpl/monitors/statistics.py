@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from espnet_softpl.ctc import BLANK, frame_mask
-from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel, is_sound
 from espnet_softpl.monitors.limits import Limits
 from espnet_softpl.monitors.oracle import Oracle
 
@@ -128,6 +128,8 @@ WER_DROPPED = Statistic(
 ALWAYS = (WER, CER, BLANK_SHARE, FRAME_ENTROPY, MEAN_ENTROPY, MUTUAL_INFORMATION)
 ALWAYS += (LENGTH_RATIO, EMPTY_SHARE, VOCABULARY, DISAGREEMENT)
 ALWAYS += (KEPT, KEPT_AUDIO, KEPT_HOURS, UNUSABLE, AGE, WEIGHT)
+# The guard's, of the teacher's output alone.
+OF_LABEL = tuple(each.name for each in ALWAYS[2:9])
 OF_CACHE = (USES, TURNOVER, LABEL_CHANGE)
 OF_ORACLE = (WER_KEPT, WER_DROPPED)
 STATISTICS = (*ALWAYS, DECODER_DISAGREEMENT, DROPPED, *OF_CACHE, *OF_ORACLE)
@@ -226,7 +228,17 @@ def label_statistics(
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> dict[str, torch.Tensor]:
-    """Collect the statistics, scalars, that the teacher's output alone gives."""
+    """Collect the statistics, scalars, that the teacher's output alone gives.
+
+    They are of the utterances whose posteriors are finite. If none are, all are
+    infinite, which the guard sees as beyond every limit.
+    """
+    sound = is_sound(label.log_probs, label.lengths)
+    if not sound.any():
+        return dict.fromkeys(OF_LABEL, torch.full((), math.inf, device=sound.device))
+    if not sound.all():
+        speech_lengths = speech_lengths[sound]
+        label = PseudoLabel(*(part[sound] for part in label[:5]))
     return {
         **frame_statistics(label.log_probs, label.lengths),
         LENGTH_RATIO.name: length_ratio(

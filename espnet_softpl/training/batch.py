@@ -14,9 +14,11 @@ class UnlabeledBatch(NamedTuple):
     """
 
     utt_id: list[str]
-    speech: torch.Tensor  # Waveforms, (B, N).
+    speech: torch.Tensor  # Clean waveforms, (B, N): what the teacher hears.
     speech_lengths: torch.Tensor  # Samples per utterance, (B,).
     weight: float = 1.0  # The schedule's factor on the unlabeled loss (lambda), >= 0.
     usable: torch.Tensor | None = None  # (B,), False if silence replaces bad audio.
     slot: int | None = None  # The slot of the label cache that it belongs to, if any.
     draw: int = 0  # Unlabeled turns of the schedule before this one.
+    # What the student hears, (B, N), if the loader augments; None for `speech`.
+    augmented: torch.Tensor | None = None

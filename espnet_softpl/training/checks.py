@@ -22,9 +22,11 @@ from espnet_softpl.core.modules import dropouts
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import AUDIO_KINDS
 from espnet_softpl.filters import Filter
+from espnet_softpl.training import augmentation
 from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.options import UNLABELED_DATA
+from espnet_softpl.training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ def check_options(args: argparse.Namespace) -> PLConfig:
     _check_decoder(config)
     _check_layers(config)
     _warn_of_weight(config)
+    augmentation.check(args)
     return config
 
 
@@ -209,6 +212,28 @@ def _check_layers(config: PLConfig) -> None:
         raise UserError(
             f"pl_interctc: 'own' with pl_shaping: {args.pl_shaping}, which changes "
             f"the last layer's label only. Allowed: none, last; or leave shaping out"
+        )
+
+
+def check_schedule(schedule: Schedule, seed: int, steps: int, filling: int) -> None:
+    """Refuse a run of some mini-batches in which nothing unlabeled is learned from.
+
+    The first `filling` unlabeled ones only fill the cache.
+    """
+    turn = schedule.turn_of(seed, steps, filling)
+    if schedule.unlabeled_before(seed, turn) <= filling:
+        raise UserError(
+            f"pl_schedule_conf.start_step: {schedule.start_step}, and a cache of "
+            f"{filling} that must be filled first, leave no unlabeled one among the "
+            f"run's {steps} mini-batches (max_epoch times num_iters_per_epoch); lower "
+            f"start_step or pl_cache_conf.size, or raise max_epoch"
+        )
+    # Between these two the weight goes one way only.
+    if not any(map(schedule.unlabeled_weight, (schedule.start_step, steps - 1))):
+        raise UserError(
+            f"pl_schedule_conf.weight: {schedule.weight} is 0 in all of the run's "
+            f"{steps} mini-batches, so nothing would be learned from unlabeled data. "
+            f"For a control, leave pl_criterion out"
         )
 
 

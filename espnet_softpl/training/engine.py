@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.labels.prior import RunningMean
-from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel, is_sound
 from espnet_softpl.monitors import statistics
-from espnet_softpl.monitors.guard import Guard
+from espnet_softpl.monitors.diagnosis import explain
+from espnet_softpl.monitors.guard import Guard, broken_alarm
+from espnet_softpl.monitors.learned import LearnedFrom
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder
 from espnet_softpl.teacher.generator import CTCOutputs
@@ -44,12 +47,18 @@ class PseudoLabeling(Labeling):
     kept_hours: float = dataclasses.field(init=False, default=0.0)
     # The epoch whose end the guard's back-off returns to.
     healthy_epoch: int | None = dataclasses.field(init=False, default=None)
-    # Utterance ids and label of the latest unlabeled batch, for reports.
+    # Utterance ids and label of the batch that was labeled last, for reports.
     last_batch: tuple[list[str], PseudoLabel] | None = dataclasses.field(
         init=False, default=None
     )
+    # The statistics of labels made for a cache that the guard has not yet seen.
+    made: list[Mapping[str, Any]] = dataclasses.field(init=False, default_factory=list)
+    # Whose weights are not finite, if that was seen: for the guard.
+    broken: str = dataclasses.field(init=False, default="")
+    learned: LearnedFrom = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        self.learned = LearnedFrom([name for name, _ in self.filters])
         parts = (self.criterion, *self.regularizers, *self.shaping)
         if any(part.ever("needs_prior") for part in parts):
             self.prior = RunningMean()
@@ -62,6 +71,36 @@ class PseudoLabeling(Labeling):
         """Give the model the dropout rates of a step."""
         if self.dropout is not None:
             self.dropout.set(step >= self.start_step)
+
+    def make(
+        self, student: torch.nn.Module, batch: UnlabeledBatch, step: int
+    ) -> Labels:
+        """Label a mini-batch; remember for the guard what it must see."""
+        labels = super().make(student, batch, step)
+        if self.guard is not None:
+            self.last_batch = (labels.utterance_ids, labels.label)
+            if self.cache is not None:
+                self.made.append(labels.statistics)
+        if labels.statistics[statistics.FRAME_ENTROPY.name].isinf():
+            module = self.generator.teacher.module(student)
+            self._judge(module.state_dict().values(), "weights of the teacher", step)
+        return labels
+
+    def _judge(self, weights: Iterable[torch.Tensor], what: str, step: int) -> None:
+        """Look at weights that give no finite output: are they finite themselves?
+
+        One output that is not finite may pass; weights stay so, and nothing can be
+        learned any more. All processes have the same, and see it at the same step.
+
+        Raises:
+            CollapseError: There is no guard to act.
+        """
+        if all(bool(part.isfinite().all()) for part in weights):
+            return
+        self.broken = what
+        if self.guard is None:
+            alarm = explain(broken_alarm(step, 1, what))
+            raise CollapseError(f"training is stopped: {alarm}")
 
     def step(
         self,
@@ -81,6 +120,7 @@ class PseudoLabeling(Labeling):
 
         Raises:
             RuntimeError: Teacher and student disagree on the number of frames.
+            CollapseError: See `_judge`.
         """
         labels, change = self.labels_of(student, batch, insertions, step)
         parts, label, log_probs, usable = self._learn(student, batch, labels, step)
@@ -88,7 +128,8 @@ class PseudoLabeling(Labeling):
         weight = torch.full((), batch.weight, device=loss.device)
         if self.guard is not None:
             weight = self.guard.weight_factor * weight
-            self.last_batch = (list(batch.utt_id), labels.label)
+            self.last_batch = self.last_batch or (labels.utterance_ids, labels.label)
+        self.learned.count(label.weight, labels.reason, usable, float(weight))
         if self.samples is not None:
             self.samples.record(step, labels, label, log_probs)
         samples = batch.speech_lengths[label.weight > 0].sum()
@@ -123,8 +164,12 @@ class PseudoLabeling(Labeling):
         views, label = self._student_views(student, batch, label, step)
         log_probs, lengths, encoder_out, _ = views[0]
         losses = self._losses(log_probs, lengths, label, step)
-        # An utterance without a finite loss teaches nothing, and is counted.
-        usable = torch.isfinite(losses.detach()) & usable
+        # An utterance without a finite loss teaches nothing, and is counted. Of
+        # posteriors that are NaN a loss may be 0.
+        sound = is_sound(log_probs.detach(), lengths)
+        if not sound.any():
+            self._judge(student.parameters(), "weights of the student", step)
+        usable = torch.isfinite(losses.detach()) & sound & usable
         label = label._replace(weight=label.weight * usable)
         parts = {"loss_pl_ctc": weighted_mean(losses, label.weight)}
         if self.forms.layers != "none":
@@ -145,8 +190,9 @@ class PseudoLabeling(Labeling):
     ) -> tuple[list[CTCOutputs], PseudoLabel]:
         """Run the student on the views that the losses want; label the second."""
         count = max(part.views for part in self._losses_at(step))
+        heard = batch.speech if batch.augmented is None else batch.augmented
         outputs = student.ctc_outputs(
-            torch.cat([batch.speech] * count),
+            torch.cat([heard] * count),
             torch.cat([batch.speech_lengths] * count),
             layers=self.forms.layers != "none",
             head=unlabeled_head.of(student),
@@ -277,6 +323,7 @@ class PseudoLabeling(Labeling):
             "begun": self.begun,
             "healthy_epoch": self.healthy_epoch,
             "kept_hours": self.kept_hours,
+            "learned": self.learned.state_dict(),
             "teacher": self.generator.teacher.state_dict(),
             "shaping": [part.state_dict() for part in self.shaping],
             "filters": [part.state_dict() for _, part in self.filters],
@@ -318,6 +365,8 @@ class PseudoLabeling(Labeling):
             return
         self.healthy_epoch = state["healthy_epoch"]
         self.kept_hours = state["kept_hours"]
+        if "learned" in state:
+            self.learned.load_state_dict(state["learned"])
         if (self.cache is None) != (state["cache"] is None):
             has = "no cache" if state["cache"] is None else "a cache"
             raise ValueError(f"pl_cache: the saved state has {has}, this run differs")

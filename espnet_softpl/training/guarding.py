@@ -1,21 +1,24 @@
 """What the guard's alarms do to a training: report, stop, or go back and go on.
 
-The guard sees the statistics that ESPnet has already averaged over all processes, after
-each optimizer step: every process decides the same, without a further exchange.
+After each mini-batch the guard sees the statistics that ESPnet has already averaged
+over all processes; with a cache, those of the labels that were just made, of which the
+processes tell each other. So every process decides the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 
 from espnet2.train.reporter import SubReporter
 
 from espnet_softpl.core.errors import CollapseError
-from espnet_softpl.core.processes import rank_and_world
+from espnet_softpl.core.processes import from_all, rank_and_world
 from espnet_softpl.monitors.diagnosis import explain, write_report
 from espnet_softpl.monitors.guard import MONITORS
+from espnet_softpl.monitors.statistics import DISAGREEMENT
 from espnet_softpl.training.resume import snapshot
 from espnet_softpl.training.resume.snapshot import Training
 
@@ -33,8 +36,39 @@ def latest_monitors(reporter: SubReporter) -> dict[str, float]:
     }
 
 
+def _mean(values: list[float]) -> float:
+    """Return the mean of those that are not NaN; NaN if all are."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _observations(training: Training) -> list[dict[str, float]]:
+    """Return what the guard must see of the latest mini-batch, by monitor.
+
+    A cache's labels are seen when they are made, one mini-batch after the other: when
+    they are used, they may be old. How far the student is from them is seen then.
+    """
+    engine, rows = training.model.pl, [latest_monitors(training.reporter)]
+    if engine.cache is not None:
+        made = [
+            {n: float(row.get(n, math.nan)) for n in MONITORS} for row in engine.made
+        ]
+        engine.made.clear()
+        nothing = dict.fromkeys(MONITORS, math.nan)
+        lists = itertools.zip_longest(*from_all(made), fillvalue=nothing)
+        made = [
+            {n: _mean([row[n] for row in same]) for n in MONITORS} for same in lists
+        ]
+        made = made or [nothing]
+        made[0] = {**made[0], DISAGREEMENT.name: rows[0][DISAGREEMENT.name]}
+        rows = made
+    return [row for row in rows if not all(map(math.isnan, row.values()))]
+
+
 def consult_guard(training: Training) -> None:
     """Let the guard see the latest step, and act if it raises an alarm.
+
+    Weights that are not finite end the training, except that `back_off` goes back.
 
     At a back-off weights, optimizers, teacher and averages become those of the last
     healthy epoch's end; learning-rate schedule, data and the guard's memory go on.
@@ -42,12 +76,13 @@ def consult_guard(training: Training) -> None:
     Raises:
         CollapseError: The guard stops the training.
     """
-    monitors = latest_monitors(training.reporter)
-    if all(math.isnan(value) for value in monitors.values()):
-        return
-    engine = training.model.pl
-    guard = engine.guard
-    alarm = guard.observe(training.reporter.get_total_count(), monitors)
+    engine, step = training.model.pl, training.reporter.get_total_count()
+    guard, broken = engine.guard, engine.broken
+    engine.broken = ""
+    alarm = guard.note_broken(step, broken) if broken else None
+    for monitors in _observations(training):
+        raised = guard.observe(step, monitors)
+        alarm = alarm or raised
     if alarm is None:
         return
     logger.warning("%s", explain(alarm))
@@ -56,9 +91,9 @@ def consult_guard(training: Training) -> None:
         directory = training.output_dir / REPORT_DIR
         report = write_report(directory, alarm, guard, label, ids)
         logger.warning("The batch and a plot of the monitors are in %s", report)
-    if guard.action == "warn":
+    if guard.action == "warn" and not broken:
         return
-    if guard.action == "stop" or guard.exhausted:
+    if guard.action != "back_off" or guard.exhausted:
         raise CollapseError(f"training is stopped: {explain(alarm)}")
     healthy = dataclasses.replace(training, epoch=engine.healthy_epoch)
     snapshot.load(healthy, snapshot.HEALTHY, back_off=True)
@@ -74,8 +109,13 @@ def consult_guard(training: Training) -> None:
 
 
 def keep_healthy(training: Training) -> None:
-    """At the start of an epoch, save the epoch before it for a back-off, if healthy."""
+    """At the start of an epoch, save the epoch before it for a back-off, if healthy.
+
+    It warns if pseudo-labeling had begun and nothing was learned by it in that epoch.
+    """
     engine = training.model.pl
+    if (words := engine.learned.end_epoch(training.epoch - 1)) and engine.begun:
+        logger.warning("%s", words)
     if engine.guard is None or engine.guard.action != "back_off":
         return
     if engine.guard.healthy or engine.healthy_epoch is None:

@@ -129,6 +129,7 @@ class MixedIterator:
             batch = UnlabeledBatch(
                 ids, *speech, usable=usable, slot=load.slot, draw=draw
             )
+            batch = batch._replace(augmented=fields.get("speech_aug"))
             yield batch, load.insert
 
 

@@ -48,12 +48,17 @@ class Labeling:
         speech = (batch.speech, batch.speech_lengths)
         outputs = self.generator.run(student, *speech)
         label = outputs.label
+        # The monitors are of what the teacher said; of none if no label is sound.
+        log_probs, heard = pseudo_label.without_nan(label.log_probs, label.lengths)
+        label = label._replace(log_probs=log_probs, weight=label.weight * heard)
         if batch.usable is not None:
             label = label._replace(weight=label.weight * batch.usable)
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
         for shaping in self.shaping:
             label = shaping.at(step)(label)
+        log_probs, sound = pseudo_label.without_nan(label.log_probs, label.lengths)
+        label = label._replace(log_probs=log_probs, weight=label.weight * sound)
         candidate = Candidate(
             label=label,
             speech_lengths=batch.speech_lengths,

@@ -18,9 +18,15 @@ from espnet2.train.distributed_utils import DistributedOption
 from espnet_softpl.core import errors
 from espnet_softpl.core.modules import drops_layers
 from espnet_softpl.data import tables
-from espnet_softpl.data.usable_audio import StrictAudio, UsableAudio, UsableShare
-from espnet_softpl.training import build, checks, lengths, options
+from espnet_softpl.data.usable_audio import (
+    CleanAndAugmented,
+    StrictAudio,
+    UsableAudio,
+    UsableShare,
+)
+from espnet_softpl.training import augmentation, build, checks, lengths, options
 from espnet_softpl.training.config import PLConfig
+from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume import faults
@@ -44,6 +50,7 @@ class SoftPLTask(ASRTask):
     trainer = SoftPLTrainer
     # Of the model that was built last: ESPnet hands on nothing but `args`.
     _config: PLConfig | None = None
+    _engine: PseudoLabeling | None = None
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -92,6 +99,7 @@ class SoftPLTask(ASRTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train; end by a message and status: 2 mistake, 3 guard, 4 machine's fault."""
+        cls._engine = None
         try:
             try:
                 with sole_run(args):
@@ -106,6 +114,9 @@ class SoftPLTask(ASRTask):
             # If two loader processes die at once, torch raises the second in the
             # middle of what is done about the first.
             cls._end_by_fault(error, args)
+        trained = cls._engine is not None and not args.dry_run
+        if trained and (words := cls._engine.learned.end_run()):
+            logger.error("%s. The model is that of labeled data alone", words)
 
     @classmethod
     def _end_by_fault(cls, error: Exception, args: argparse.Namespace) -> NoReturn:
@@ -151,6 +162,7 @@ class SoftPLTask(ASRTask):
             if args.input_size is None:
                 checks.check_targets_fit(model, tokens, samples, args.pl_max_bad_share)
         model.pl = build.build_pseudo_labeling(config, model, tokens_per_sample)
+        cls._engine = model.pl
         if getattr(args, options.UNLABELED_DATA):
             lengths.write_usable(args, model)
             model.pl.samples = build.build_samples(config)
@@ -195,6 +207,11 @@ class SoftPLTask(ASRTask):
             batch_size=args.unlabeled_batch_size or args.batch_size,
         )
         unlabeled = super().build_iter_factory(ours, distributed_option, mode, kwargs)
+        # The teacher hears clean audio, always.
+        clean = cls.build_preprocess_fn(args, train=False)
+        if augmentation.options_of(args):
+            clean = CleanAndAugmented(clean, unlabeled.dataset.preprocess)
+        unlabeled.dataset.preprocess = clean
         unlabeled.dataset = UsableAudio(
             unlabeled.dataset,
             samples,
@@ -213,6 +230,8 @@ class SoftPLTask(ASRTask):
             usable_share=UsableShare(args.pl_max_bad_share),
             accum_grad=args.accum_grad,
         )
-        mini_batches = args.max_epoch * mixed.num_iters_per_epoch
-        config.teacher.begin_run(config.schedule.updates(mini_batches, args.accum_grad))
+        steps = args.max_epoch * mixed.num_iters_per_epoch
+        config.teacher.begin_run(config.schedule.updates(steps, args.accum_grad))
+        filling = 0 if mixed.plan is None else mixed.plan.size
+        checks.check_schedule(config.schedule, args.seed, steps, filling)
         return SigtermTolerantFactory(mixed)

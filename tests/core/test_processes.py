@@ -22,7 +22,7 @@ def test_one_process_agrees_with_itself() -> None:
     assert processes.any_process(True) and not processes.any_process(False)
     processes.on_first_process(lambda: done.append(1))
     processes.wait_for_all()
-    assert done == [1]
+    assert done == [1] and processes.from_all({"a": 1}) == [{"a": 1}]
     with pytest.raises(UserError, match="the first process found it"):
         processes.on_first_process(refuse)
 
@@ -37,6 +37,7 @@ def work(rank: int, directory: str) -> None:
     processes.on_first_process(mine.touch)
     with pytest.raises(UserError, match="the first process found it"):
         processes.on_first_process(refuse)
+    assert processes.from_all({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
     processes.wait_for_all()
     dist.destroy_process_group()
 

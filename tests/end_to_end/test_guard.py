@@ -18,6 +18,7 @@ from tests.support.espnet_runs import (
     same_tensors,
     train,
 )
+from tests.training.test_model import make_model
 
 # Nothing can go on as long as this guard wants: every monitor but one is let go, and
 # the entropy may not be above a level that any model exceeds.
@@ -151,3 +152,23 @@ def test_a_run_that_backed_off_resumes_exactly(data, tmp_path) -> None:
     assert repr(states[0]["guard"]) == repr(states[1]["guard"])
     assert states[0]["healthy_epoch"] == states[1]["healthy_epoch"]
     assert same_tensors(states[0]["head"], states[1]["head"])
+
+
+@pytest.mark.parametrize(
+    "guard", ["none", pytest.param("warn", marks=pytest.mark.slow)]
+)
+def test_a_model_that_is_no_number_ends_with_status_3(
+    data, tmp_path, guard, capsys
+) -> None:
+    state = make_model().state_dict()
+    broken = {
+        k: v * float("nan") if v.is_floating_point() else v for k, v in state.items()
+    }
+    torch.save(broken, tmp_path / "nan.pth")
+    settings = dict(PL, pl_guard=guard, init_param=[str(tmp_path / "nan.pth")])
+    with pytest.raises(SystemExit) as ended:
+        train(SoftPLTask, config(**data.options(), **settings), tmp_path / "exp")
+    assert ended.value.code == 3
+    message = capsys.readouterr().err
+    assert "the numbers are broken" in message and "weights of the" in message
+    assert not (tmp_path / "exp" / "1epoch.pth").exists()

@@ -15,6 +15,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet_softpl import criteria
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.monitors.statistics import ALWAYS
+from espnet_softpl.training import checks
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.espnet_runs import (
@@ -208,7 +209,7 @@ def test_resume_is_exact(data, seed_model, tmp_path, teacher, conf, more) -> Non
             form=more.pop("form", "interleaved"),
             labeled_steps=2,
             unlabeled_steps=1,
-            start_step=3,
+            start_step=1,
             ramp_steps=6,
         ),
     )
@@ -216,7 +217,8 @@ def test_resume_is_exact(data, seed_model, tmp_path, teacher, conf, more) -> Non
         **data.options(), **{**pl, **more}, max_epoch=4, init_param=[best(seed_model)]
     )
     whole = train(SoftPLTask, options, tmp_path / "whole")
-    parts = train(SoftPLTask, options, tmp_path / "parts", "--max_epoch", "1")
+    # One epoch would be refused: with a cache nothing unlabeled is learned in it.
+    parts = train(SoftPLTask, options, tmp_path / "parts", "--max_epoch", "2")
     train(SoftPLTask, options, parts, "--max_epoch", "3", "--resume", "true")
     train(SoftPLTask, options, parts, "--resume", "true")
     compare_runs(whole, parts, epochs=4)
@@ -328,7 +330,7 @@ def test_weight_acts_though_every_update_is_clipped(data, seed_model, tmp_path) 
     """Labeled mean + weight * unlabeled mean: of three weights one is redundant."""
     changes = {
         weight: change(data, seed_model, tmp_path / str(weight), weight=weight)
-        for weight in (0.0, 1.0, 4.0)
+        for weight in (1e-6, 1.0, 4.0)
     }
     for vector in changes.values():
         assert vector.norm() == pytest.approx(0.1, rel=1e-3)  # Clipped.
@@ -342,15 +344,22 @@ def test_weight_acts_though_every_update_is_clipped(data, seed_model, tmp_path) 
     assert 0.99 > angles[0] > angles[1] + 0.01
 
 
-def test_weight_zero_leaves_nothing_of_the_unlabeled_loss(data, tmp_path) -> None:
+def test_weight_zero_leaves_nothing_of_the_unlabeled_loss(
+    data, tmp_path, monkeypatch, caplog
+) -> None:
+    # It is refused, for a run in which nothing is learned.
+    monkeypatch.setattr(checks, "check_schedule", lambda *_: None)
     runs = []
     for name, criterion in (("one", "hard_ctc"), ("two", "soft_ce")):
         options = config(**data.options(), **dict(PL, pl_criterion=criterion))
-        options["pl_schedule_conf"] = dict(weight=0.0)
+        options["pl_schedule_conf"] = dict(PL["pl_schedule_conf"], weight=0.0)
         # Batch norm sees the unlabeled audio all the same; gradients do not.
         exp = train(SoftPLTask, options, tmp_path / name)
         runs.append(load(exp / "latest.pth"))
     assert same_tensors(*runs)
+    words = "no unlabeled mini-batch was learned from in "
+    assert f"{words}epoch 1: 2 mini-batches, 2 mini-batches of weight 0" in caplog.text
+    assert f"{words}the whole run: 4 mini-batches" in caplog.text
 
 
 def test_unlabeled_files_that_cannot_be_read(data, tmp_path, caplog, capsys) -> None:

@@ -15,6 +15,7 @@ from espnet_softpl.monitors.limits import Limits
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.statistics import (
     GUARDED,
+    OF_LABEL,
     STATISTICS,
     disagreement,
     dropped_by,
@@ -24,6 +25,7 @@ from espnet_softpl.monitors.statistics import (
     step_statistics,
     vocabulary_use,
 )
+from espnet_softpl.teacher.generator import as_label
 from tests.conftest import make_label, make_log_probs
 
 
@@ -126,3 +128,19 @@ def test_what_is_computed_is_in_the_table() -> None:
     assert stats["pl_wer"] == stats["pl_wer_kept"]
     assert math.isnan(stats["pl_wer_dropped"])
     assert dropped_by("rate") == "pl_dropped_rate"
+
+
+def test_labels_that_are_not_finite_are_left_out_and_seen_if_all_are() -> None:
+    torch.manual_seed(1)
+    log_probs, lengths = torch.randn(3, 9, 5).log_softmax(-1), torch.tensor([9, 7, 8])
+    good = as_label(log_probs[:2], lengths[:2])
+    want = label_statistics(good, 100 * lengths[:2], 0.01)
+    log_probs[2, 3] = float("nan")
+    some = label_statistics(as_label(log_probs, lengths), 100 * lengths, 0.01)
+    assert {k: float(v) for k, v in some.items()} == {
+        k: pytest.approx(float(v)) for k, v in want.items()
+    }
+    log_probs[:2] = float("nan")
+    none = label_statistics(as_label(log_probs, lengths), 100 * lengths, 0.01)
+    assert none.keys() == want.keys() == set(OF_LABEL)
+    assert all(torch.isinf(value) for value in none.values())

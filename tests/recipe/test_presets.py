@@ -105,6 +105,12 @@ def test_it_is_legal(name: str) -> None:
     assert all(getattr(args, key) == conf[key] for key in used)
 
 
+def test_the_guard_stops_all_runs_of_full_size() -> None:
+    places = sorted((CONF / "models").rglob("train_pl_*.yaml"))
+    assert len(places) >= 8
+    assert {read_config(place)["pl_guard"] for place in places} == {"stop"}
+
+
 def test_an_illegal_one_is_found() -> None:
     args = parse("from_the_start")
     args.pl_cache_conf = {**args.pl_cache_conf, "lag": 2}

@@ -18,6 +18,7 @@ from espnet_softpl.core.errors import UserError
 from espnet_softpl.labels import forms as labels_forms
 from espnet_softpl.labels.forms import LabelForms
 from espnet_softpl.training import checks
+from espnet_softpl.training.schedule import Schedule
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.espnet_runs import HYBRID, config
@@ -316,3 +317,24 @@ def test_forms_are_checked_and_named() -> None:
         "transcript",
         "none",
     ]
+
+
+@pytest.mark.parametrize(
+    "conf, steps, filling, message",
+    [
+        (dict(start_step=8), 8, 0, "start_step: 8, and a cache of 0"),
+        (dict(unlabeled_steps=1), 8, 20, "a cache of 20 that must be filled first"),
+        (dict(weight=0.0), 8, 0, "weight: 0.0 is 0 in all of the run's 8"),
+        (
+            dict(weight={"from": 0.0, "to": 1.0, "steps": 5, "start": 7}),
+            8,
+            0,
+            "is 0 in all of the run's 8 mini-batches",
+        ),
+    ],
+)
+def test_a_run_that_learns_nothing_is_refused(conf, steps, filling, message) -> None:
+    schedule = Schedule(**conf)
+    with pytest.raises(UserError, match=re.escape(message)):
+        checks.check_schedule(schedule, 1, steps, filling)
+    checks.check_schedule(Schedule(), 1, 8, 2)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from espnet_softpl import criteria, filters, teacher
+from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.schedule import Scheduled
 from tests.cache.test_label_cache import cached_model, insertion, step_on
 from tests.support.espnet_runs import HYBRID, config
@@ -227,3 +229,64 @@ def test_every_criterion_runs_in_the_model(name) -> None:
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None for p in model.parameters())
+
+
+def break_weights(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(math.nan)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_weights_that_are_not_finite_end_a_run_without_a_guard(who) -> None:
+    model = make_model(pl_guard="none")
+    model(**unlabeled_batch())
+    module = model if who == "student" else model.pl.generator.teacher.module(model)
+    break_weights(module)
+    with pytest.raises(CollapseError, match=f"weights of the {who}: nan now") as end:
+        model(**unlabeled_batch())
+    assert "training is stopped: Collapse guard: alarm 1" in str(end.value)
+
+
+def test_weights_that_are_not_finite_are_told_to_the_guard() -> None:
+    model = make_model("soft_ce")
+    model(**unlabeled_batch())
+    assert model.pl.broken == ""
+    break_weights(model)
+    _, stats, _ = model(**unlabeled_batch())
+    assert model.pl.broken == "weights of the student"
+    assert float(stats["pl_kept"]) == 0.0 and float(stats["pl_unusable"]) == 1.0
+
+
+def test_one_output_that_is_not_finite_ends_nothing(monkeypatch) -> None:
+    """Half precision may overflow once; the weights are as they were."""
+    model = make_model(pl_guard="none")
+    model(**unlabeled_batch())
+    before = SoftPLModel.ctc_outputs
+
+    def overflow(self, *args, **named):
+        outputs = before(self, *args, **named)
+        return outputs._replace(log_probs=outputs.log_probs * math.nan)
+
+    monkeypatch.setattr(SoftPLModel, "ctc_outputs", overflow)
+    _, stats, _ = model(**unlabeled_batch())
+    assert float(stats["pl_kept"]) == 0.0
+    assert math.isinf(float(stats["pl_frame_entropy"]))
+
+
+def test_a_label_that_is_not_finite_spares_the_others(monkeypatch) -> None:
+    model = make_model("soft_ce", who="frozen")
+    model(**unlabeled_batch())
+    before = PseudoLabelGenerator.run
+
+    def spoil(self, *args, **named):
+        outputs = before(self, *args, **named)
+        outputs.label.log_probs[1] = math.nan
+        return outputs
+
+    monkeypatch.setattr(PseudoLabelGenerator, "run", spoil)
+    loss, stats, _ = model(**unlabeled_batch())
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert float(stats["pl_kept"]) == pytest.approx(2 / 3)
+    assert math.isfinite(float(stats["pl_frame_entropy"]))

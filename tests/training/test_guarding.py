@@ -9,10 +9,16 @@ import pytest
 import torch
 from espnet2.train.reporter import SubReporter
 
+from espnet_softpl import cache, criteria, teacher
+from espnet_softpl.cache import LabelCache
 from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.monitors.guard import MONITORS, Guard
+from espnet_softpl.teacher.generator import CTCOutputs, PseudoLabelGenerator
 from espnet_softpl.training import guarding
+from espnet_softpl.training.batch import UnlabeledBatch
+from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.resume.snapshot import Training
+from espnet_softpl.training.schedule import Scheduled
 from tests.training.test_model import make_model
 
 LIMIT = {"pl_frame_entropy": {"above": 1.0}}
@@ -100,3 +106,116 @@ def test_an_epoch_that_is_not_healthy_is_not_kept(tmp_path) -> None:
         other = build(tmp_path / action, action)
         guarding.keep_healthy(other)
         assert not (tmp_path / action).exists()
+
+
+def test_broken_weights_end_it_even_where_the_guard_only_warns(tmp_path) -> None:
+    training = build(tmp_path, "warn")
+    report(training, 0.5)
+    training.model.pl.broken = "weights of the student"
+    with pytest.raises(CollapseError, match="the numbers are broken"):
+        report(training, 0.5)
+    assert len(list((tmp_path / guarding.REPORT_DIR).iterdir())) == 1
+
+
+def test_a_cache_shows_the_labels_that_were_made_and_no_others(tmp_path) -> None:
+    training = build(tmp_path, "warn")
+    engine = training.model.pl
+    engine.cache = LabelCache(cache.build("slimipl"), False, tmp_path / "cache")
+    engine.made = [{"pl_frame_entropy": torch.tensor(0.25)}, {"pl_vocabulary": 3.0}]
+    values = dict.fromkeys(MONITORS, 0.75)
+    training.reporter.register(values)
+    training.reporter.next()
+    guarding.consult_guard(training)
+    steps, history = engine.guard.history()
+    assert steps == [1, 1] and engine.made == []
+    assert history["pl_frame_entropy"][0] == 0.25
+    assert history["pl_disagreement"][0] == 0.75
+    assert history["pl_vocabulary"][1] == 3.0
+    assert math.isnan(history["pl_blank_share"][0])
+
+
+def test_a_back_off_mends_broken_weights(tmp_path) -> None:
+    training = build(tmp_path, "back_off", max_back_offs=1)
+    guarding.keep_healthy(training)
+    report(training, 0.5)
+    with torch.no_grad():
+        for parameter in training.model.parameters():
+            parameter.fill_(math.nan)
+    training.model.pl.broken = "weights of the student"
+    report(training, math.nan)
+    assert all(p.isfinite().all() for p in training.model.parameters())
+    assert training.model.pl.broken == ""
+
+
+class Talker(torch.nn.Module):
+    """Student and teacher: what it hears are the tokens of its frames."""
+
+    use_transducer_decoder, ctc_weight = False, 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(5.0))
+        self.collapsed = False
+
+    def ctc_outputs(self, speech, lengths, layers=False, head=None) -> CTCOutputs:
+        """Say what is heard in train mode; after a collapse a teacher says blank."""
+        tokens = torch.nn.functional.one_hot(speech.long(), 5).float()
+        if self.collapsed and not self.training:
+            tokens = torch.eye(5)[0].expand_as(tokens)
+        log_probs = (self.scale * tokens).log_softmax(-1)
+        return CTCOutputs(log_probs, lengths, log_probs)
+
+    def combine_losses(self, parts):
+        """Return the only part."""
+        return parts["loss_pl_ctc"]
+
+
+def test_a_collapse_is_seen_when_labels_are_made(tmp_path) -> None:
+    """With slimIPL's C 100, p 0.1 labels in use are old for a thousand updates."""
+    settings = cache.build("slimipl", size=100, probability=0.1)
+    model = Talker().train()
+    model.pl = PseudoLabeling(
+        criterion=Scheduled(criteria.HardCTC, {}),
+        generator=PseudoLabelGenerator(teacher.build("student")),
+        cache=LabelCache(settings, False, tmp_path / "cache"),
+        guard=Guard("stop"),
+    )
+    model.pl.cache.plan = plan = settings.plan(100, seed=1)
+    reporter = SubReporter("train", 1, 0)
+    training = Training(model, tmp_path, 1, [], [], None, reporter)
+    random, insertions, refreshes, updates, used = torch.Generator(), [], 0, 0, []
+
+    def read(load, draw: int) -> UnlabeledBatch:
+        random.manual_seed(load.number)
+        speech = torch.randint(0, 5, (4, 30), generator=random).float()
+        ids = [f"{load.number}-{i}" for i in range(4)]
+        lengths = torch.full((4,), 30)
+        return UnlabeledBatch(ids, speech, lengths, slot=load.slot, draw=draw)
+
+    def update(draw: int, loads) -> None:
+        batch = None
+        for load in loads:
+            if load.insert:
+                insertions.append(read(load, draw))
+            else:
+                batch = read(load, draw)
+        if batch is None:
+            return
+        _, values = model.pl.step(model, batch, insertions, draw)
+        insertions.clear()
+        names = {n: values[n] for n in MONITORS}
+        reporter.register({n: float(value) for n, value in names.items()})
+        reporter.next()
+        used.append(float(values["pl_blank_share"]))
+        guarding.consult_guard(training)
+
+    with pytest.raises(CollapseError, match="the transcripts vanish"):
+        for draw, loads in enumerate(plan.draws(0)):
+            model.collapsed = draw >= 150
+            refreshes += draw >= 150 and len(loads) == 2
+            updates += draw >= 150
+            assert refreshes <= 20
+            update(draw, loads)
+    assert updates > refreshes > 0
+    # What was learned from in the meantime would have told little.
+    assert sum(used[-20:]) / 20 < 0.5

@@ -163,7 +163,7 @@ def compose(
             "unlabeled_steps": args.unlabeled_steps,
             "weight": 1.0,
         },
-        "pl_guard": "warn",
+        "pl_guard": "stop",
         "unlabeled_data_path_and_name_and_type": unlabeled.specs(),
         "init_param": [weights.source],
         "unlabeled_shape_file": [str(unlabeled.shape_file or "")],

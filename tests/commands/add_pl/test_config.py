@@ -24,7 +24,7 @@ PAGE = ROOT / "docs/add_pl.md"
 @pytest.mark.parametrize("name", teacher.available())
 def test_every_teacher_has_its_settings(here, tmp_path, capsys, name) -> None:
     values, _, _ = call(capsys, *options(tmp_path, "--teacher", name))
-    assert values["pl_teacher"] == name
+    assert values["pl_teacher"] == name and values["pl_guard"] == "stop"
     norm = values.get("pl_teacher_conf", {}).get("buffers")
     assert norm == ("copy" if name == "ema" else None)
 
