@@ -459,9 +459,19 @@ def test_new_audio_makes_the_stages_run_again(
 ) -> None:
     recipe = copy_recipe(tmp_path)
     assert run(recipe, *speech, "--stop_stage", 5).returncode == 0
+    contents = recipe / "dump/own/.contents"  # What trainings depend on.
+    before = contents.read_text()
+    # The same data, prepared again.
+    for name in ("data/own/.prepared", "dump/own/.filtered"):
+        (recipe / name).unlink()
+    assert "dump/own/dev: 4 " in run(recipe, *speech, "--stop_stage", 5).stdout
+    assert contents.read_text() == before
     write_speech(tmp_path / "corpus", "unlabeled", range(50, 51))
     result = run(recipe, *speech, "--stop_stage", 5)
+    assert "corpus has changed" in result.stdout
     assert "dump/own/unlabeled: 6 utterances" in result.stdout
+    changed = set(contents.read_text().splitlines()) - set(before.splitlines())
+    assert [line.partition("\t")[0] for line in changed] == ["dump/own/unlabeled"]
 
 
 # End to end
