@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from espnet_softpl.core import errors
@@ -26,3 +28,10 @@ def test_a_refusal_is_one_line_and_a_status(monkeypatch, capsys) -> None:
 def test_a_collapse_is_not_the_users_to_mend() -> None:
     assert issubclass(errors.UserError, ValueError)
     assert not issubclass(errors.CollapseError, ValueError)
+
+
+def test_a_full_disk_is_no_mistake() -> None:
+    assert errors.status_of(OSError(errno.ENOSPC, "No space left on device")) == 4
+    assert errors.status_of(RuntimeError("[enforce fail] unexpected pos 64")) == 4
+    assert errors.status_of(FileNotFoundError(errno.ENOENT, "x")) == 2
+    assert errors.status_of(errors.UserError("x")) == 2
