@@ -17,7 +17,7 @@ from pathlib import Path
 from espnet_softpl.commands.arguments import add_model_arguments, new_parser
 from espnet_softpl.commands.experiment import open_experiment
 from espnet_softpl.commands.export import export
-from espnet_softpl.core.errors import UserError, ends_quietly, refuse
+from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -52,8 +52,10 @@ def main(cmd: Sequence[str] | None = None) -> None:
         with open_experiment(args.asr_exp) as experiment:
             weights = experiment.weights(args.which, args.student, args.weight)
             names = export(experiment, weights, args.which, args.out, args.option)
-    except (UserError, OSError) as error:
-        refuse(error)
+    except (UserError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and status_of(error) != 4:
+            raise
+        refuse(error, status_of(error))
     print(f"{args.which}: {weights.source}")
     for out in args.out:
         print(f"{out}: {', '.join(names)}")

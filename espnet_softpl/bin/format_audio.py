@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from espnet_softpl.commands.arguments import at_least, new_parser, share
-from espnet_softpl.core.errors import UserError, ends_quietly
+from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
 from espnet_softpl.data.formatting import format_directory
 
 
@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 @ends_quietly
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; a mistake of the user's ends it with a message and status 2."""
+    """Run the command; its end is status 2 for a mistake, 4 for a full disk."""
     parser = get_parser()
     options = parser.parse_args(arguments)
     try:
@@ -62,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     except UserError as error:
         parser.error(str(error))
+    except OSError as error:
+        refuse(error, status_of(error))
     print("\n".join(lines))
     return 0
 

@@ -22,7 +22,7 @@ from espnet_softpl import filters
 from espnet_softpl.commands import arguments
 from espnet_softpl.commands.arguments import at_least, share
 from espnet_softpl.commands.label import run
-from espnet_softpl.core.errors import ends_quietly, refuse
+from espnet_softpl.core.errors import ends_quietly, refuse, status_of
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -105,7 +105,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     try:
         counts = run(args)
     except (ValueError, OSError) as error:
-        refuse(error)
+        refuse(error, status_of(error))
     lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
     print(
         f"{args.out}: {counts['kept']} of {counts['utterances']} utterances kept, "

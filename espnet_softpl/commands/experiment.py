@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from espnet_softpl.commands import packed
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.files import load_state
+from espnet_softpl.core.files import load_state, read_yaml
 from espnet_softpl.core.modules import average
 from espnet_softpl.training.resume.layout import STATE_DIR, STATE_VERSION, TEACHER
 
@@ -42,6 +41,12 @@ OF_THE_RUN = {
 # ESPnet picks an arbitrary epoch by them.
 STATISTICS = ("cer_ctc", "wer", "cer", "acc", "cer_transducer", "loss")
 CTC_STATISTICS = ("cer_ctc", "loss_ctc", "loss")
+
+
+# ESPnet's options of a model that name files. Other values that look like the name of
+# a file, say `/root/.ssh/id_rsa`, are no reason to hand that file on.
+FILE_KEYS = ("normalize_conf", "bpemodel", "non_linguistic_symbols")
+FILE_KEYS += ("frontend_conf", "preencoder_conf", "encoder_conf", "decoder_conf")
 
 
 def is_of_run(key: str) -> bool:
@@ -90,11 +95,20 @@ class Experiment:
         """Find a file that the configuration names, or return None.
 
         A relative name is looked for in the working directory, as ESPnet does, then in
-        the experiment and every directory above it: one of these is the recipe's.
+        the experiment and every directory above it: one of these is the recipe's. Of
+        a packed model only what came with it is found: its author is not trusted.
         """
         here = self.directory.resolve()
+        if self.model_file is not None:
+            # The hub's cache has links to files that lie beside the directory.
+            roots = (here, here.parents[1] / "blobs" if len(here.parents) > 1 else here)
+            with contextlib.suppress(OSError, ValueError):
+                file = (here / name).resolve()
+                if file.is_file() and any(file.is_relative_to(r) for r in roots):
+                    return here / name
+            return None
         for base in (Path(), here, *here.parents):
-            with contextlib.suppress(OSError):  # Too long for a file's name.
+            with contextlib.suppress(OSError, ValueError):  # No name for a file.
                 if (base / name).is_file():
                     return base / name
         return None
@@ -102,14 +116,15 @@ class Experiment:
     def place_files(
         self, config: Mapping[str, Any], place: Callable[[Path], str]
     ) -> dict[str, Any]:
-        """Copy a configuration, with the files in it that exist placed elsewhere."""
+        """Copy a configuration, with the files of `FILE_KEYS` placed elsewhere."""
 
         def rename(name: str) -> str:
             # A bare word such as `conformer` is a choice, even if a file is called so.
             file = self.find(name) if os.sep in name or Path(name).suffix else None
             return name if file is None else place(file)
 
-        return relocate(config, rename)
+        known = {key: config[key] for key in FILE_KEYS if key in config}
+        return {**config, **relocate(known, rename)}
 
     def needed_files(self) -> dict[str, str]:
         """Return the files without which the model cannot be built, by their key."""
@@ -269,13 +284,41 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} does not exist. Give the directory of a trained ESPnet "
             f"experiment, which holds config.yaml and *.pth"
         )
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML file: {error}") from error
+    config = read_yaml(path)
     if not isinstance(config, dict) or not config.get("token_list"):
         raise UserError(f"{path} holds no token_list: no ASR training has written it")
+    for key, value in config.items():
+        _check_value(path, key, value)
     return config
+
+
+# Options that name something, or None.
+NAMES = ("bpemodel", "non_linguistic_symbols", "token_type", "model", "frontend")
+NAMES += ("specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder")
+# Options that are lists.
+LISTS = ("best_model_criterion", "train_shape_file", "valid_shape_file")
+LISTS += ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
+
+
+def _check_value(path: Path, key: Any, value: Any) -> None:
+    """Refuse a value of another type than ESPnet writes for the key."""
+    kinds = (
+        (key == "token_list", (list, str), "a list, or a file"),
+        (str(key).endswith("_conf"), dict, "a mapping"),
+        (key in LISTS, list, "a list"),
+        (key in NAMES, str, "a name"),
+    )
+    if not isinstance(key, str):
+        raise UserError(f"{path}: the key {key!r} must be a name")
+    for applies, wanted, allowed in kinds:
+        if applies and value is not None and not isinstance(value, wanted):
+            raise UserError(f"{path}: {key} must be {allowed}, got {str(value)[:60]!r}")
+    for part in (value or ()) if key in LISTS else ():
+        listed = isinstance(part, (list, tuple)) and len(part) > 1
+        if not all(isinstance(word, str) for word in (part if listed else [part])):
+            raise UserError(f"{path}: {key}: {part!r} is neither a name nor several")
+    if key == "token_list" and not all(isinstance(token, str) for token in value):
+        raise UserError(f"{path}: token_list must be a list of strings")
 
 
 def read_experiment(directory: Path) -> Experiment:
@@ -290,10 +333,12 @@ def read_experiment(directory: Path) -> Experiment:
     if not path.is_file():
         return Experiment(directory, read_config(directory / "config.yaml"))
     try:
-        meta = yaml.safe_load(path.read_text(encoding="utf-8"))
+        meta = read_yaml(path)
         config_name = meta["yaml_files"]["asr_train_config"]
         model_name = meta["files"]["asr_model_file"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        if not (isinstance(config_name, str) and isinstance(model_name, str)):
+            raise TypeError(f"{config_name!r} and {model_name!r} are no names")
+    except (OSError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} names no asr_train_config and asr_model_file ({error!r}): "
             f"espnet2.bin.pack asr has not packed it"

@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet_softpl.commands.experiment import OURS, Experiment, Weights, is_of_run
 from espnet_softpl.commands.packed import ARCHIVES, is_archive
 from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.files import work_directory
 from espnet_softpl.core.modules import check_structure
 
 DATA = ("train_shape_file", "valid_shape_file", "rir_scp", "noise_scp")
@@ -44,7 +44,7 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
     """Load a model as stock ESPnet does, which ignores what does not fit; compare."""
     try:
         built, args = ASRTask.build_model_from_file(config, model, "cpu")
-    except (OSError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # Whatever the parts of the model raise.
         raise UserError(
             f"stock ESPnet cannot build this model: {type(error).__name__}: {error}"
         ) from error
@@ -91,7 +91,7 @@ def export(
     and it is compared, before anything is put in place.
 
     Returns:
-        The names of the files in the model.
+        The names of the files in the model, each with the place that it is from.
 
     Raises:
         UserError: A target is taken, a file is missing, or the weights do not fit the
@@ -123,8 +123,8 @@ def export(
     for out in outputs:
         target = out.absolute()
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export.", dir=target.parent) as work:
-            stage = Path(work) / "model"
+        with work_directory(target.with_name(f".export.{target.name}")) as work:
+            stage = work / "model"
             stage.mkdir()
             write_config(stage, stage)
             for path in options:
@@ -135,14 +135,15 @@ def export(
             _check_loads(stage / "config.yaml", stage / model, weights)
             if is_archive(out):
                 write_config(stage, Path())
-                packed = Path(work) / target.name
+                packed = work / target.name
                 _pack(stage, model, list(files), packed)
                 os.replace(packed, target)
             else:
                 write_config(stage, target)
                 target.mkdir(exist_ok=True)  # An empty one is replaced.
                 os.replace(stage, target)
-    return ["config.yaml", model, *files]
+    taken = (f"{name} (of {path})" for name, path in files.items())
+    return ["config.yaml", model, *taken]
 
 
 def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:

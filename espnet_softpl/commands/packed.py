@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import tarfile
-import tempfile
 import zipfile
-import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from zipfile import BadZipFile
 
-from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.errors import UserError, name_some, status_of
+from espnet_softpl.core.files import work_directory
 
 # espnet_model_zoo asks for ESPnet, and pip would then replace torch: see setup.py.
 INSTALL_ZOO = (
@@ -20,6 +19,9 @@ INSTALL_ZOO = (
 
 # What ESPnet's pack and unpack take.
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz")
+# What an archive may hold when unpacked: this times its own size, and this many bytes.
+# Weights hardly shrink, so an honest one is far from it.
+MOST_GROWTH, MOST_EXTRA = 20, 10**8
 DESCRIPTION = "meta.yaml"  # What espnet2.bin.pack puts first into an archive.
 
 
@@ -28,15 +30,36 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
+def _members(
+    archive: Path, content: zipfile.ZipFile | tarfile.TarFile
+) -> Iterator[str]:
+    """Yield the names of members, or refuse an archive that grows without bound."""
+    most = MOST_GROWTH * archive.stat().st_size + MOST_EXTRA
+    total = 0
+    is_zip = isinstance(content, zipfile.ZipFile)
+    for member in content.infolist() if is_zip else content:
+        # Names cost something too: there may be millions.
+        total += 512 + (member.file_size if is_zip else member.size)
+        if total > most:
+            raise UserError(
+                f"{archive} holds more than {most} bytes when unpacked, {MOST_GROWTH} "
+                f"times its size and {MOST_EXTRA}: no model does. If it is one, unpack "
+                f"it yourself and give the directory"
+            )
+        yield member.filename if is_zip else member.name
+
+
 def _extract(archive: Path, target: Path) -> None:
     """Unpack into an empty directory; a member that leads out of it is refused."""
-    is_zip = zipfile.is_zipfile(archive)
-    if not (is_zip or tarfile.is_tarfile(archive)):
+    # A tar archive may end in a model, which is a zip archive: tar is asked first.
+    is_zip = not tarfile.is_tarfile(archive)
+    if is_zip and not zipfile.is_zipfile(archive):
         raise UserError(
-            f"{archive} is neither a zip nor a tar archive, as espnet2.bin.pack writes"
+            f"{archive} is neither a zip nor a tar archive, as espnet2.bin.pack "
+            f"writes, or it is damaged"
         )
     with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as content:
-        names = content.namelist() if is_zip else content.getnames()
+        names = list(_members(archive, content))
         outside = [
             name
             for name in names
@@ -68,13 +91,18 @@ def unpack(archive: Path, target: Path) -> None:
     if not archive.is_file():
         raise UserError(f"{archive} does not exist")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack.") as directory:
-        content = Path(directory) / "content"
+    with work_directory(target.with_name(f".unpack.{target.name}")) as directory:
+        content = directory / "content"
         content.mkdir()
         try:
             _extract(archive, content)
-        except (OSError, EOFError, BadZipFile, tarfile.TarError, zlib.error) as error:
-            raise UserError(f"{archive} cannot be unpacked: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # Each compression has its own.
+            if status_of(error) == 4:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{archive} cannot be unpacked: {reason}") from error
         description, known = content / DESCRIPTION, target / DESCRIPTION
         if not description.is_file():
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import signal
 import sys
@@ -42,6 +43,19 @@ def ends_quietly(main: Callable[..., T]) -> Callable[..., T]:
             signal.signal(signal.SIGTERM, before)
 
     return run
+
+
+# What a system says if a disk is full or broken: no mistake of the user's.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
+# torch has words of its own for it.
+_TORCH = ("PytorchStreamWriter", "iostream error", "unexpected pos")
+
+
+def status_of(error: Exception) -> int:
+    """Return the exit status for an error: 4 if the machine is at fault, else 2."""
+    full = isinstance(error, OSError) and error.errno in _MACHINE
+    by_torch = isinstance(error, RuntimeError) and any(w in str(error) for w in _TORCH)
+    return 4 if full or by_torch else 2
 
 
 def name_some(items: Iterable[str], most: int = 3) -> str:

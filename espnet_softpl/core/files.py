@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import pickle
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,11 +40,28 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            error.filename = str(path)  # A full disk does not tell which file it was.
         raise
     if durable:
         sync(path.parent)
+
+
+@contextmanager
+def work_directory(path: Path) -> Iterator[Path]:
+    """Make a directory, empty, and remove it at the end.
+
+    What a run that was killed has left there goes first: give the name of what is made
+    in it.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -89,7 +107,46 @@ def load_state(path: Path, mmap: bool = False) -> Any:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # What torch raises is not documented.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # The other one is of a place that a torn file names.
         reason = str(error).partition("\n")[0]
         what = f"{path} cannot be read, it is torn or no state: {reason}"
         raise UserError(what) from error
+
+
+# A configuration of ESPnet has a few values, and a token list of up to 100,000.
+MOST_VALUES = 10**6
+
+
+def read_yaml(path: Path) -> Any:
+    """Read plain values from a YAML file that may be a stranger's.
+
+    UserError if it is no YAML, or would be more than `MOST_VALUES` values with its
+    aliases written out: ten lines of them can fill any memory.
+    """
+    import yaml
+
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if _count(node, {}) > MOST_VALUES:
+            raise UserError(
+                f"{path}: aliases (*name) make more than {MOST_VALUES} values of it; "
+                f"write them out"
+            )
+        return None if node is None else loader.construct_document(node)
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise UserError(f"{path} is no YAML file: {error}") from error
+
+
+def _count(node: Any, known: dict[int, float]) -> float:
+    """Count the values in a YAML node, aliases written out; infinite in a circle."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        parts = node.value if isinstance(getattr(node, "value", None), list) else []
+        flat = (n for part in parts for n in (part if type(part) is tuple else [part]))
+        known[id(node)] = 1 + sum(_count(part, known) for part in flat)
+    return known[id(node)]

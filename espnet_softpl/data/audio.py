@@ -14,6 +14,7 @@ import wave
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import kaldiio
@@ -65,6 +66,7 @@ def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
     """Open an archive at an entry; yield it and the entry's first eight bytes."""
     entry = _ENTRY.fullmatch(value)
     start = int(entry["offset"] or 0)
+    refuse_special([entry["file"]])
     with open(entry["file"], "rb") as stream:
         stream.seek(start)
         mark = stream.read(8)
@@ -72,6 +74,16 @@ def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
             raise ValueError(f"{value} is a Python pickle, which is never loaded")
         stream.seek(start)
         yield stream, mark
+
+
+def refuse_special(files: Sequence[str | io.BytesIO]) -> None:
+    """Raise OSError for a directory, or a FIFO or device that one may wait at for ever.
+
+    Of what is not there, the readers tell.
+    """
+    for file in files:
+        if isinstance(file, str) and Path(file).exists() and not Path(file).is_file():
+            raise OSError(f"{file} is no regular file")
 
 
 def refuse_pickle(value: str) -> None:
@@ -119,6 +131,7 @@ def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
         if audio is None:
             raise ValueError("no audio but an array of numbers, such as features")
         files = [audio]
+    refuse_special(files)
     with ExitStack() as stack:
         yield [stack.enter_context(soundfile.SoundFile(file)) for file in files]
 

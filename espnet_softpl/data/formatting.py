@@ -7,8 +7,10 @@ is converted only on request, by scipy's polyphase filter.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.files import atomic_file
 from espnet_softpl.data.audio import READ_ERRORS, header_of, open_audio
 from espnet_softpl.data.kaldi_dir import Cut, Recording, read_recordings
-from espnet_softpl.data.scan import find_defect
+from espnet_softpl.data.scan import LOUDEST, find_defect
 from espnet_softpl.data.tables import read_scp, write_table
 
 
@@ -50,8 +52,11 @@ Mapper = Callable[[Callable[[Job], list[Outcome]], list[Job]], Iterable[list[Out
 def write_flac(path: str | Path, audio: np.ndarray, rate: int) -> None:
     """Write samples (N,), clipped to -1..1, as a whole file of 16-bit FLAC."""
     clipped = np.clip(audio, -1.0, 1.0)
+    # libsndfile does not tell if the last bytes do not fit on a disk; the system does.
+    encoded = io.BytesIO()
+    soundfile.write(encoded, clipped, rate, format="FLAC", subtype="PCM_16")
     with atomic_file(path, durable=False) as temporary:
-        soundfile.write(temporary, clipped, rate, format="FLAC", subtype="PCM_16")
+        temporary.write_bytes(encoded.getbuffer())
 
 
 def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
@@ -83,12 +88,14 @@ def format_recording(job: Job) -> list[Outcome]:
     A wrong rate is no problem of the audio: then `path` is empty and `rate` tells it.
     """
     value, kind, cuts = job.recording
-    try:
-        with open_audio(value, kind) as files:
-            return [_format_cut(files, cut, job) for cut in cuts]
-    except READ_ERRORS as error:
-        problem = f"cannot be decoded: {error}"
-        return [Outcome(cut.utterance, problem=problem) for cut in cuts]
+    with ExitStack() as stack:
+        try:
+            files = stack.enter_context(open_audio(value, kind))
+        except READ_ERRORS as error:
+            problem = f"cannot be decoded: {error}"
+            return [Outcome(cut.utterance, problem=problem) for cut in cuts]
+        # An error in writing is none of the audio, and ends the command.
+        return [_format_cut(files, cut, job) for cut in cuts]
 
 
 def _format_cut(files: Sequence[soundfile.SoundFile], cut: Cut, job: Job) -> Outcome:
@@ -98,7 +105,7 @@ def _format_cut(files: Sequence[soundfile.SoundFile], cut: Cut, job: Job) -> Out
         audio = _read(files, cut)
     except READ_ERRORS as error:
         return Outcome(name, problem=f"cannot be decoded: {error}")
-    if defect := find_defect(audio):
+    if defect := find_defect(audio, loudest=LOUDEST):
         return Outcome(name, problem=f"is unusable: {defect}")
     channels, wanted = audio.shape[1], job.rate or rate
     in_place = job.recording.kind == "sound" and cut.whole
@@ -141,6 +148,8 @@ def format_directory(
     audio = str(target / "audio")
     recordings = read_recordings(source, allow_pipes)
     jobs = [Job(recording, audio, rate, resample) for recording in recordings]
+    for rest in Path(audio).glob(".*.tmp"):  # Of a run that was killed.
+        rest.unlink()
     outcomes = [item for items in mapper(format_recording, jobs) for item in items]
     check_rates(outcomes, rate)
     warning = list_bad(outcomes, max_bad_share, target / "bad_audio")

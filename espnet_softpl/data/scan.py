@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ DataSpec = Sequence[tuple[str, str, str]]
 
 # Reading all headers of a thousand hours would take minutes on a network disk.
 MAX_HEADERS = 500
+# Decoders and resamplers go beyond 1 by a little; whole numbers go to 32768.
+LOUDEST = 2.0
 # Shape files that ESPnet's and Kaldi's tools put beside script files.
 LENGTHS = {"wav.scp": "utt2num_samples", "feats.scp": "feats_shape"}
 HOW_TO_FORMAT = (
@@ -203,7 +206,10 @@ def find_misfit(
 
 
 def find_defect(
-    audio: np.ndarray, min_samples: int = 1, sample_shape: tuple[int, ...] | None = None
+    audio: np.ndarray,
+    min_samples: int = 1,
+    sample_shape: tuple[int, ...] | None = None,
+    loudest: float = math.inf,
 ) -> str | None:
     """Say what makes audio unusable, or None; `sample_shape` is what must follow N."""
     if len(audio) < min_samples:
@@ -213,6 +219,11 @@ def find_defect(
         return f"shape {audio.shape}, where ({expected}) is expected"
     if not np.isfinite(audio).all():
         return f"{(~np.isfinite(audio)).sum()} of {audio.size} samples are not finite"
+    if audio.size and (peak := np.abs(audio).max()) > loudest:
+        return (
+            f"levels up to {peak:g}, where -1 to 1 is expected: whole numbers that "
+            f"were stored as floats? Divide them by 32768"
+        )
     return None
 
 

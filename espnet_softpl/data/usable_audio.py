@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import collections
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from torch.utils.data import Dataset
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.ranges import at_least, fraction
-from espnet_softpl.data.audio import READ_ERRORS, refuse_pickle
-from espnet_softpl.data.scan import find_defect
+from espnet_softpl.data.audio import READ_ERRORS, refuse_pickle, refuse_special
+from espnet_softpl.data.scan import LOUDEST, find_defect
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +45,24 @@ class _Reader(Mapping):
         # kaldiio has the places in archives by utterance id.
         self._files = getattr(reader, "loader", reader)
         self._archived = getattr(self._files, "_dict", None)
+        # WAV in Kaldi's archives comes as whole numbers, and features have any level.
+        self._loudest = LOUDEST if hasattr(self._files, "get_path") else math.inf
 
     def __getitem__(self, uid: str) -> Any:
         try:
             if self._archived is not None:
                 # kaldiio would load it, and so run what it says.
                 refuse_pickle(self._archived[uid])
+            elif hasattr(self._files, "get_path"):
+                path = self._files.get_path(uid)
+                refuse_special(path if isinstance(path, list) else [str(path)])
             audio = self._reader[uid]
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())
             raise _Unusable(reason or type(error).__name__) from error
         # Here already: preprocessing may fail on what is empty or not finite.
-        if reason := find_defect(np.asarray(audio), self._min_samples):
+        array, loudest = np.asarray(audio), self._loudest
+        if reason := find_defect(array, self._min_samples, loudest=loudest):
             raise _Unusable(reason)
         return audio
 
@@ -200,13 +207,19 @@ class UsableAudio(CheckedAudio):
 
 
 class StrictAudio(CheckedAudio):
-    """Labeled audio: what cannot be used ends the run, and the message says why."""
+    """Labeled audio: what cannot be used ends the run, and the message says why.
+
+    So does audio with more channels, or features of another dimension, than what this
+    process has read first: both may be in one mini-batch.
+    """
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance as ESPnet's dataset does; UserError if it is unusable."""
         data, reason = self._get(uid)
         if reason:
             raise UserError(f"labeled utterance {uid}: {reason}")
+        if self._sample_shape is None:
+            self._sample_shape = data["speech"].shape[1:]
         return uid, data
 
 

@@ -23,6 +23,9 @@ from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.lengths import sample_rate, usable_shape_file
 from espnet_softpl.training.model import SoftPLModel
 
+# ESPnet's tokens without letters.
+NO_TEXT = ("<blank>", "<unk>", "<sos/eos>", "<sos>", "<eos>")
+
 
 def build_to_text(
     args: argparse.Namespace, any_type: bool = False
@@ -30,11 +33,16 @@ def build_to_text(
     """Build the function that turns token ids into a transcript.
 
     Tokens that make no text again are refused, or with `any_type` joined by spaces.
+    Without it, tokens that stand for no letters (`NO_TEXT`) are left out: nobody has
+    said them, and another tokenizer would spell them.
     """
     tokens = read_token_list(args)
+    silent = set() if any_type else {i for i, t in enumerate(tokens) if t in NO_TEXT}
     if args.token_type in ("char", "bpe", "word"):
         tokenizer = build_tokenizer(token_type=args.token_type, bpemodel=args.bpemodel)
-        return lambda ids: tokenizer.tokens2text([tokens[i] for i in ids])
+        return lambda ids: tokenizer.tokens2text(
+            [tokens[i] for i in ids if i not in silent]
+        )
     if not any_type:
         raise UserError(
             f"token_type: transcripts need char, bpe or word, got {args.token_type!r}"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from espnet_softpl import cache, criteria, teacher
 from espnet_softpl.core.errors import UserError, name_some
@@ -22,7 +21,7 @@ from espnet_softpl.core.modules import dropouts
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import AUDIO_KINDS
 from espnet_softpl.filters import Filter
-from espnet_softpl.training import augmentation
+from espnet_softpl.training import augmentation, inputs
 from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.options import UNLABELED_DATA
@@ -63,6 +62,7 @@ def check_names(args: argparse.Namespace) -> None:
 
 def check_options(args: argparse.Namespace) -> PLConfig:
     """Refuse options that cannot work; return the settings. No data are touched."""
+    inputs.check_types(args)
     config = PLConfig.from_args(args)
     _check_parts(config)
     _check_teacher(config)
@@ -245,20 +245,7 @@ def check_tokens(args: argparse.Namespace) -> None:
         raise UserError(
             f"token_list: the first token must be {blank!r}, got {tokens[:1]}"
         )
-    # A value is `file[:source:target:excluded]`; its tokens are in the file beside it.
-    for file in (Path(param.split(":")[0]) for param in args.init_param):
-        if not file.exists():
-            raise UserError(f"init_param: {file} does not exist")
-        config = file.parent / "config.yaml"
-        conf = config.exists() and yaml.safe_load(config.read_text(encoding="utf-8"))
-        theirs = (conf or {}).get("token_list")
-        if isinstance(theirs, list) and theirs != tokens:
-            unlike = [i for i, (a, b) in enumerate(zip(theirs, tokens)) if a != b]
-            first = f" from id {unlike[0]} on" if unlike else ""
-            raise UserError(
-                f"token_list: {len(tokens)} tokens that differ{first} from the "
-                f"{len(theirs)} of the base model ({config}). Use its token list."
-            )
+    inputs.check_base_tokens(args, tokens)
 
 
 def check_data(args: argparse.Namespace) -> None:
@@ -270,9 +257,11 @@ def check_data(args: argparse.Namespace) -> None:
             f"statistics only, go to unlabeled_oracle_text"
         )
     unlabeled, kind = scan.speech_scp(specs, UNLABELED_DATA)
-    (train, train_kind), (valid, _) = (
+    (train, train_kind), (valid, valid_kind) = (
         scan.speech_scp(getattr(args, option), option) for option in LABELED_DATA
     )
+    for part in ("train", "valid"):
+        inputs.check_labeled(args, part)
     if leaked := scan.shared_utterances(unlabeled, valid):
         raise UserError(
             f"{UNLABELED_DATA}: {len(leaked)} utterances are in the validation data "
@@ -286,8 +275,9 @@ def check_data(args: argparse.Namespace) -> None:
             f"{UNLABELED_DATA}: {kind} stacks several recordings, and unlabeled audio "
             f"must have one channel. {scan.HOW_TO_FORMAT}"
         )
-    kinds = {"unlabeled": kind, "labeled": train_kind}
-    scan.check_sample_rates({"unlabeled": unlabeled, "labeled": train}, kinds)
+    kinds = {"unlabeled": kind, "labeled": train_kind, "validation": valid_kind}
+    entries = {"unlabeled": unlabeled, "labeled": train, "validation": valid}
+    scan.check_sample_rates(entries, kinds)
     if kind not in AUDIO_KINDS and not args.unlabeled_shape_file:
         raise UserError(
             f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "

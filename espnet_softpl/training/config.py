@@ -123,5 +123,8 @@ def read_token_list(args: Namespace) -> list[str]:
         return list(args.token_list)
     if not Path(args.token_list).is_file():
         raise UserError(f"token_list: {args.token_list} does not exist")
-    with open(args.token_list, encoding="utf-8") as lines:
-        return [line.rstrip() for line in lines]
+    try:
+        with open(args.token_list, encoding="utf-8") as lines:
+            return [line.rstrip() for line in lines]
+    except UnicodeDecodeError as error:
+        raise UserError(f"token_list: {args.token_list}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import statistics
 from pathlib import Path
 
 import humanfriendly
@@ -41,7 +42,29 @@ def labeled_lengths(
             LENGTH_RATIO.name,
         )
         return None
+    _warn_of_long(args, lengths["speech"], "labeled")
     return lengths["text"], lengths["speech"]
+
+
+# How many times longer than the median an utterance is told of (our choice).
+LONG = 10
+
+
+def _warn_of_long(args: argparse.Namespace, lengths: dict[str, int], kind: str) -> None:
+    """Name utterances so long among the others that memory may not do for them."""
+    most = LONG * statistics.median(lengths.values()) if lengths else 0
+    unit, per_unit = "s", sample_rate(args)
+    if args.input_size is not None:
+        unit, per_unit = "frames", 1
+    long = [key for key, count in lengths.items() if count > most]
+    if long:
+        long.sort(key=lengths.get, reverse=True)
+        named = [f"{key}: {lengths[key] / per_unit:.0f} {unit}" for key in long[:3]]
+        logger.warning(
+            "%d %s utterances are more than %d times longer than the median (%.1f %s), "
+            "and memory grows with the square of it: %s. Cut or leave them out",
+            *(len(long), kind, LONG, most / LONG / per_unit, unit, ", ".join(named)),
+        )
 
 
 def sample_rate(args: argparse.Namespace) -> int:
@@ -103,6 +126,7 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
         fewest = smallest_input(
             lambda n: frames_of(model, n, dim), 64000 if dim is None else 400, frames=2
         )
+    _warn_of_long(args, lengths, "unlabeled")
     short = {key: f"{key}: {n}" for key, n in lengths.items() if n < fewest}
     unit = "samples" if dim is None else "frames of features"
     what = f"have fewer than the {fewest} {unit} that make two frames of the encoder"

@@ -24,7 +24,7 @@ from espnet_softpl.data.usable_audio import (
     UsableAudio,
     UsableShare,
 )
-from espnet_softpl.training import augmentation, build, checks, lengths, options
+from espnet_softpl.training import augmentation, build, checks, inputs, lengths, options
 from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.iterator import MixedIterFactory
@@ -79,6 +79,7 @@ class SoftPLTask(ASRTask):
         options.prefer_command_line(args)
         try:
             checks.check_names(args)
+            inputs.check_base_models(args)
             if args.pl_criterion is None:
                 return
             checks.check_options(args)
@@ -168,6 +169,8 @@ class SoftPLTask(ASRTask):
             model.pl.samples = build.build_samples(config)
         if args.pl_separate_head:
             model.add_unlabeled_head()
+        inputs.check_base_fits(args, model)
+        inputs.check_trainable(args, model)
         # A batch may leave a decoder, one of two heads or a layer without gradient.
         partly = model.decoder is not None or args.pl_separate_head
         if (partly or drops_layers(model)) and not args.unused_parameters:
@@ -189,13 +192,13 @@ class SoftPLTask(ASRTask):
         labeled = super().build_iter_factory(args, distributed_option, mode, kwargs)
         if args.pl_criterion is None:
             return labeled
+        rate = lengths.sample_rate(args)
+        labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
         if mode != "train":
             return SigtermTolerantFactory(labeled)
         config = cls._config
         if config is None or config.args is not args:
             config = PLConfig.from_args(args)
-        rate = lengths.sample_rate(args)
-        labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
         # The stock sampler wants one fold length per shape file.
         ours = argparse.Namespace(**{**vars(args), "fold_length": args.fold_length[:1]})
         shape_file = lengths.usable_shape_file(args)

@@ -13,8 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from espnet_softpl.commands.experiment import Experiment, open_experiment
+from espnet_softpl.commands.experiment import (
+    Experiment,
+    open_experiment,
+    read_config,
+)
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.training.resume.checkpoints import begin_directory
 from espnet_softpl.training.resume.layout import STATE_VERSION
@@ -180,3 +185,41 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
 def test_an_experiment_is_read_only(tmp_path: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Experiment(tmp_path, {}).directory = tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"normalize_conf": 3}, "normalize_conf must be a mapping, got '3'"),
+        ({"bpemodel": 5}, "bpemodel must be a name, got '5'"),
+        ({"best_model_criterion": "acc"}, "best_model_criterion must be a list"),
+        ({"token_list": ["a", 1]}, "token_list must be a list of strings"),
+        ({"token_list": 7}, "token_list must be a list, or a file"),
+        ({"best_model_criterion": [1]}, "best_model_criterion: 1 is neither a name"),
+        ({"best_model_criterion": [[1, "a"]]}, "is neither a name nor several"),
+        ({3: 4}, "the key 3 must be a name"),
+    ],
+)
+def test_values_of_other_types(tmp_path, changes, message) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"token_list": ["<blank>"], **changes}))
+    with pytest.raises(UserError, match=message):
+        read_config(path)
+
+
+def test_a_packed_model_names_files_of_its_own_only(tmp_path, monkeypatch) -> None:
+    secret, inside = tmp_path / "id_rsa", tmp_path / "packed"
+    secret.write_text("private")
+    inside.mkdir()
+    (inside / "stats.npz").touch()
+    (inside / "link.npz").symlink_to(secret)
+    monkeypatch.chdir(tmp_path)
+    config = {"normalize_conf": {"stats_file": "stats.npz"}}
+    packed = Experiment(inside, config, model_file=inside / "m.pth")
+    assert packed.find("stats.npz") == inside.resolve() / "stats.npz"
+    for name in (str(secret), "./id_rsa", "../id_rsa", "link.npz", "a" * 300, "\0"):
+        assert packed.find(name) is None
+    # Of an experiment only what the keys of a model name.
+    values = {"wandb": str(secret), "bpemodel": str(secret)}
+    placed = Experiment(inside, values).place_files(values, lambda f: "got")
+    assert placed == {"wandb": str(secret), "bpemodel": "got"}

@@ -253,7 +253,8 @@ def test_files_of_a_recipe_are_found_from_everywhere(
 def test_an_archive_is_an_experiment_too(recipe: Path, tmp_path: Path) -> None:
     first = exported(recipe / "exp/asr_bpe", tmp_path / "first.zip")
     again = exported(tmp_path / "first.zip", tmp_path / "again.tar")
-    assert same_tensors(first, again)
+    third = exported(tmp_path / "again.tar", tmp_path / "third.tgz")
+    assert same_tensors(first, again) and same_tensors(first, third)
 
 
 def test_targets_that_would_be_lost(tmp_path) -> None:

@@ -104,3 +104,65 @@ def test_what_is_no_archive(tmp_path) -> None:
     with pytest.raises(UserError, match="cannot be unpacked"):
         packed.unpack(whole, tmp_path / "target")
     assert not (tmp_path / "target").exists()
+
+
+def test_a_tar_that_ends_in_a_zip_archive(tmp_path) -> None:
+    """As our own exports do: a model is a zip archive."""
+    inner = make_zip(tmp_path / "m.zip", weights=b"x").read_bytes()
+    with tarfile.open(tmp_path / "m.tar", "w") as archive:
+        for name, content in (("meta.yaml", META), ("model.pth", inner)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert zipfile.is_zipfile(tmp_path / "m.tar")
+    packed.unpack(tmp_path / "m.tar", tmp_path / "out")
+    assert (tmp_path / "out" / "model.pth").read_bytes() == inner
+
+
+def bomb_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("meta.yaml", META)
+        archive.writestr("zeros", bytes(3 * 10**6))
+
+
+def bomb_tar(path: Path) -> None:
+    zeros = tarfile.TarInfo("zeros")
+    zeros.size = 3 * 10**6
+    make_tar(path, zeros)
+
+
+def many(path: Path) -> None:
+    make_tar(path, *(tarfile.TarInfo(f"m{i}") for i in range(3000)))
+
+
+@pytest.mark.parametrize("make", [bomb_zip, bomb_tar, many])
+def test_archives_that_grow(tmp_path, monkeypatch, make) -> None:
+    monkeypatch.setattr(packed, "MOST_EXTRA", 10**6)
+    make(tmp_path / "m.tgz")
+    with pytest.raises(UserError, match="when unpacked, 20 times its size"):
+        packed.unpack(tmp_path / "m.tgz", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tgz"]
+
+
+def encrypted(path: Path) -> None:
+    content = bytearray(make_zip(path, **{"meta.yaml": META}).read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + place] |= 1
+    path.write_bytes(content)
+
+
+def torn_xz(path: Path) -> None:
+    with tarfile.open(path, "w:xz") as archive:
+        info = tarfile.TarInfo("model.pth")
+        info.size = 10**5
+        archive.addfile(info, io.BytesIO(bytes(range(250)) * 400))
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * 20 + content[120:])
+
+
+@pytest.mark.parametrize("make", [encrypted, torn_xz])
+def test_archives_that_cannot_be_read(tmp_path, make) -> None:
+    make(tmp_path / "m.zip")
+    with pytest.raises(UserError, match="cannot be unpacked|damaged") as error:
+        packed.unpack(tmp_path / "m.zip", tmp_path / "out")
+    assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -71,3 +72,10 @@ def test_what_an_error_holds_is_let_go() -> None:
         assert not Held.gone
         errors.release(error)
         assert Held.gone
+
+
+def test_a_full_disk_is_no_mistake() -> None:
+    assert errors.status_of(OSError(errno.ENOSPC, "No space left on device")) == 4
+    assert errors.status_of(RuntimeError("[enforce fail] unexpected pos 64")) == 4
+    assert errors.status_of(FileNotFoundError(errno.ENOENT, "x")) == 2
+    assert errors.status_of(errors.UserError("x")) == 2

@@ -98,3 +98,38 @@ def test_torn_files_and_code_are_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="torn or no state"):
         files.load_state(path)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_yaml_of_a_stranger(tmp_path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("a: &a {x: [1, no]}\nb: *a\nc: {<<: *a}\n")
+    one = {"x": [1, False]}
+    assert files.read_yaml(path) == {"a": one, "b": one, "c": one}
+    path.write_text("")
+    assert files.read_yaml(path) is None
+    nine = [(i, ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 9)]
+    levels = [f"a{i}: &a{i} [{many}]" for i, many in nine]
+    merged = [f"a{i}: &a{i} {{<<: [{many}]}}" for i, many in nine]
+    for text, message in (
+        ("\n".join(["a0: &a0 [x]", *levels]), "more than 1000000 values"),
+        ("\n".join(["a0: &a0 {x: 1}", *merged]), "more than 1000000 values"),
+        ("a: &a [*a]", "more than 1000000 values"),
+        ("[" * 1200, "is no YAML file"),
+        ("a: 2001-99-99", "is no YAML file"),
+        ("a: !!python/object/apply:os.getcwd []", "is no YAML file"),
+        ("? [a]\n: 1", "is no YAML file"),
+        ("a: \x00", "is no YAML file"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            files.read_yaml(path)
+
+
+def test_a_work_directory_is_empty_and_goes(tmp_path) -> None:
+    path = tmp_path / ".work"
+    path.mkdir()
+    (path / "left").touch()
+    with pytest.raises(KeyError), files.work_directory(path) as work:
+        assert not list(work.iterdir())
+        raise KeyError
+    assert not path.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import soundfile
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.data import tables
+from espnet_softpl.data.audio import read_header
 from espnet_softpl.data.formatting import format_directory
 from espnet_softpl.data.kaldi_dir import read_recordings
 from tests import ROOT
@@ -149,3 +152,42 @@ def test_features_are_no_audio_for_the_recipe(tmp_path: Path) -> None:
     write_features(tmp_path / "in" / "wav.scp", ["a"], 20, seed=1)
     with pytest.raises(UserError, match="array of numbers, such as features"):
         format_directory(tmp_path / "in", tmp_path / "out", RATE)
+
+
+def test_whole_numbers_that_were_stored_as_floats(tmp_path) -> None:
+    """They would be clipped to a square wave; a little above 1 is clipped."""
+    source = tmp_path / "in"
+    source.mkdir()
+    paths = {name: source / f"{name}.wav" for name in ("whole", "loud", "good")}
+    for name, level in (("whole", 9000.0), ("loud", 1.3), ("good", 0.5)):
+        audio = np.stack([level * np.cos(np.arange(800))] * 2, axis=1)
+        soundfile.write(paths[name], audio, RATE, subtype="FLOAT")
+    write_lines(source / "wav.scp", paths)
+    (warning, _) = format_directory(source, tmp_path / "out", RATE, max_bad_share=0.5)
+    assert "1 of 3 files are unusable: whole" in warning
+    bad = tables.read_scp(tmp_path / "out" / "bad_audio")
+    assert bad["whole"].startswith("is unusable: levels up to 9000, where -1 to 1 is")
+
+
+def test_a_full_disk_is_not_blamed_on_the_audio(tmp_path, monkeypatch) -> None:
+    source = write_segments(tmp_path / "calls", seed=1)
+
+    def full(path, content) -> None:
+        Path(path).touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    rest = tmp_path / "out" / "audio" / ".old.flac.tmp"
+    rest.parent.mkdir(parents=True)
+    rest.touch()  # What a killed run has left.
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left.*flac"):
+        format_directory(source, tmp_path / "out", RATE)
+    assert not list((tmp_path / "out" / "audio").iterdir())
+
+
+def test_a_fifo_is_not_waited_for(tmp_path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for kind, value in (("sound", str(fifo)), ("kaldi_ark", f"{fifo}:3")):
+        with pytest.raises(OSError, match="is no regular file"):
+            read_header(value, kind)

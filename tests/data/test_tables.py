@@ -1,9 +1,16 @@
 """Tables of utterances: read, refused by line, and written whole."""
 
+import gzip
+import re
+import subprocess
+import sys
+
 import pytest
 
 from espnet_softpl.core import errors
 from espnet_softpl.data import tables
+
+PYTHON = sys.executable
 
 
 def test_read_scp(tmp_path) -> None:
@@ -47,3 +54,30 @@ def test_tables_are_written_in_order_or_sorted(tmp_path) -> None:
         tables.write_table(path, {"b": 1, 2: "keys of two types cannot be sorted"})
     assert tables.read_scp(path) == {"a": "\u00e9", "b": "1"}
     assert [file.name for file in path.parent.iterdir()] == ["table"]
+
+
+def test_what_people_take_for_tables(tmp_path) -> None:
+    """A byte order mark, and manifests of NeMo and lhotse."""
+    path = tmp_path / "wav.scp"
+    path.write_bytes("\ufeffa x.wav\n".encode())
+    with pytest.raises(errors.UserError, match="byte order mark.*: sed -i"):
+        tables.read_scp(path)
+    command = "".join(re.findall(r"sed .*", message(path)))
+    subprocess.run(["bash", "-c", command], check=True)
+    assert tables.read_scp(path) == {"a": "x.wav"}
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text('{"audio_filepath": "/a b.wav", "duration": 1.0}\n' * 2)
+    found = re.search(r"manifest: (python .*wav.scp) \(likewise", message(manifest))
+    command = found[1].replace("MANIFEST", str(manifest)).replace("python", PYTHON, 1)
+    subprocess.run(["bash", "-c", command], check=True, cwd=tmp_path)
+    assert tables.read_scp(path) == {"utt0000000": "/a b.wav", "utt0000001": "/a b.wav"}
+    packed = tmp_path / "cuts.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"{}"))
+    assert "lhotse kaldi export" in message(packed)
+
+
+def message(path) -> str:
+    with pytest.raises(errors.UserError) as error:
+        tables.read_scp(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -345,12 +346,17 @@ def test_labeled_audio_ends_the_run_with_the_reason(
 def test_labeled_audio_is_otherwise_espnets(files, tmp_path) -> None:
     dataset = make_strict(tmp_path, files)
     plain = make_dataset(tmp_path, files)
-    for uid in (*GOOD, "two_channels.wav", "short.wav"):
+    for uid in (*GOOD, "short.wav"):
         found, data = dataset[uid]
         assert found == uid and list(data) == ["speech", "text"]
         np.testing.assert_array_equal(data["speech"], plain[uid][1]["speech"])
     with pytest.raises(UserError, match="^labeled utterance nan.wav: "):
         dataset["nan.wav"]
+    # It could be in one mini-batch with the others.
+    with pytest.raises(UserError, match=r"two_channels.wav: shape \(4000, 2\), where"):
+        dataset["two_channels.wav"]
+    dataset = make_strict(tmp_path, files)
+    assert dataset["two_channels.wav"][1]["speech"].shape == (4000, 2)
 
 
 def test_illegal_settings(files, tmp_path) -> None:
@@ -462,3 +468,12 @@ def test_smallest_input_at_the_ends() -> None:
         smallest_input(count, 0)
     with pytest.raises(ValueError, match="frames must be an integer >= 1"):
         smallest_input(count, 200, 0)
+
+
+def test_fifos_and_whole_numbers_in_training_data(tmp_path) -> None:
+    fifo, loud = tmp_path / "fifo.wav", tmp_path / "loud.wav"
+    os.mkfifo(fifo)
+    soundfile.write(loud, 9000.0 * np.ones(800), RATE, subtype="FLOAT")
+    checked = make_usable(tmp_path, {"fifo.wav": fifo, "loud.wav": loud})
+    for uid in ("fifo.wav", "loud.wav"):
+        assert checked[uid][1]["usable"] == [0]

@@ -86,3 +86,11 @@ def test_what_the_model_or_the_data_lack_is_refused(changes, message) -> None:
     settings = PLConfig.from_args(parse(**changes, unlabeled_oracle_text=None))
     with pytest.raises(UserError, match=message):
         build.build_pseudo_labeling(settings, make_model(), math.nan)
+
+
+def test_tokens_without_letters_are_no_words() -> None:
+    """They are shown to people, but are not in the text of an utterance."""
+    tokens = ["<blank>", "<unk>", "<space>", "A", "<sos/eos>"]
+    args = argparse.Namespace(token_list=tokens, token_type="char", bpemodel=None)
+    assert build.build_to_text(args)([1, 3, 4, 2, 3]) == "A A"
+    assert build.build_to_text(args, any_type=True)([1, 3]) == "<unk>A"

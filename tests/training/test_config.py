@@ -122,3 +122,10 @@ def test_tokens_are_read_from_a_file_or_given(tmp_path) -> None:
     args.token_list = str(tmp_path / "none")
     with pytest.raises(UserError, match="token_list: .*none does not exist"):
         read_token_list(args)
+
+
+def test_a_token_list_that_is_no_text(tmp_path) -> None:
+    (tmp_path / "tokens.txt").write_bytes(b"<blank>\n\xff\n")
+    args = argparse.Namespace(token_list=str(tmp_path / "tokens.txt"))
+    with pytest.raises(UserError, match="^token_list: .*tokens.txt: .*can't decode"):
+        read_token_list(args)

@@ -101,3 +101,13 @@ def test_a_resumed_run_keeps_its_utterances(tmp_path: Path, monkeypatch) -> None
     write_lines(directory / "wav.scp", {"in-1": second})
     with pytest.raises(UserError, match="cannot resume: 1 .*any more: in-0"):
         lengths.write_usable(args, MODEL)
+
+
+def test_a_recording_of_an_hour_is_told_of(tmp_path, caplog) -> None:
+    args = options(tmp_path / "wav.scp")
+    counts = {f"u{i}": 64000 + i for i in range(9)}
+    lengths._warn_of_long(args, counts, "unlabeled")
+    assert not caplog.text
+    lengths._warn_of_long(args, counts | {"whole": 3600 * 16000}, "unlabeled")
+    assert "1 unlabeled utterances are more than 10 times longer" in caplog.text
+    assert "median (4.0 s)" in caplog.text and "whole: 3600 s. Cut" in caplog.text

@@ -18,7 +18,9 @@ def renaming(moves: Sequence[tuple[str, str]]) -> Callable[[str], str]:
     def rename(name: str) -> str:
         for old, new in moves:
             old = old.rstrip("/")
-            if name == old or name.startswith(f"{old}/"):
+            # A bare word such as `bpe` is a choice, even if a directory is called so.
+            same = name == old and ("/" in name or Path(name).suffix)
+            if same or name.startswith(f"{old}/"):
                 return new.rstrip("/") + name[len(old) :]
         return name
 

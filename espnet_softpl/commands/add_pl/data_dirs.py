@@ -146,7 +146,7 @@ def labeled_options(
         raise UserError(f"{directory}: no such directory, with wav.scp and text in it")
     features = base.get("input_size") is not None
     audio = find_audio(directory, features, str(directory))
-    text = tables.read_scp(directory / "text")
+    text = tables.read_scp(directory / "text", empty=True)
     for ids, what, others, file in (
         (audio.entries, "audio", text, "text"),
         (text, "a transcript", audio.entries, audio.path.name),

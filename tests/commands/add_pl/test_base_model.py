@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from espnet_softpl.commands.add_pl import base_model
 from tests.support.add_pl_recipe import (
     NOISE,
     call,
@@ -64,3 +65,9 @@ def test_a_base_model_that_cannot_be_used(
     here, tmp_path, capsys, changes, message
 ) -> None:
     assert message in refusal_of_base(capsys, tmp_path, **changes)
+
+
+def test_a_choice_is_not_renamed_as_a_directory() -> None:
+    rename = base_model.renaming([("bpe/", "moved bpe"), ("dump", "disk/dump")])
+    assert rename("bpe") == "bpe" and rename("bpe/bpe.model") == "moved bpe/bpe.model"
+    assert rename("dump/wav.scp") == "disk/dump/wav.scp"

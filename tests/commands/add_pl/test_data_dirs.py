@@ -118,7 +118,7 @@ def test_labeled_data_that_are_not_whole(here, tmp_path, capsys) -> None:
     assert "text does not exist" in refusal(capsys, *wanted)
     (directory / "text").write_text("a A B\nc A\n")
     assert "1 utterances have audio and are not in text: b" in refusal(capsys, *wanted)
-    (directory / "text").write_text("a A B\nb A\n")
+    (directory / "text").write_text("a A B\nb\n")  # b says nothing.
     (directory / "b.wav").unlink()
     assert "Labeled audio must be whole" in refusal(capsys, *wanted)
     missing = options(tmp_path, "--valid", tmp_path / "nowhere")

@@ -1,0 +1,208 @@
+"""Refusals of what a training is given: base models, transcripts, channels.
+
+Like those of `training.checks` they are a `UserError`, before work begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from espnet2.tasks.asr import ASRTask
+
+from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.files import load_state, read_yaml
+from espnet_softpl.data import scan, tables
+from espnet_softpl.training.model import SoftPLModel
+
+logger = logging.getLogger(__name__)
+
+# Parts of ESPnet's model whose parameters are by token.
+OF_TOKENS = ("ctc.", "decoder.", "joint_network.")
+# Options of ours that are a name, and those that are several.
+NAMED = ("pl_criterion", "pl_teacher", "pl_cache", "pl_guard")
+NAMED += ("pl_decoder", "pl_interctc")
+LISTED = ("pl_filter", "pl_shaping", "pl_regularizer")
+# The share of unknown tokens in transcripts from which they are refused (our choice).
+MOST_UNKNOWN = 0.5
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(file: str, size: int, time: int) -> dict[str, torch.Size]:
+    """Return the shapes of a model's parameters; size and time tell files apart."""
+    # ESPnet itself would load it with pickle, which runs what a file says.
+    state = load_state(Path(file))
+    state = state.get("module", state) if isinstance(state, dict) else state
+    if not (isinstance(state, dict) and all(map(torch.is_tensor, state.values()))):
+        raise UserError(f"{file} is no model of ESPnet: it holds more than tensors")
+    return {str(name): value.shape for name, value in state.items()}
+
+
+def _loaded(value: str) -> tuple[Path, dict[str, torch.Size]]:
+    """Return the file of an `--init_param`, and what ESPnet takes of it, by its place.
+
+    The value is `file[:source[:target[:excluded]]]`.
+    """
+    name, source, target, excluded = [*value.split(":", 3), "", "", ""][:4]
+    file = Path(name)
+    if not file.is_file():
+        raise UserError(f"init_param: {file} does not exist")
+    stat = file.stat()
+    try:
+        shapes = _shapes(name, stat.st_size, stat.st_mtime_ns)
+    except UserError as error:
+        raise UserError(
+            f"init_param: {error}. Give a model such as valid.acc.ave.pth; "
+            f"checkpoint.pth, ESPnet's state of a training, is none"
+        ) from error
+    left_out = tuple(filter(None, excluded.split(",")))
+    cut = len(source) + 1 if source else 0
+    taken = {
+        f"{target}.{key[cut:]}" if target else key[cut:]: shape
+        for key, shape in shapes.items()
+        if key.startswith(source) and not (left_out and key.startswith(left_out))
+    }
+    if not taken:
+        raise UserError(
+            f"init_param: {value} takes no parameter of {file}; its parts are "
+            f"{', '.join(sorted({key.partition('.')[0] for key in shapes}))}"
+        )
+    return file, taken
+
+
+def check_types(args: argparse.Namespace) -> None:
+    """Refuse values of our options that have another type: YAML says what it likes."""
+    for key, value in vars(args).items():
+        if key.startswith("pl_") and key.endswith("_conf"):
+            by_name = isinstance(value, dict)
+            if not (by_name and all(isinstance(name, str) for name in value)):
+                raise UserError(f"{key}: must be settings by name, got {value!r}")
+        elif key in LISTED and not isinstance(value, str):
+            listed = isinstance(value, (list, tuple))
+            if not (listed and all(isinstance(name, str) for name in value)):
+                raise UserError(f"{key}: must be a list of names, got {value!r}")
+        elif key in NAMED and value is not None and not isinstance(value, str):
+            raise UserError(f"{key}: must be a name, got {value!r}")
+
+
+def check_base_models(args: argparse.Namespace) -> None:
+    """Refuse, in any training, an `init_param` that is no model or could run code."""
+    for value in args.init_param:
+        _loaded(value)
+
+
+def check_base_tokens(args: argparse.Namespace, tokens: list[str]) -> None:
+    """Refuse base models of other tokens, if parameters by token are taken of them."""
+    for value in args.init_param:
+        file, taken = _loaded(value)
+        config = file.parent / "config.yaml"
+        conf = read_yaml(config) if config.is_file() else None
+        theirs = conf.get("token_list") if isinstance(conf, dict) else None
+        if not any(name.startswith(OF_TOKENS) for name in taken):
+            continue
+        if isinstance(theirs, list) and theirs != tokens:
+            unlike = [i for i, (a, b) in enumerate(zip(theirs, tokens)) if a != b]
+            first = f" from id {unlike[0]} on" if unlike else ""
+            raise UserError(
+                f"token_list: {len(tokens)} tokens that differ{first} from the "
+                f"{len(theirs)} of the base model ({config}). Use its token list, or "
+                f"take its encoder alone: --init_param {file}:encoder:encoder"
+            )
+
+
+def check_base_fits(args: argparse.Namespace, model: torch.nn.Module) -> None:
+    """Refuse base models with parameters that the model has not, or of other shapes."""
+    if args.ignore_init_mismatch or getattr(args, "use_adapter", False):
+        return
+    ours = {name: value.shape for name, value in model.state_dict().items()}
+    for value in args.init_param:
+        _, taken = _loaded(value)
+        if wrong := [name for name, shape in taken.items() if ours.get(name) != shape]:
+            raise UserError(
+                f"init_param: {value}: {len(wrong)} of {len(taken)} parameters do not "
+                f"fit the model: {name_some(wrong)}. Use the base model's settings, or "
+                f"leave these out by --ignore_init_mismatch true"
+            )
+
+
+def check_labeled(args: argparse.Namespace, part: str) -> None:
+    """Refuse the labeled set `train` or `valid` if transcripts or channels cannot work.
+
+    `scan.MAX_HEADERS` utterances are looked at.
+    """
+    option = f"{part}_data_path_and_name_and_type"
+    specs = getattr(args, option)
+    entries, kind = scan.speech_scp(specs, option)
+    shapes: dict[tuple[int, ...], str] = {}
+    for value, header in scan.read_some_headers(entries, kind):
+        shapes.setdefault(header.shape, value)
+    forced = (args.preprocessor_conf or {}).get("force_single_channel")
+    if len(shapes) > 1 and not forced:
+        told = [f"{v} has {s[0] if s else 1}" for s, v in sorted(shapes.items())]
+        what = "channels" if args.input_size is None else "dimensions"
+        raise UserError(
+            f"{option}: numbers of {what} differ: {'; '.join(told)}. "
+            f"{scan.HOW_TO_FORMAT}"
+        )
+    for path in (path for path, name, type_ in specs if (name, type_) == ("text",) * 2):
+        text = tables.read_scp(path, empty=True)
+        for file in getattr(args, f"{part}_shape_file"):
+            ids = tables.read_scp(file).keys()
+            for table, where in ((text, path), (entries, option)):
+                if missing := ids - table.keys():
+                    raise UserError(
+                        f"{part}_shape_file: {len(missing)} utterances of {file} are "
+                        f"not in {where}: {name_some(missing)}"
+                    )
+        if args.use_preprocessor:
+            _check_transcripts(args, path, scan.some_of(text))
+
+
+def _check_transcripts(
+    args: argparse.Namespace, path: str, text: dict[str, str]
+) -> None:
+    """Refuse transcripts that are unknown tokens for the most part; tell of a few."""
+    try:
+        preprocess = ASRTask.build_preprocess_fn(args, train=False)
+        unknown = preprocess.token_id_converter.unk_id
+    except (OSError, RuntimeError, ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"the tokenizer cannot be built: {error}") from error
+
+    def share(change: str) -> float:
+        """Return the share of unknown tokens if str.`change` is done before."""
+        ids = [
+            token
+            for key, words in text.items()
+            for token in preprocess(key, {"text": getattr(str, change)(words)})["text"]
+        ]
+        return ids.count(unknown) / max(len(ids), 1)
+
+    if not (found := share("strip")):
+        return
+    advice = "".join(f"; in {how} case {share(how):.1%}" for how in ("lower", "upper"))
+    message = f"{path}: {found:.1%} of tokens are not in the token list{advice}"
+    if found > MOST_UNKNOWN:
+        raise UserError(f"{message}. A model would learn {args.token_type} unknown")
+    logger.warning("%s. Each becomes the unknown token", message)
+
+
+def _trained(args: argparse.Namespace, model: torch.nn.Module) -> Iterator[str]:
+    """Yield the names of parameters that are not frozen."""
+    for name, value in model.named_parameters():
+        frozen = any(name == t or name.startswith(f"{t}.") for t in args.freeze_param)
+        if value.requires_grad and not frozen:
+            yield name
+
+
+def check_trainable(args: argparse.Namespace, model: SoftPLModel) -> None:
+    """Refuse to freeze all that an unlabeled mini-batch could train."""
+    without = OF_TOKENS[1:] if model.pl.decoder_target(model) == "none" else ()
+    if all(name.startswith(without) for name in _trained(args, model)):
+        raise UserError(
+            f"freeze_param: {args.freeze_param} leaves nothing that pl_criterion "
+            f"{args.pl_criterion!r} could train; free the encoder or the CTC head"
+        )
