@@ -30,19 +30,19 @@ FORMS = ("block", "interleaved")
 
 
 def configure(form: str, weight: float, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the configuration of one run: one epoch, a block of 1 : 1."""
+    """Return the configuration of one run: one epoch, labeled to unlabeled 1 : 3."""
     preset = mini.RECIPE / "conf/tuning/train_pl_hard_ctc.yaml"
     conf = mini.read_preset(preset, options.recipe, options.work)
     base = mini.seed_model(options.recipe, 1)
     unlabeled = options.recipe / "dump/mini/unlabeled/wav.scp"
-    per_update = 2 if form == "block" else 1
+    per_update = 4 if form == "block" else 1
     return {
         **conf,
         "init_param": [str(base)],
         "unlabeled_data_path_and_name_and_type": [[str(unlabeled), "speech", "sound"]],
         "pl_criterion": "hard_ctc",
         "pl_teacher_conf": {"decay": 0.99},
-        "pl_schedule_conf": {"form": form, "weight": weight},
+        "pl_schedule_conf": {"form": form, "unlabeled_steps": 3, "weight": weight},
         "pl_samples": 0,
         "batch_bins": options.batch_bins,
         "max_epoch": 1,

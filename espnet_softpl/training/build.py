@@ -22,6 +22,7 @@ from espnet_softpl.training.dropout import DropoutSwitch
 from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.lengths import sample_rate, usable_shape_file
 from espnet_softpl.training.model import SoftPLModel
+from espnet_softpl.training.resume.settings import fingerprint
 
 # ESPnet's tokens without letters.
 NO_TEXT = ("<blank>", "<unk>", "<sos/eos>", "<sos>", "<eos>")
@@ -93,6 +94,8 @@ def build_pseudo_labeling(
         start_step=schedule.start_step,
         oracle=oracle,
         guard=config.guard,
+        settings=fingerprint(args),
+        allow_changed_resume=args.pl_allow_changed_resume,
         labeled_tokens_per_sample=labeled_tokens_per_sample,
         # Of features the time between frames is not known, and so no hours are.
         sample_rate=sample_rate(args) if args.input_size is None else math.nan,

@@ -42,6 +42,8 @@ class PseudoLabeling(Labeling):
     oracle: Oracle | None = None  # Scores the labels if true transcripts exist.
     guard: Guard | None = None  # Watches for collapse.
     samples: SampleRecorder | None = None  # Records a few labels for people to read.
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)  # To resume.
+    allow_changed_resume: bool = False  # Whether other settings may go on with the run.
     sample_rate: float = 16000  # In Hz, to count hours; NaN if it is not known.
     # Hours of audio that this process has learned from with a label.
     kept_hours: float = dataclasses.field(init=False, default=0.0)

@@ -76,6 +76,12 @@ OTHERS = {
         "Whose label trains intermediate CTC layers on unlabeled batches, the last "
         f"layer's or each one's own. Allowed: {', '.join(LAYER_TARGETS)}",
     ),
+    "--pl_allow_changed_resume": (
+        str2bool,
+        False,
+        "Resume a run with settings or data that are not those it began with: they are "
+        "logged. Otherwise they are refused. Allowed: true, false",
+    ),
     "--pl_max_bad_share": (
         float,
         0.01,

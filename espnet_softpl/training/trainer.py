@@ -18,7 +18,12 @@ from espnet_softpl.core.processes import (
 )
 from espnet_softpl.training import guarding
 from espnet_softpl.training.gradients import GradientLog
-from espnet_softpl.training.resume import checkpoints, interruption, snapshot
+from espnet_softpl.training.resume import (
+    checkpoints,
+    interruption,
+    settings,
+    snapshot,
+)
 from espnet_softpl.training.resume.interruption import Interrupted, StoppableIterator
 from espnet_softpl.training.resume.layout import TEACHER
 from espnet_softpl.training.resume.snapshot import Training
@@ -55,6 +60,8 @@ class SoftPLTrainer(Trainer):
             options.use_amp = False
         output_dir = Path(options.output_dir)
         on_first_process(lambda: checkpoints.begin_directory(output_dir, options))
+        same = (options.resume, engine.allow_changed_resume)
+        on_first_process(lambda: settings.check(output_dir, engine.settings, *same))
         if options.resume:
             last_epoch = checkpoints.early_stop(
                 output_dir, options.patience, options.early_stopping_criterion

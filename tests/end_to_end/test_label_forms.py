@@ -66,11 +66,16 @@ def test_a_cache_of_other_forms_is_not_resumed(data, tmp_path, capsys) -> None:
     options = forms_config(data, max_epoch=1, **CACHE)
     exp = train(SoftPLTask, options, tmp_path / "exp")
     change = ("--pl_decoder", "forced", "--max_epoch", "2", "--resume", "true")
-    with pytest.raises(SystemExit) as stop:
-        train(SoftPLTask, options, exp, *change)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert "cannot resume" in error and "pl_decoder: 'forced_soft', 'forced'" in error
+    allow = ("--pl_allow_changed_resume", "true")
+    for more, said in (
+        ((), 'pl_decoder: "forced_soft" -> "forced"'),
+        (allow, "pl_decoder: 'forced_soft', 'forced'"),  # The cache cannot.
+    ):
+        with pytest.raises(SystemExit) as stop:
+            train(SoftPLTask, options, exp, *change, *more)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert "cannot resume" in error and said in error
 
 
 @pytest.mark.parametrize(
