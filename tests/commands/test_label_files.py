@@ -56,7 +56,7 @@ def test_a_killed_run_goes_on(data, base_model, tmp_path, monkeypatch, after, to
     out = tmp_path / "killed"
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "add", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             label_in_process(exp, scp, out, *args)
     assert [path.name for path in out.iterdir()] == [PROGRESS]
     assert len((out / PROGRESS).read_text().splitlines()) == 1 + after

@@ -127,11 +127,11 @@ def read_runs(directories: Sequence[Path], references: References) -> list[Run]:
 def _read_run(directory: Path, name: str, references: References) -> Run:
     try:
         run = Run(name, Experiment(directory, read_config(directory / "config.yaml")))
-    except (UserError, OSError):
+    except (UserError, OSError) as error:
         run = Run(name, Experiment(directory, {}))
         run.notes.append(
-            "config.yaml is missing or not complete: ESPnet writes it when training "
-            "begins."
+            f"config.yaml is missing or not complete (ESPnet writes it when training "
+            f"begins): {error}"
         )
     stats = read_statistics(directory)
     run.history = read_history(stats)

@@ -50,12 +50,13 @@ def test_while_files_are_written(runs, tmp_path) -> None:
     assert before == {p: p.read_bytes() for p in exp.rglob("*") if p.is_file()}
     whole = (exp / "checkpoint.pth").read_bytes()
     (exp / "checkpoint.pth").write_bytes(whole[: len(whole) // 2])
-    odd = dict(
-        token_list=["A"], pl_criterion="hard_ctc", pl_schedule_conf=3, encoder_conf="x"
-    )
+    odd = dict(token_list=["A"], pl_criterion="hard_ctc", pl_schedule_conf={"x": 3})
     (exp / "config.yaml").write_text(yaml.safe_dump({**odd, "pl_guard": "panic"}))
     page = run_report(exp, out=tmp_path / "odd")
     assert "The guard's settings are not allowed here: pl_guard: unknown" in page.words
+    (exp / "config.yaml").write_text(yaml.safe_dump({**odd, "encoder_conf": "x"}))
+    page = run_report(exp, out=tmp_path / "odd")
+    assert "encoder_conf must be a mapping, got 'x'" in page.words
     (exp / "config.yaml").write_text("pl_criterion: [hard")
     page = run_report(exp, out=tmp_path / "two")
     assert "There are no curves: no checkpoint can be loaded." in page.words
