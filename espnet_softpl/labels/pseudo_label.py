@@ -76,8 +76,12 @@ def best_path(log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 def is_sound(log_probs: Tensor, lengths: Tensor) -> Tensor:
     """Tell which of (B, T, V) have no frame that is NaN or gives no token a chance."""
-    sound = log_probs.amax(-1).isfinite()
-    return (sound | ~frame_mask(lengths, log_probs.size(1))).all(1)
+    return _all_frames(log_probs.amax(-1).isfinite(), lengths)
+
+
+def _all_frames(flags: Tensor, lengths: Tensor) -> Tensor:
+    """Tell of which utterances all frames are flagged, (B, T) -> (B,)."""
+    return (flags | ~frame_mask(lengths, flags.size(1))).all(1)
 
 
 def without_nan(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,4 +92,4 @@ def without_nan(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     sound = log_probs.amax(-1).isfinite()
     flat = log_probs.new_tensor(-math.log(log_probs.size(-1)))
     cleaned = torch.where(sound.unsqueeze(-1), log_probs, flat)
-    return cleaned, is_sound(log_probs, lengths)
+    return cleaned, _all_frames(sound, lengths)

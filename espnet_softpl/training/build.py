@@ -94,7 +94,8 @@ def build_pseudo_labeling(
         start_step=schedule.start_step,
         oracle=oracle,
         guard=config.guard,
-        settings=fingerprint(args),
+        # The first process compares them, so the others need not read the files.
+        settings=fingerprint(args) if rank_and_world()[0] == 0 else {},
         allow_changed_resume=args.pl_allow_changed_resume,
         labeled_tokens_per_sample=labeled_tokens_per_sample,
         # Of features the time between frames is not known, and so no hours are.

@@ -57,8 +57,9 @@ class Labeling:
             label = label._replace(prior=self.prior.value)
         for shaping in self.shaping:
             label = shaping.at(step)(label)
-        log_probs, sound = pseudo_label.without_nan(label.log_probs, label.lengths)
-        label = label._replace(log_probs=log_probs, weight=label.weight * sound)
+        if self.shaping:
+            log_probs, sound = pseudo_label.without_nan(label.log_probs, label.lengths)
+            label = label._replace(log_probs=log_probs, weight=label.weight * sound)
         candidate = Candidate(
             label=label,
             speech_lengths=batch.speech_lengths,

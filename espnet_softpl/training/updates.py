@@ -27,7 +27,7 @@ def teaches(training: Training, update_steps: int) -> bool:
     """
     stats = training.reporter.stats
     kept, weights = (
-        [float(one.value) for one in stats.get(name, ())][-update_steps:]
+        [float(one.value) for one in stats.get(name, ())[-update_steps:]]
         for name in (statistics.KEPT.name, statistics.WEIGHT.name)
     )
     # NaN of a labeled mini-batch is not zero.
