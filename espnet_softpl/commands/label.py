@@ -25,7 +25,7 @@ from espnet_softpl import filters
 from espnet_softpl.commands import label_files
 from espnet_softpl.commands.experiment import Experiment, Weights, open_experiment
 from espnet_softpl.commands.label_files import Audio, Progress, Record
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, refusing
 from espnet_softpl.core.modules import check_structure, evaluating
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.usable_audio import UsableAudio, UsableShare, smallest_input
@@ -106,20 +106,13 @@ def build_labeler(
             f"{experiment.directory}: labels come from the CTC head of model: espnet "
             f"with ctc_weight in (0, 1]; this is {args.model!r} with {args.model_conf}"
         )
-    try:
+    with refusing(f"{experiment.directory}/config.yaml: the model cannot be built"):
         to_text = build_to_text(args)
         model = SoftPLTask.build_student(args)
         wanted = model.state_dict()
         if getattr(args, "use_adapter", False):
             create_adapter(model, args.adapter, args.adapter_conf)
             wanted = {n: v for n, v in model.state_dict().items() if n in weights.state}
-    except UserError:
-        raise
-    except Exception as error:  # Whatever the parts of the model raise.
-        raise UserError(
-            f"{experiment.directory}/config.yaml: the model cannot be built: "
-            f"{type(error).__name__}: {error}"
-        ) from error
     check_structure(weights.state, wanted, f"the weights of {weights.source}")
     model.load_state_dict(weights.state, strict=False)
     for name, judge in judges:

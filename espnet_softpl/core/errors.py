@@ -7,7 +7,8 @@ import functools
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -51,11 +52,27 @@ _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG}
 _TORCH = ("PytorchStreamWriter", "iostream error", "unexpected pos")
 
 
-def status_of(error: Exception) -> int:
+def status_of(error: BaseException) -> int:
     """Return the exit status for an error: 4 if the machine is at fault, else 2."""
     full = isinstance(error, OSError) and error.errno in _MACHINE
     by_torch = isinstance(error, RuntimeError) and any(w in str(error) for w in _TORCH)
     return 4 if full or by_torch else 2
+
+
+@contextmanager
+def refusing(what: str, advice: str = "") -> Iterator[None]:
+    """Make a UserError of any error but one: `what`, the error, and what to do.
+
+    It is for what runs code of others, such as the parts of a model, which may raise
+    anything.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{what}: {reason}{advice}") from error
 
 
 def name_some(items: Iterable[str], most: int = 3) -> str:

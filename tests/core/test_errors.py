@@ -79,3 +79,14 @@ def test_a_full_disk_is_no_mistake() -> None:
     assert errors.status_of(RuntimeError("[enforce fail] unexpected pos 64")) == 4
     assert errors.status_of(FileNotFoundError(errno.ENOENT, "x")) == 2
     assert errors.status_of(errors.UserError("x")) == 2
+
+
+def test_what_others_raise_becomes_a_refusal_and_ours_stays() -> None:
+    with pytest.raises(errors.UserError, match=r"^no model: KeyError: 'x'\. Look$"):
+        with errors.refusing("no model", ". Look"):
+            raise KeyError("x")
+    with pytest.raises(errors.UserError, match="^ours$"):
+        with errors.refusing("no model"):
+            raise errors.UserError("ours")
+    with pytest.raises(KeyboardInterrupt), errors.refusing("no model"):
+        raise KeyboardInterrupt

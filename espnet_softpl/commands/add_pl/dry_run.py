@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from espnet_softpl.commands.experiment import Weights
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, refusing
 from espnet_softpl.core.modules import check_structure
 from espnet_softpl.training.task import SoftPLTask
 
@@ -52,15 +52,9 @@ def check(
     command = ["--config", str(file), "--output_dir", str(directory / "exp")]
     args = SoftPLTask.get_parser().parse_args(command)
     SoftPLTask.check_required_command_args(args)
-    try:
+    advice = ". Does it load in ESPnet (espnet2.bin.asr_inference) on this machine?"
+    with refusing("the base model cannot be built here", advice):
         model = SoftPLTask.build_model(args)
-    except UserError:
-        raise
-    except Exception as error:  # Whatever the parts of the model raise.
-        raise UserError(
-            f"the base model cannot be built here: {type(error).__name__}: {error}. "
-            f"Does it load in ESPnet (espnet2.bin.asr_inference) on this machine?"
-        ) from error
     what = f"--init_param: the parameters in {weights.source}"
     check_structure(weights.state, model.state_dict(), what)
     return args

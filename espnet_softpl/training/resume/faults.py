@@ -6,24 +6,22 @@ import errno
 import shutil
 from pathlib import Path
 
+from espnet_softpl.core.errors import status_of
+
 GO_ON = (
     "What was saved before is whole: when that is mended, go on with --resume true and "
     "otherwise the same options."
 )
 
-WRITING = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
-    *(errno.EFBIG, errno.EACCES, errno.EPERM),
-}
+# In a training, a right to write that was there at the start and is gone, too.
+DENIED = {errno.EACCES, errno.EPERM}
 
 
 def explain(error: BaseException, output_dir: Path) -> str | None:
     """Say what happened and what to do; None if it is no fault of the machine."""
     text = str(error)
-    # torch has words of its own for what the system says about writing.
-    words = ("PytorchStreamWriter", "iostream error", "unexpected pos")
-    by_torch = isinstance(error, RuntimeError) and any(w in text for w in words)
-    if by_torch or (isinstance(error, OSError) and error.errno in WRITING):
+    denied = isinstance(error, OSError) and error.errno in DENIED
+    if denied or status_of(error) == 4:
         free = shutil.disk_usage(output_dir).free / 1e6
         reason = text.partition("\n")[0]
         return (

@@ -55,12 +55,19 @@ class StopRequest:
     def on_signals(self) -> Iterator[StopRequest]:
         """Take the signals as the request, and give them back afterwards."""
         self.is_set, self.status = False, EXIT_STATUS
-        before = {number: signal.signal(number, self._set) for number in SIGNALS}
-        try:
+        with _handling(self._set):
             yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have the signals handled, and give them back afterwards."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def end_by(number: int) -> None:
@@ -87,17 +94,14 @@ def terminating_children() -> Iterator[None]:
         seen.add(number)
 
     seen: set[int] = set()
-    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
     try:
-        yield
+        with _handling(hand_on):
+            yield
     except torch.multiprocessing.ProcessExitedException as error:
         logger.error("%s", error)
         # A process that a signal ended has a negative status.
         status = error.exit_code
         raise SystemExit(status if status >= 0 else 128 - status) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _outlive_sigterm(init: Callable[[int], None] | None, worker: int) -> None:
