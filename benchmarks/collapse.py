@@ -23,9 +23,6 @@ import concurrent.futures
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,8 +32,7 @@ import common
 import numpy as np
 import soundfile
 import torch
-import yaml
-from mini import RECIPE, prepare, read_preset, seed_model
+from mini import RECIPE, prepare, read_preset, seed_model, train
 
 from espnet_softpl.ctc import greedy
 from espnet_softpl.monitors.diagnosis import explain
@@ -183,23 +179,6 @@ def configure(
     conf.update(method)
     conf.setdefault("init_param", [str(seed_model(recipe, seed))])
     return {key: value for key, value in conf.items() if value is not None}
-
-
-def train(conf: Mapping[str, Any], exp: Path, recipe: Path) -> None:
-    """Train in a process of its own; a run that was stopped goes on.
-
-    Args:
-        conf: The ESPnet configuration.
-        exp: The experiment directory; it gets `train.yaml` and `train.log` too.
-        recipe: The recipe's directory, to which paths in the data are relative.
-    """
-    (exp / "train.yaml").write_text(yaml.safe_dump(dict(conf), sort_keys=False))
-    command = [sys.executable, "-m", "espnet_softpl.bin.train", "--resume", "true"]
-    command += ["--config", str(exp / "train.yaml"), "--output_dir", str(exp)]
-    path = [str(common.ROOT), os.environ.get("PYTHONPATH", "")]
-    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=":".join(filter(None, path)))
-    with open(exp / "train.log", "w") as log:
-        subprocess.run(command, cwd=recipe, env=env, stdout=log, stderr=log, check=True)
 
 
 def weak_seed(steps: int, seed: int, options: argparse.Namespace) -> Path:

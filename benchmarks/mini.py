@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import common
+import yaml
 
 RECIPE = common.ROOT / "egs2" / "librispeech_softpl"
 
@@ -84,3 +87,20 @@ def read_preset(path: Path, recipe: Path, work: Path) -> dict[str, Any]:
         valid_shape_file=[str(dev["speech_shape"])],
     )
     return conf
+
+
+def train(conf: Mapping[str, Any], exp: Path, recipe: Path) -> None:
+    """Train in a process of its own; a run that was stopped goes on.
+
+    Args:
+        conf: The ESPnet configuration.
+        exp: The experiment directory; it gets `train.yaml` and `train.log` too.
+        recipe: The recipe's directory, to which paths in the data are relative.
+    """
+    (exp / "train.yaml").write_text(yaml.safe_dump(dict(conf), sort_keys=False))
+    command = [sys.executable, "-m", "espnet_softpl.bin.train", "--resume", "true"]
+    command += ["--config", str(exp / "train.yaml"), "--output_dir", str(exp)]
+    path = [str(common.ROOT), os.environ.get("PYTHONPATH", "")]
+    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=":".join(filter(None, path)))
+    with open(exp / "train.log", "w") as log:
+        subprocess.run(command, cwd=recipe, env=env, stdout=log, stderr=log, check=True)

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +22,8 @@ from typing import Any
 import common
 import mini
 import torch
-import yaml
 
-FORMS = ("block", "interleaved")
+from espnet_softpl.training.schedule import FORMS
 
 
 def configure(form: str, weight: float, options: argparse.Namespace) -> dict[str, Any]:
@@ -54,20 +51,15 @@ def configure(form: str, weight: float, options: argparse.Namespace) -> dict[str
 def train(form: str, weight: float, options: argparse.Namespace) -> dict[str, Any]:
     """Train; return the parameters as one vector, and what the log says of clipping."""
     exp = options.work / f"{form}_{weight:g}"
-    file = exp.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump(configure(form, weight, options)))
-    command = [sys.executable, "-m", "espnet_softpl.bin.train", "--config", str(file)]
-    paths = os.pathsep.join([str(common.ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*command, "--output_dir", str(exp)],
-        env={**os.environ, "PYTHONPATH": paths},
-        cwd=options.recipe,
-        capture_output=True,
-        text=True,
+    exp.mkdir()
+    log = exp / "train.log"
+    try:
+        mini.train(configure(form, weight, options), exp, options.recipe)
+    except subprocess.CalledProcessError as error:  # The log goes with the directory.
+        raise SystemExit(log.read_text(encoding="utf-8")[-3000:]) from error
+    said = re.search(
+        r"(\d+) of (\d+) updates were clipped\. (.*)", log.read_text("utf-8")
     )
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    said = re.search(r"(\d+) of (\d+) updates were clipped\. (.*)", done.stderr)
     clipped, updates, norms = said.groups()
     return {
         "vector": vector(exp / "latest.pth"),

@@ -44,7 +44,7 @@ CTC_STATISTICS = ("cer_ctc", "loss_ctc", "loss")
 
 
 # ESPnet's options of a model that name files. Other values that look like the name of
-# a file, say `/root/.ssh/id_rsa`, are no reason to hand that file on.
+# a file, say `~/.ssh/id_rsa`, are no reason to hand that file on.
 FILE_KEYS = ("normalize_conf", "bpemodel", "non_linguistic_symbols")
 FILE_KEYS += ("frontend_conf", "preencoder_conf", "encoder_conf", "decoder_conf")
 

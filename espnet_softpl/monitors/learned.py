@@ -62,7 +62,7 @@ class LearnedFrom:
         return f"no unlabeled mini-batch was learned from in {when}: {why}"
 
     def end_epoch(self, epoch: int) -> str:
-        """Begin to count anew; return a warning, empty if something was learned."""
+        """Start the next epoch; return a warning, empty if something was learned."""
         words = self._words(self._epoch, f"epoch {epoch}")
         self._epoch.clear()
         return words

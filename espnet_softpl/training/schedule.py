@@ -49,7 +49,7 @@ class Schedule:
         mean of the labeled losses + weight * mean of the unlabeled losses
 
     In the `interleaved` form, slimIPL's, each mini-batch makes an update (with
-    `accum_grad`, each few in a row), in an order drawn anew for each block. An update
+    `accum_grad`, each few in a row), in a random order for each block. An update
     is then of one kind, and clipping its gradient divides `weight` out again: the ratio
     of the two kinds is what balances them.
 
