@@ -85,7 +85,8 @@ def terminating_children() -> Iterator[None]:
     """
 
     def hand_on(number: int, frame: Any) -> None:
-        children = multiprocessing.active_children()
+        # Not loaders, which are daemons: they end with the process that they serve.
+        children = [c for c in multiprocessing.active_children() if not c.daemon]
         for child in children:
             child.terminate()
         # Nothing has begun, or it is Ctrl-C again.

@@ -87,6 +87,21 @@ def test_ctrl_c_again_ends_at_once() -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGINT
 
 
+def test_a_process_with_loaders_only_ends_by_the_signal() -> None:
+    """As the stock training does that goes through our task."""
+    child = os.fork()
+    if child == 0:
+        with interruption.terminating_children():
+            loader = multiprocessing.get_context("fork").Process(
+                target=time.sleep, args=(9,), daemon=True
+            )
+            loader.start()
+            signal.raise_signal(signal.SIGTERM)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+
+
 @pytest.mark.slow
 def test_a_file_of_another_world_is_not_taken(data, tmp_path) -> None:
     """A process that did not live to save its part: the epoch begins anew."""
