@@ -158,7 +158,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whole data, a trained experiment, and archives of it."""
     root = tmp_path_factory.mktemp("fuzz")
     data = make_data(root / "data")
-    options = config(**data.options(), **PL, max_epoch=1, num_iters_per_epoch=2)
+    options = config(**data.options(), **PL, max_epoch=1, num_iters_per_epoch=6)
     options |= dict(pl_filter=["tokens"], pl_guard="warn", pl_guard_conf={})
     options |= dict(pl_cache="slimipl", pl_cache_conf=dict(size=2))
     (root / "train.yaml").write_text(yaml.safe_dump(options))

@@ -51,6 +51,8 @@ def test_the_teacher_is_told_the_length_of_the_run(tmp_path, caplog) -> None:
     data = make_data(tmp_path / "data")
     options = config(**data.options(), **{**PL, "pl_teacher_conf": {}}, max_epoch=2)
     options["num_iters_per_epoch"] = None
+    # An update without any label is left out, and the teacher would not see it.
+    options["pl_filter_conf"] = {"min_tokens": 0}
     caplog.set_level("INFO")
     train(SoftPLTask, options, tmp_path / "exp")
     trained = SoftPLTask._config.teacher

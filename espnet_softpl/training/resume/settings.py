@@ -30,6 +30,7 @@ SAFE |= {"max_epoch", "patience", "num_workers", "keep_nbest_models", "num_att_p
 SAFE |= {"init_param", "ignore_init_mismatch", "unused_parameters", "local_rank"}
 SAFE |= {"pl_samples", "pl_max_bad_share", "pl_allow_changed_resume", "detect_anomaly"}
 SAFE |= {"unlabeled_oracle_text", "nbest_averaging_interval", "required"}
+SAFE |= {"distributed"}  # The snapshot has the number of processes, and says it.
 SAFE_BEGINNINGS = ("valid_", "log_", "use_tensorboard", "use_matplotlib", "use_wandb")
 SAFE_BEGINNINGS += ("wandb_", "dist_", "multiprocessing_", "cudnn_", "create_graph_")
 SAFE_BEGINNINGS += ("best_model_", "early_stopping_", "max_cache_")
