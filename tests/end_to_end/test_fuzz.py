@@ -200,7 +200,9 @@ def outcome(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("kind", [tables, experiments, archives, trainings])
 def test_no_damage_ends_in_a_traceback(root, kind, monkeypatch, capsys) -> None:
     """Counts are printed as JSON (pytest -s), and stand in docs/reliability.md."""
-    threads = types.SimpleNamespace(Pool=multiprocessing.pool.ThreadPool)
+    # Threads start sooner; only processes have signals to ignore.
+    pool = multiprocessing.pool.ThreadPool
+    threads = types.SimpleNamespace(Pool=lambda jobs, *_: pool(jobs))
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: threads)
     counts: collections.Counter[str] = collections.Counter()
     failures = []
