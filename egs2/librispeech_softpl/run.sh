@@ -24,10 +24,11 @@ train_jobs=2            # trainings (or systems decoded) at a time; 1 with GPUs
 force=false             # do a stage again though nothing changed
 dry_run=false           # print the commands, run none
 # Data
-corpus_kind=            # mini, digits, librispeech or kaldi (default: as the data say)
+corpus_kind=            # mini, digits, words, librispeech or kaldi (default: as the data say)
 corpus_args=            # more arguments for the maker of the corpus
 librispeech=            # directories with sets in LibriSpeech layout
 digits=                 # directory of free-spoken-digit recordings
+words=                  # directory of recordings of single words, a folder each
 labeled_sets=           # labeled sets; SET:I/N is the I-th of N parts by speaker
 unlabeled_sets=         # unlabeled sets; their transcripts only measure
 dev_sets=               # validation sets
@@ -51,6 +52,7 @@ feats_normalize=global_mvn  # global_mvn (by statistics of the labeled set) or u
 # Training
 warmup_config=conf/train_warmup.yaml    # supervised warm-up
 control_config=conf/train_control.yaml  # its supervised continuation
+base_init=              # FILE[:SOURCE:TARGET]: model that the warm-up starts from
 run_control=true        # train the control too
 pl_config="hard_ctc soft_ce"            # X ($config_dir/train_pl_X.yaml) or YAML files
 config_dir=conf/tuning                  # where the configurations named X are
@@ -100,6 +102,11 @@ for file in "$warmup_config" "$control_config" "$inference_config" "${pl_configs
 do
     [ -f "$file" ] || die "there is no configuration '$file'"
 done
+warmup_init=()
+if [ -n "$base_init" ]; then
+    [ -f "${base_init%%:*}" ] || die "--base_init: there is no model '${base_init%%:*}'"
+    warmup_init=(--init_param "$base_init")
+fi
 systems=(warmup)
 [ "$run_control" = false ] || systems+=(control)
 systems+=("${pl_names[@]}")
@@ -211,7 +218,7 @@ if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems warmup
     for seed in "${seeds[@]}"; do
         pool_add "$train_jobs" "seed$seed/warmup" train_run "$exp/seed$seed/warmup" \
-            "$seed" espnet_softpl.bin.train ""
+            "$seed" espnet_softpl.bin.train "${base_init%%:*}" "${warmup_init[@]}"
     done
     pool_wait
     unfollow

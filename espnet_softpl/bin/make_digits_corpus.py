@@ -12,7 +12,8 @@ from pathlib import Path
 
 from espnet_softpl.commands.corpus.build import Corpus
 from espnet_softpl.commands.corpus.command import corpus_parser, run_command
-from espnet_softpl.commands.corpus.digits import DEFAULT_UTTERANCES, SETS, digits_corpus
+from espnet_softpl.commands.corpus.digits import DEFAULT_UTTERANCES, digits_corpus
+from espnet_softpl.commands.corpus.joining import SETS
 
 
 def get_parser() -> argparse.ArgumentParser:

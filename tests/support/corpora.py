@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from espnet_softpl.commands.corpus.digits import SETS
+from espnet_softpl.commands.corpus.joining import SETS
 
 SCALE = "0.05"
 MARKER = ".mini_corpus.json"

@@ -26,6 +26,7 @@ check_corpus_options() {
     elif [ -z "$corpus_kind" ]; then
         corpus_kind=kaldi
         [ -z "$digits" ] || corpus_kind=digits
+        [ -z "$words" ] || corpus_kind=words
         [ -z "$librispeech" ] || corpus_kind=librispeech
     fi
     case $corpus_kind in
@@ -33,23 +34,28 @@ check_corpus_options() {
         digits)
             [ -n "$digits" ] || die "corpus $corpus needs --digits DIR, a directory" \
                 "of free-spoken-digit recordings" ;;
+        words)
+            [ -n "$words" ] || die "corpus $corpus needs --words DIR, a directory" \
+                "of recordings of single words" ;;
         kaldi)
             for name in labeled_dir unlabeled_dir dev_dir test_dirs; do
                 [ -n "${!name}" ] || die "your own data in Kaldi's form need --$name;" \
                     "for a corpus use --corpus, one of: $presets"
             done ;;
-        *) die "--corpus_kind must be mini, digits, librispeech or kaldi" ;;
+        *) die "--corpus_kind must be mini, digits, words, librispeech or kaldi" ;;
     esac
     [ -z "$librispeech" ] || [ "$corpus_kind" = librispeech ] ||
         die "--librispeech is not for corpus $corpus; add --corpus librispeech_100 or" \
             "another preset of LibriSpeech"
     [ -z "$digits" ] || [ "$corpus_kind" = digits ] ||
         die "--digits is not for corpus $corpus; add --corpus digits"
-    for name in digits labeled_dir unlabeled_dir dev_dir; do
+    [ -z "$words" ] || [ "$corpus_kind" = words ] ||
+        die "--words is not for corpus $corpus; add --corpus commands_ar or commands_en"
+    for name in digits words labeled_dir unlabeled_dir dev_dir base_init; do
         [[ ${!name} != *[[:space:]]* ]] ||
             die "--$name '${!name}': a path must not have white space"
     done
-    read -r -a given_dirs <<<"$librispeech $digits"
+    read -r -a given_dirs <<<"$librispeech $digits $words"
     for directory in "${given_dirs[@]}" "${kaldi_dirs[@]}"; do
         [ -d "$directory" ] || die "there is no directory '$directory' (paths start" \
             "at the recipe's directory and must not have white space)"
@@ -65,6 +71,8 @@ get_corpus() {
             --out "downloads/$corpus" --jobs "$nj" "${extra[@]}" ;;
         digits) run "$PYTHON" -m espnet_softpl.bin.make_digits_corpus \
             --digits "$digits" --out "downloads/$corpus" --jobs "$nj" "${extra[@]}" ;;
+        words) run "$PYTHON" -m espnet_softpl.bin.make_words_corpus \
+            --words "$words" --out "downloads/$corpus" --jobs "$nj" "${extra[@]}" ;;
         librispeech)
             if [ -z "$librispeech" ]; then
                 read -r -a sets <<<"$labeled_sets $unlabeled_sets $dev_sets $test_sets"

@@ -31,7 +31,7 @@ from tqdm import tqdm
 PARTIAL = ".partial"
 CHAPTER = "1"  # The one chapter of every speaker.
 PATIENCE_SECONDS = 900.0  # A killed worker sends nothing: do not wait for ever.
-_TRANSCRIPT = re.compile(r"[A-Z']+( [A-Z']+)*")
+TRANSCRIPT = re.compile(r"[A-Z']+( [A-Z']+)*")
 
 
 class CorpusError(Exception):
@@ -53,7 +53,7 @@ class Speaker:
     speaker: int  # Unique in the corpus.
     sex: str  # M, F or U (unknown).
     name: str  # Free text for the last column of SPEAKERS.TXT, without `|`.
-    utterances: int  # How many to make, 1 to 10000.
+    utterances: int  # How many to make at most, 1 to 10000.
 
     def directory(self, root: Path) -> Path:
         """Return the directory of this speaker under a corpus root."""
@@ -194,7 +194,7 @@ def write_speaker(
         lines = []
         for index, utterance in enumerate(utterances):
             name, samples = f"{stem}-{index:04d}", utterance.samples
-            if not _TRANSCRIPT.fullmatch(utterance.text):
+            if not TRANSCRIPT.fullmatch(utterance.text):
                 raise ValueError(f"{name}: text {utterance.text!r} is not A-Z words")
             if samples.dtype != np.int16 or samples.ndim != 1 or not samples.any():
                 raise ValueError(f"{name}: audio is silent or not 16 bit mono")
@@ -231,7 +231,7 @@ def _describe(corpus: Corpus, root: Path) -> tuple[str, dict]:
         empty = {"speakers": 0, "utterances": 0, "minutes": 0.0}
         entry = sets.setdefault(each.set_name, empty)
         entry["speakers"] += 1
-        entry["utterances"] += each.utterances
+        entry["utterances"] += len(files)
         entry["minutes"] = round(entry["minutes"] + minutes, 3)
     summary = {"settings": dict(corpus.settings), "sets": sets}
     return "\n".join(lines) + "\n", summary

@@ -3,42 +3,27 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import itertools
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
-from espnet_softpl.commands.corpus.acoustics import resample, to_int16
-from espnet_softpl.commands.corpus.build import Corpus, CorpusError, Speaker, Utterance
+from espnet_softpl.commands.corpus.acoustics import to_int16
+from espnet_softpl.commands.corpus.build import Corpus, CorpusError, Utterance
+from espnet_softpl.commands.corpus.joining import (
+    SETS,
+    RecordedSpeaker,
+    Recording,
+    check_rate,
+    fingerprint,
+    reading,
+)
 
 FORMAT = 1  # Raised by every change that alters the audio or the text.
 DIGITS = tuple("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())
-SETS = ("train-labeled", "train-unlabeled", "dev", "test")  # None shares a speaker.
 DEFAULT_UTTERANCES = dict(zip(SETS, (40, 200, 100, 100), strict=True))
-
-
-class Recording(NamedTuple):
-    """One spoken digit."""
-
-    word: str  # Of DIGITS.
-    path: Path
-
-
-@dataclass(frozen=True)
-class DigitSpeaker(Speaker):
-    """A speaker with recordings."""
-
-    seed: int  # Of the corpus.
-    recordings: tuple[Recording, ...]  # What the utterances are joined from.
-    sample_rate: int  # Of the utterances.
-    resample: bool  # Whether recordings may have another sampling rate.
 
 
 def find_recordings(directory: Path) -> dict[str, list[Recording]]:
@@ -124,17 +109,17 @@ def digits_corpus(
             raise ValueError(
                 f"no recordings of speaker {name!r}; there are {', '.join(names)}"
             )
-    if sample_rate is not None and not 4000 <= sample_rate <= 96000:
-        raise ValueError(f"sample rate must be 4000 to 96000, not {sample_rate}")
+    if sample_rate is not None:
+        check_rate(sample_rate)
     first = recordings[names[0]][0].path
-    with _reading(first):
+    with reading(first):
         rate = sample_rate or soundfile.info(first).samplerate
     plan = []
     for set_name, name in ((s, name) for s in SETS for name in speakers[s]):
         number, sex = names.index(name) + 1, "F" if name in female else "M"
         base = (set_name, number, sex, name, utterances[set_name])
         own = (seed, tuple(recordings[name]), rate, sample_rate is not None)
-        plan.append(DigitSpeaker(*base, *own))
+        plan.append(RecordedSpeaker(*base, *own))
     settings = {
         "format": FORMAT,
         "seed": seed,
@@ -142,7 +127,7 @@ def digits_corpus(
         "utterances": {name: utterances[name] for name in SETS},
         "sample_rate": rate,
         "female": sorted(female),
-        "recordings": _fingerprint(directory, recordings),
+        "recordings": fingerprint(directory, recordings),
     }
     title = "digits: connected digits, joined from recordings of single ones"
     return Corpus("digits", title, settings, plan, make_utterances, rate)
@@ -159,29 +144,10 @@ def _deal(names: Sequence[str]) -> dict[str, Sequence[str]]:
     return dict(zip(SETS, parts, strict=True))
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, soundfile.SoundFileError) as error:
-        raise CorpusError(f"cannot read {path}: {error}") from error
-
-
-def _fingerprint(directory: Path, recordings: Mapping[str, list[Recording]]) -> str:
-    """Return a hash of the recordings' names and sizes."""
-    digest = hashlib.sha256()
-    for word, path in (each for some in recordings.values() for each in some):
-        with _reading(path):
-            size = path.stat().st_size
-        name = path.relative_to(directory).as_posix()
-        digest.update(f"{name} {word} {size}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def make_utterances(speaker: DigitSpeaker) -> Iterator[Utterance]:
+def make_utterances(speaker: RecordedSpeaker) -> Iterator[Utterance]:
     """Join a speaker's recordings to utterances, using each about equally often."""
-    audio = [_read(each.path, speaker) for each in speaker.recordings]
-    draw = np.random.default_rng((speaker.seed, zlib.crc32(speaker.name.encode())))
+    audio = [speaker.read(each.path) for each in speaker.recordings]
+    draw = speaker.draw()
     shuffles = (draw.permutation(len(audio)).tolist() for _ in itertools.count())
     order = itertools.chain.from_iterable(shuffles)
     for _ in range(speaker.utterances):
@@ -205,18 +171,3 @@ def _join(
     # Digital silence is not found in recordings: noise 50 dB below the speech.
     level = np.sqrt(np.mean(signal**2)) * 10 ** (-50.0 / 20)
     return signal + draw.standard_normal(len(signal)) * level
-
-
-def _read(path: Path, speaker: DigitSpeaker) -> np.ndarray:
-    with _reading(path):
-        audio, rate = soundfile.read(path)
-    if audio.ndim != 1 or not audio.any():
-        raise CorpusError(f"{path} is silent or not mono")
-    if rate == speaker.sample_rate:
-        return audio
-    if not speaker.resample:
-        raise CorpusError(
-            f"{path} has a sampling rate of {rate}, others of {speaker.sample_rate}: "
-            "choose one with --rate"
-        )
-    return resample(audio, rate, speaker.sample_rate)

@@ -11,11 +11,10 @@ import soundfile
 from espnet_softpl.commands.corpus.build import CorpusError
 from espnet_softpl.commands.corpus.digits import (
     DIGITS,
-    DigitSpeaker,
-    Recording,
     find_recordings,
     make_utterances,
 )
+from espnet_softpl.commands.corpus.joining import RecordedSpeaker, Recording
 from tests.support.corpora import NAMES, digit_sound, write_upstream
 
 
@@ -46,7 +45,9 @@ def test_recordings_are_used_equally_often(tmp_path: Path) -> None:
         path = tmp_path / f"{digit}.wav"
         soundfile.write(path, digit_sound(digit, 0.1), 8000)
         recordings.append(Recording(DIGITS[digit], path))
-    speaker = DigitSpeaker("dev", 1, "M", "ann", 50, 0, tuple(recordings), 8000, False)
+    speaker = RecordedSpeaker(
+        "dev", 1, "M", "ann", 50, 0, tuple(recordings), 8000, False
+    )
     words = [word for each in make_utterances(speaker) for word in each.text.split()]
     counts = collections.Counter(words)
     assert len(counts) == 10 and max(counts.values()) - min(counts.values()) <= 1

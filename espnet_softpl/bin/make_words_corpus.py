@@ -1,0 +1,81 @@
+"""Makes a corpus of connected words from recordings of single words by many speakers.
+
+The recordings are laid out like the Arabic Speech Commands or Google's Speech Commands:
+a folder for each word, WAV, FLAC, Ogg Vorbis or Ogg Opus. Silences are trimmed, and
+recordings of one speaker are joined; none is used twice, and no speaker is in two sets.
+The corpus is in LibriSpeech's layout. An interrupted build goes on where it stopped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_softpl.commands.corpus.build import Corpus
+from espnet_softpl.commands.corpus.command import corpus_parser, run_command
+from espnet_softpl.commands.corpus.joining import SETS
+from espnet_softpl.commands.corpus.words import words_corpus
+
+SPEAKERS = {"train-labeled": 10, "train-unlabeled": None, "dev": 4, "test": 6}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    parser = corpus_parser("make_words_corpus", __doc__ or "")
+    add = parser.add_argument
+    words_help = "directory of the words' folders, or of `dataset` that has them"
+    add("--words", type=Path, required=True, help=words_help)
+    table_help = (
+        "lines of folder, tab, word of the transcripts (default: words.tsv beside the "
+        "recordings; without one, the folder's name in upper case)"
+    )
+    add("--table", metavar="FILE", type=Path, help=table_help)
+    for name in SETS:
+        key, number = name.removeprefix("train-"), SPEAKERS[name]
+        default = "all others" if number is None else number
+        speakers_help = f"speakers of {name}, drawn by the seed (default: {default})"
+        add(
+            f"--{key}_speakers",
+            metavar="N",
+            type=int,
+            default=number,
+            help=speakers_help,
+        )
+        most_help = f"words of each speaker of {name} at most (default: all)"
+        add(f"--{key}_words", metavar="N", type=int, help=most_help)
+    add(
+        "--words_per_utterance",
+        metavar=("FEWEST", "MOST"),
+        nargs=2,
+        type=int,
+        default=[3, 6],
+        help="words of an utterance (default: 3 6)",
+    )
+    few_help = "speakers with fewer are left out (default %(default)s)"
+    add("--min_recordings", metavar="N", type=int, default=6, help=few_help)
+    rate_help = "samples per second, 4000 to 96000 (default %(default)s)"
+    add("--rate", metavar="HZ", type=int, default=16000, help=rate_help)
+    return parser
+
+
+def _plan(options: argparse.Namespace) -> Corpus:
+    values, keys = vars(options), {name: name.removeprefix("train-") for name in SETS}
+    return words_corpus(
+        options.words,
+        options.seed,
+        {name: values[f"{key}_speakers"] for name, key in keys.items()},
+        {name: values[f"{key}_words"] for name, key in keys.items()},
+        tuple(options.words_per_utterance),
+        options.min_recordings,
+        options.table,
+        options.rate,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see `run_command` for what it returns."""
+    return run_command(get_parser(), _plan, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
