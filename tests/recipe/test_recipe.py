@@ -69,6 +69,11 @@ def test_help_names_every_option_with_its_default(recipe: Path) -> None:
         (["--corpus", "librispeech_100", "--librispeech", "no"], "no directory 'no'"),
         (["--corpus", "digits", "--digits", "my digits"], "white space"),
         (["--corpus", "digits"], "needs --digits DIR"),
+        (["--corpus", "commands_ar"], "needs --words DIR"),
+        (["--words", "."], "add --corpus commands_ar or commands_en"),
+        (["--corpus", "commands_en", "--words", "no"], "no directory 'no'"),
+        (["--base_init", "no.pth:encoder:encoder"], "there is no model 'no.pth'"),
+        (["--base_init", "a b.pth"], "white space"),
         (["--pl_config", "nosuch"], "no configuration 'conf/tuning/train_pl_nosuch"),
         (["--pl_config", "hard_ctc hard_ctc"], "two systems have the same name"),
         (["--token_type", "word"], "char or bpe"),
@@ -120,6 +125,8 @@ def test_every_preset_gives_twelve_stages(recipe: Path, preset: str) -> None:
     options = ["--corpus", preset, "--dry_run", "--ngpu", 2]
     if preset == "digits":
         options += ["--digits", "."]
+    if preset.startswith("commands_"):
+        options += ["--words", "."]
     result = run(recipe, *options, train_cmd="queue.pl --mem 4G")
     assert result.returncode == 0, result.stdout
     headings = re.findall(r"^Stage (\d+): (?!done)", result.stdout, re.MULTILINE)
@@ -129,6 +136,19 @@ def test_every_preset_gives_twelve_stages(recipe: Path, preset: str) -> None:
     assert names == list(SYSTEMS)
     assert result.stdout.count("--multiprocessing_distributed true") == 4
     assert not any((recipe / name).exists() for name in GENERATED)
+
+
+def test_the_warm_up_alone_starts_from_base_init(recipe: Path) -> None:
+    (recipe / "exp").mkdir()
+    (recipe / "exp" / "base.pth").write_bytes(b"model")
+    options = ["--stage", 8, "--stop_stage", 9, "--dry_run"]
+    result = run(recipe, *options, "--base_init", "exp/base.pth:encoder:encoder")
+    shutil.rmtree(recipe / "exp")
+    assert result.returncode == 0, result.stdout
+    found = re.findall(r"/(\w+)/train.log .* --init_param (\S+)", result.stdout)
+    warmup = "exp/mini/seed1/warmup/valid.cer_ctc.ave.pth"
+    expected = [(name, warmup) for name in SYSTEMS]
+    assert found == [("warmup", "exp/base.pth:encoder:encoder"), *expected[1:]]
 
 
 def test_a_configuration_with_its_own_init_param_is_not_given_the_warm_up(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,4 +47,24 @@ def write_upstream(root: Path, takes: int = 2, rate: int = 8000) -> Path:
                 path = root / "recordings" / f"{digit}_{name}_{take}.wav"
                 sound = digit_sound(digit, 0.2 + 0.1 * take, rate)
                 soundfile.write(path, sound, rate, subtype="PCM_16")
+    return root
+
+
+def word_sound(pitch: int, background: float = 1e-4, seed: int = 0) -> np.ndarray:
+    """Returns 0.8 s of noise at 16 kHz, with a tone from 0.3 to 0.5 s."""
+    samples = np.random.default_rng(seed).standard_normal(12800) * background
+    samples[4800:8000] += digit_sound(pitch - 3, 0.2, 16000)
+    return samples
+
+
+def write_words(root: Path, words: Sequence[str], names: Sequence[str]) -> Path:
+    """Writes recordings of `word_sound`, a folder a word, with files of these names.
+
+    The first word has 300 Hz, the next 400 Hz.
+    """
+    for index, word in enumerate(words):
+        (root / word).mkdir(parents=True, exist_ok=True)
+        for number, name in enumerate(names):
+            sound = word_sound(index + 3, seed=100 * index + number)
+            soundfile.write(root / word / name, sound, 16000)
     return root

@@ -20,6 +20,7 @@ SETS = ("train-labeled", "train-unlabeled", "dev", "test")  # None shares a spea
 _FRAME_SECONDS = 0.01
 _SHARE_OF_RANGE = 0.35  # Of the decibels from background to peak: above is the word.
 _RANGE_DB = 40.0  # What is softer than the peak by more than this is background.
+_WORD_DB = 6.0  # What is within this of the peak is the word.
 _SILENT_DB = -60.0  # Of full scale: recordings whose peak is below hold no word.
 _SHORTEST_SECONDS = 0.1  # A word is longer; a click is not.
 _FADE_SECONDS = 0.005  # Two backgrounds meet without a click.
@@ -113,7 +114,8 @@ def find_word(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
         raise ValueError(f"is too short: {len(samples) / sample_rate:.2f} s")
     frames = (samples - samples.mean())[: count * length].reshape(count, length)
     # The mean of three frames: single clicks count less.
-    energy = np.convolve(np.mean(frames**2, axis=1), np.ones(3) / 3, "same")
+    padded = np.pad(np.mean(frames**2, axis=1), 1, mode="edge")
+    energy = np.convolve(padded, np.ones(3) / 3, "valid")
     level = 10 * np.log10(energy + 1e-10)
     peak, background = level.max(), np.percentile(level, 10)
     if peak < _SILENT_DB:
@@ -121,7 +123,7 @@ def find_word(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
     threshold = max(
         background + _SHARE_OF_RANGE * (peak - background), peak - _RANGE_DB
     )
-    loud = np.flatnonzero(level >= threshold)
+    loud = np.flatnonzero(level >= min(threshold, peak - _WORD_DB))
     start, end = int(loud[0]) * length, (int(loud[-1]) + 1) * length
     if end - start < _SHORTEST_SECONDS * sample_rate:
         raise ValueError(

@@ -209,7 +209,7 @@ def _tell(who: str, dropped: Sequence[str]) -> None:
     if dropped:
         more = "; and others" if len(dropped) > _NAMED else ""
         sys.stderr.write(
-            f"{who}{len(dropped)} recordings left out: "
+            f"{who}recordings left out ({len(dropped)}): "
             f"{'; '.join(dropped[:_NAMED])}{more}\n"
         )
 
