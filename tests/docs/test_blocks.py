@@ -42,7 +42,7 @@ PROGRAM = re.compile(
 )
 OURS = ("tests/run.sh", "tests/newcomer.sh", "tools/setup_venv.sh")
 DIRECTORIES = {"--librispeech", "--digits", "--labeled_dir", "--unlabeled_dir"}
-DIRECTORIES |= {"--dev_dir", "--test_dirs"}
+DIRECTORIES |= {"--dev_dir", "--test_dirs", "--words"}
 
 
 def commands(block: Block) -> list[str]:
@@ -219,6 +219,10 @@ def test_the_recipe_takes_its_options(command: str, recipe: Path) -> None:
         if option in DIRECTORIES:
             for name in value.split():
                 (recipe / name).mkdir(parents=True, exist_ok=True)
+        if option == "--base_init":
+            model = recipe / value.partition(":")[0]
+            model.parent.mkdir(parents=True, exist_ok=True)
+            model.touch()
     result = subprocess.run(
         [*words, "--dry_run", "true"],
         cwd=recipe,
