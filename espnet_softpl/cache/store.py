@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.files import sync
+from espnet_softpl.core.files import load_state, sync
 from espnet_softpl.core.ranges import at_least
 
 _FILE_NAME = re.compile(r"slot\d+-(\d+)\.pt")
@@ -94,8 +94,7 @@ class LabelStore:
         """Hold what a state says, and nothing else; delete no file.
 
         Raises:
-            UserError: A file is missing or broke off. The store is as before. The
-                numbers in a whole file are not checked.
+            UserError: A file is missing or damaged. The store is as before.
         """
         for file in state["files"].values():
             self._read(file)
@@ -122,12 +121,9 @@ class LabelStore:
         if not path.is_file():
             raise UserError(f"{path}: a file of saved labels is missing. {hint}")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        # What torch raises depends on where a file breaks off.
-        except Exception as error:
-            raise UserError(
-                f"{path}: a file of saved labels cannot be read: {error}. {hint}"
-            ) from error
+            return load_state(path)
+        except UserError as error:
+            raise UserError(f"saved labels: {error}. {hint}") from error
 
 
 def _compact(value: Any) -> Any:

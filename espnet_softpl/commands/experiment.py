@@ -204,7 +204,7 @@ class Experiment:
         """
         for path in self.snapshots():
             try:
-                state = load_state(path, mmap=True)
+                state = load_state(path)
             except (UserError, OSError) as error:
                 logger.warning("%s: %s; the one before is taken", path, error)
                 continue
@@ -263,12 +263,9 @@ def load_weights(file: Path) -> dict[str, torch.Tensor]:
         "training, is none"
     )
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # What torch raises is not documented.
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{file} cannot be read, it is torn or no model: {reason}. {advice}"
-        ) from error
+        state = load_state(file)
+    except UserError as error:
+        raise UserError(f"{error}. {advice}") from error
     state = state.get("module", state) if isinstance(state, Mapping) else state
     if not (isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))):
         raise UserError(

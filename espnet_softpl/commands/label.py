@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.layers.create_adapter import create_adapter
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
@@ -26,6 +25,7 @@ from espnet_softpl.commands import label_files
 from espnet_softpl.commands.experiment import Experiment, Weights, open_experiment
 from espnet_softpl.commands.label_files import Audio, Progress, Record
 from espnet_softpl.core.errors import UserError, refusing
+from espnet_softpl.core.files import read_yaml
 from espnet_softpl.core.modules import check_structure, evaluating
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.usable_audio import UsableAudio, UsableShare, smallest_input
@@ -211,7 +211,7 @@ def label_set(
     """
     summary = args.out / label_files.SUMMARY
     if summary.exists():
-        written = yaml.safe_load(summary.read_text(encoding="utf-8"))
+        written = read_yaml(summary)
         label_files.check_settings(written, settings, summary)
         return {key: written[key] for key in written if key not in settings}
     total, most = len(audio.entries), args.pl_max_bad_share

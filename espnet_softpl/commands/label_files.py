@@ -44,12 +44,17 @@ class Progress:
         self._path = out / PROGRESS
         lines = self._path.read_bytes().splitlines(True) if self._path.exists() else []
         # What has no end of line was cut off by a kill.
-        whole = [line.decode().rstrip("\n") for line in lines if line.endswith(b"\n")]
+        whole = [line.rstrip(b"\n") for line in lines if line.endswith(b"\n")]
+        try:
+            whole = [line.decode() for line in whole]
+            told = list(map(json.loads, whole))
+        except ValueError as error:
+            raise UserError(f"{self._path} is damaged: {error}; remove it") from error
         if whole:
-            check_settings(json.loads(whole[0]), settings, self._path)
+            check_settings(told[0], settings, self._path)
         with atomic_write(self._path) as stream:
             stream.writelines(f"{line}\n" for line in whole or [json.dumps(settings)])
-        self.done: dict[int, list[Record]] = dict(map(json.loads, whole[1:]))
+        self.done: dict[int, list[Record]] = dict(told[1:])
 
     def add(self, number: int, records: list[Record]) -> None:
         """Store a mini-batch; it is on the disk when this returns."""

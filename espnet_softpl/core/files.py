@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,22 +98,56 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def load_state(path: Path, mmap: bool = False) -> Any:
-    """Load tensors, to the CPU, and plain values, nothing that could run code.
+def check_sums(path: Path) -> None:
+    """Refuse a file of `torch.save` in which a bit is not as it was written.
 
-    With `mmap`, tensors stay in the file until they are used. UserError if the file is
-    torn, or holds something else.
+    torch writes a CRC-32 of every record, and looks at none when it loads. What is no
+    zip archive (of torch before 1.6, or torn) is left to torch. It takes
+    0.4 s per GB (in the page cache, one core).
     """
-    import torch
-
+    if not zipfile.is_zipfile(path):
+        return
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with zipfile.ZipFile(path) as records:
+            damaged = records.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # A wrong bit in a header may ask for anything.
+        damaged = f"{type(error).__name__}: {error}"
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: {damaged} is not what was written")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Make a UserError of whatever torch raises of a file that it cannot load."""
+    try:
+        yield
+    except UserError:
+        raise
     except Exception as error:  # What torch raises is not documented.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # The other one is of a place that a torn file names.
         reason = str(error).partition("\n")[0]
         what = f"{path} cannot be read, it is torn or no state: {reason}"
         raise UserError(what) from error
+
+
+def load_state(path: Path, mmap: bool = False) -> Any:
+    """Load tensors, to the CPU, and plain values, nothing that could run code.
+
+    With `mmap`, tensors stay in the file until they are used, and `check_sums`, which
+    reads all of it, is the caller's.
+
+    Raises:
+        UserError: The file is torn, damaged, or holds something else.
+    """
+    import torch
+
+    with reading(path):
+        if not mmap:
+            check_sums(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 # A configuration of ESPnet has a few values, and a token list of up to 100,000.

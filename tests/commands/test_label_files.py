@@ -12,6 +12,7 @@ import yaml
 from espnet_softpl.bin import export
 from espnet_softpl.commands import label as commands_label
 from espnet_softpl.commands.label_files import PROGRESS, Progress
+from espnet_softpl.core.errors import UserError
 from tests.support.labeling import (
     check_refusal,
     label_in_process,
@@ -98,3 +99,10 @@ def test_labels_of_other_settings_are_not_mixed(
     (out / "label.yaml").unlink()
     (out / PROGRESS).write_text(json.dumps({"seed": 1}) + "\n")
     check_refusal(base_model, scp, out, [], "name another --out", capsys)
+
+
+@pytest.mark.parametrize("line", [b'[0, [{"id', b'{"s\xffed": 1}'])
+def test_progress_that_is_damaged_is_refused(tmp_path, line) -> None:
+    (tmp_path / PROGRESS).write_bytes(b'{"seed": 1}\n' + line + b"\n")
+    with pytest.raises(UserError, match=r"\.progress is damaged: .*; remove it"):
+        Progress(tmp_path, {"seed": 1})

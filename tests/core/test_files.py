@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from espnet_softpl.core import files, processes
 from espnet_softpl.core.errors import UserError
+from tests.support.espnet_runs import flip_bit
 
 
 def names(directory: Path) -> list[str]:
@@ -87,7 +89,7 @@ def test_torn_files_and_code_are_not_loaded(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for torn in (b"", whole[: len(whole) // 2], b"no state at all"):
         path.write_bytes(torn)
-        with pytest.raises(UserError, match="torn or no state"):
+        with pytest.raises(UserError, match="it is torn"):
             files.load_state(path)
 
     class Trap:
@@ -95,9 +97,44 @@ def test_torn_files_and_code_are_not_loaded(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "hacked",))
 
     torch.save(Trap(), path)
-    with pytest.raises(UserError, match="torn or no state"):
+    with pytest.raises(UserError, match="it is torn"):
         files.load_state(path)
     assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("where", [0.0, 0.3, 1.0])
+def test_a_bit_that_is_flipped_is_found(tmp_path: Path, where) -> None:
+    path = tmp_path / "state.pth"
+    files.save_atomically({"weight": torch.arange(3000.0)}, path)
+    flip_bit(path, where)
+    # torch itself sees nothing.
+    loaded = torch.load(path, weights_only=True)["weight"]
+    assert not torch.equal(loaded, torch.arange(3000.0))
+    with pytest.raises(UserError, match=r"state.pth is damaged: \S*data/0 is not what"):
+        files.load_state(path)
+
+
+def test_no_wrong_bit_gives_other_weights_or_a_traceback(tmp_path: Path) -> None:
+    """Wherever it is: in a header, in the directory at the end, in what fills up."""
+    path, weight = tmp_path / "state.pth", torch.arange(16.0)
+    files.save_atomically({"weight": weight}, path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        wrong = bytearray(whole)
+        wrong[place] ^= 1 << place % 8
+        path.write_bytes(wrong)
+        with contextlib.suppress(UserError):
+            assert torch.equal(files.load_state(path)["weight"], weight)
+
+
+def test_a_file_of_an_older_torch_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    state = {"weight": torch.arange(30)}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(files.load_state(path)["weight"], state["weight"])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="it is torn"):
+        files.load_state(path)
 
 
 def test_yaml_of_a_stranger(tmp_path) -> None:

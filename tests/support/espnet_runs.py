@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,22 @@ def train(task: Any, options: dict[str, Any], output_dir: Path, *more: str) -> P
 def load(path: Path) -> Any:
     """Load what a training wrote."""
     return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def flip_bit(path: Path, where: float = 0.5) -> None:
+    """Flip a bit in the largest record (numbers) of what torch saved, at a share of it.
+
+    A file of another name links to it no more: the bit is flipped in a copy.
+    """
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as records:
+        record = max(records.infolist(), key=lambda info: info.file_size)
+    # The local header has 30 bytes, and says how long name and filling are.
+    begin = record.header_offset
+    begin += 30 + sum(struct.unpack_from("<HH", content, begin + 26))
+    content[begin + round(where * (record.file_size - 1))] ^= 16
+    path.unlink()
+    path.write_bytes(content)
 
 
 def load_snapshot(exp: Path, epoch: int, rank: int = 0) -> dict[str, Any]:

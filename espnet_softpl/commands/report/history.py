@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ Statistics = Mapping[int, Mapping[str, Mapping[str, Any]]]
 History = dict[str, list[tuple[int, float]]]
 
 # What loading raises if a file is missing, half written, or no checkpoint.
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError)
-UNREADABLE += (AttributeError, pickle.UnpicklingError)
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def read_statistics(directory: Path) -> Statistics:

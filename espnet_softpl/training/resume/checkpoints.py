@@ -17,7 +17,6 @@ import fcntl
 import importlib
 import logging
 import os
-import pickle
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from espnet2.train.reporter import Reporter
 
 from espnet_softpl.cache import CACHE_DIR
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.files import save_atomically
+from espnet_softpl.core.files import check_sums, reading, save_atomically
 from espnet_softpl.monitors.samples import SAMPLES_DIR
 from espnet_softpl.training.resume.layout import (
     ADVICE,
@@ -43,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 Criterion = Sequence[str]  # Phase, statistic, "min" or "max".
 
-# The modules of ESPnet that save models, by the name `torch.save`.
+# The modules of ESPnet that save and load models, by the name `torch`.
 WRITERS = ("espnet2.train.trainer", "espnet2.main_funcs.average_nbest_models")
 
 
@@ -103,9 +102,15 @@ def sole_run(options: Any) -> Iterator[None]:
 
 
 class _TorchSavingWhole:
-    """The module `torch` as ESPnet's writers see it: `save` is atomic."""
+    """The module `torch` as ESPnet sees it: `save` is atomic, `load` checks sums."""
 
     save = staticmethod(save_atomically)
+
+    @staticmethod
+    def load(path: Path, *args: Any, **kwargs: Any) -> Any:
+        with reading(Path(path)):
+            check_sums(Path(path))
+            return torch.serialization.load(path, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -113,7 +118,7 @@ class _TorchSavingWhole:
 
 @contextlib.contextmanager
 def whole_files() -> Iterator[None]:
-    """Let ESPnet's trainer write files that are whole or not there."""
+    """Let ESPnet's trainer write files that are whole, and read none that is not."""
     modules = [importlib.import_module(name) for name in WRITERS]
     for module in modules:
         module.torch = _TorchSavingWhole()
@@ -206,12 +211,11 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
     if not checkpoint.exists():
         return None
     try:
+        check_sums(checkpoint)
         saved = load_checkpoint(checkpoint)
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
+    except UserError as error:
         raise UserError(
-            f"cannot resume: {checkpoint} cannot be read ({reason}). Bring it back "
-            f"from a copy. {ADVICE}"
+            f"cannot resume: {error}. Bring it back from a copy. {ADVICE}"
         ) from error
     reporter = Reporter()
     reporter.load_state_dict(saved["reporter"])

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from espnet_softpl.core.files import load_state
+
 STATE_DIR = "pl_state"  # Beside ESPnet's checkpoint; the snapshots are in it.
 STATE_VERSION = 4  # Of the snapshots; those of another version are refused.
 CHECKPOINT = "checkpoint.pth"  # ESPnet's, of the latest finished epoch.
@@ -38,7 +40,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Returns:
         `model`, `reporter`, `optimizers`, `schedulers` and `scaler`. The tensors, on
-        the CPU, stay in the file until they are used.
+        the CPU, stay in the file until they are used; see `load_state`.
     """
     with torch.serialization.safe_globals(SAFE_GLOBALS):
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        return load_state(path, mmap=True)

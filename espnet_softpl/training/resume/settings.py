@@ -90,7 +90,10 @@ def check(
     """
     file = output_dir / STATE_DIR / FILE
     if resume and file.exists() and any(file.parent.glob("*epoch.*")):
-        before = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"cannot resume: {file} is damaged: {error}") from error
         changes = [
             f"{name}: {_shown(before.get(name))} -> {_shown(settings.get(name))}"
             for name in sorted({*before, *settings})

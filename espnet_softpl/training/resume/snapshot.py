@@ -119,7 +119,10 @@ def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str
             f"cannot resume: {path} is missing, so the teacher of epoch "
             f"{training.epoch} is not known. {ADVICE}"
         )
-    state = load_state(path)
+    try:
+        state = load_state(path)
+    except UserError as error:
+        raise UserError(f"cannot resume: {error}. {ADVICE}") from error
     known = state if isinstance(state, dict) else {}
     for key, wanted, advice in (
         ("version", STATE_VERSION, OF_ANOTHER_VERSION),

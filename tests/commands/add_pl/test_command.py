@@ -239,7 +239,7 @@ def test_long_audio_is_noted(here, tmp_path, capsys) -> None:
             ["--init_param", "exp/asr_base/checkpoint.pth"],
             "ESPnet's state of a training",
         ),
-        (["--init_param", "data/tokens.txt"], "cannot be read, it is torn or no model"),
+        (["--init_param", "data/tokens.txt"], "cannot be read, it is torn"),
         (["--out", "data/tokens.txt"], "exists; give another --out"),
         (["--exp_dir", "exp/asr_base"], "holds a training already"),
         (["--unlabeled", "nowhere"], "nowhere does not exist"),

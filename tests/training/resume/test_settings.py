@@ -52,6 +52,10 @@ def test_changes_are_named_and_refused_unless_allowed(tmp_path, caplog) -> None:
     assert "changed settings: seed: 2 -> 3; x: 2 -> not set" in caplog.text
     written = json.loads((tmp_path / "pl_state" / "settings.json").read_text())
     assert written == {"seed": "3"}
+    for damaged in (b'{"seed": "3', b"[3]", b'{"s\xffed": "3"}'):
+        (tmp_path / "pl_state" / "settings.json").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"settings.json is damaged"):
+            settings.check(tmp_path, {"seed": "3"}, resume=True, allow=True)
 
 
 @pytest.fixture(scope="module")
