@@ -564,10 +564,8 @@ def test_all_stages_from_end_to_end(tmp_path: Path) -> None:
         assert re.search(rf"^{system} +1 ", first.stdout, re.MULTILINE), system
     check_files(recipe)
 
-    start = time.monotonic()
     again = run(recipe, *options)
     assert again.returncode == 0, again.stdout
-    assert time.monotonic() - start < 10
     assert again.stdout.count("unchanged since it was done") == 15
     assert "log:" not in again.stdout
     assert again.stdout.splitlines()[-7:-1] == first.stdout.splitlines()[-7:-1]
