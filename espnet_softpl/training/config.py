@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.ranges import at_least, fraction
 from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
 from espnet_softpl.labels.forms import LabelForms
+from espnet_softpl.labels.token_lm import TokenLM, read_lm
 from espnet_softpl.monitors import guard
 from espnet_softpl.training.schedule import Schedule, Scheduled
 
@@ -90,6 +92,7 @@ def build_filters(args: Namespace) -> tuple[tuple[str, filters.Filter], ...]:
 def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ...]:
     """Build the parts that a key names; their settings may be ramps."""
     names, conf = getattr(args, registry.key), getattr(args, f"{registry.key}_conf")
+    conf = _with_lms(conf, args, f"{registry.key}_conf")
     try:
         return tuple(
             Scheduled(functools.partial(registry.build, name), settings)
@@ -99,6 +102,32 @@ def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ..
         raise
     except ValueError as error:  # A ramp that is none: it does not know its key.
         raise UserError(f"{registry.key}_conf: {error}") from error
+
+
+def _with_lms(conf: Any, args: Namespace, key: str) -> Any:
+    """Replace each file that a setting `lm` names, at any depth, by what is in it."""
+    if isinstance(conf, Mapping):
+        return {
+            name: _read_lm(value, args, key)
+            if name == "lm" and isinstance(value, str)
+            else _with_lms(value, args, key)
+            for name, value in conf.items()
+        }
+    if isinstance(conf, (list, tuple)):
+        return [_with_lms(value, args, key) for value in conf]
+    return conf
+
+
+def _read_lm(file: str, args: Namespace, key: str) -> TokenLM:
+    """Read an ARPA file; a path that is none from here is tried from the token list."""
+    place = Path(file)
+    if not place.exists() and isinstance(args.token_list, str):
+        beside = Path(args.token_list).parent / file
+        place = beside if beside.exists() else place
+    try:
+        return read_lm(place, read_token_list(args))
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
 
 
 def _build_teacher(args: Namespace, schedule: Schedule) -> teacher.Teacher:

@@ -11,11 +11,14 @@ from espnet_softpl.ctc import greedy
 from espnet_softpl.ctc.sampling import sample_paths
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from tests.conftest import make_label, make_log_probs
+from tests.shaping.test_lm_posterior import make_lm
 
+LM = make_lm(5)
 SETTINGS = {
     "align": [{}, {"decay": 0.5, "power": 0.5}],
     "blank": [{"bias": -2.0}, {"bias": 0.5, "prior_scale": 0.7}, {"prior_scale": 1.0}],
     "frame_confidence": [{}, {"threshold": 0.5}],
+    "lm_posterior": [{"lm": LM}, {"lm": LM, "bonus": 1.0, "topk": 4}],
     "sample": [{}, {"temperature": 1.0}],
     "sharpen": [{}, {"temperature": 2.0}],
     "token_confidence": [{}, {"power": 2.0, "threshold": 0.7}],
@@ -219,6 +222,7 @@ def test_state_resumes_bit_for_bit(name, conf) -> None:
         ("sharpen", {"temperature": 1.0}),
         ("align", {"power": 0.0}),
         ("blank", {}),
+        ("lm_posterior", {"lm": LM, "lm_scale": 0.0, "prior_scale": 0.0}),
         ("frame_confidence", {"threshold": 0.0}),
         ("token_confidence", {"power": 0.0}),
         ("utterance_confidence", {"power": 0.0}),
@@ -250,6 +254,12 @@ def test_a_users_shaping_by_dotted_path() -> None:
         ("blank", {"bias": math.inf}, "bias"),
         ("blank", {"prior_scale": -0.1}, "prior_scale"),
         ("frame_confidence", {"threshold": 1.5}, "threshold"),
+        ("lm_posterior", {}, "missing .* 'lm'"),
+        ("lm_posterior", {"lm": 3}, "lm must be a bigram"),
+        ("lm_posterior", {"lm": LM, "lm_scale": -1.0}, "lm_scale"),
+        ("lm_posterior", {"lm": LM, "prior_scale": -1.0}, "prior_scale"),
+        ("lm_posterior", {"lm": LM, "bonus": math.nan}, "bonus"),
+        ("lm_posterior", {"lm": LM, "topk": 0}, "topk"),
         ("token_confidence", {"power": -1.0}, "power"),
         ("token_confidence", {"threshold": -0.5}, "threshold"),
         ("utterance_confidence", {"threshold": math.nan}, "threshold"),
