@@ -36,8 +36,8 @@ def lm_posterior(
         ends: Log weight of ending after token u, (V,) or (B, V).
 
     Returns:
-        Log-posteriors, (B, T, V), in the type of log_probs; padding is as it was. NaN if
-        all alignments have weight 0.
+        Log-posteriors, (B, T, V), in the type of log_probs; padding is as it was.
+        NaN if all alignments have weight 0.
     """
     probs = log_probs.detach().double()
     probs = (probs - probs.amax(-1, keepdim=True)).exp()
@@ -130,8 +130,9 @@ class LMPosterior(Shaping):
             teacher's posteriors have a prior of tokens already.
         bonus: Added to the log weight of each token, in nats, at least 0; against
             labels that get shorter.
-        topk: Only tokens among the `topk` best of any frame of the utterance take part,
-            at least 1; None is all. For word pieces: T times the square of their number.
+        topk: Only tokens among the `topk` best of any frame of the utterance take
+            part, at least 1; None is all. For word pieces: the cost is T times the
+            square of their number.
     """
 
     def __init__(

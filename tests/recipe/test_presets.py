@@ -34,6 +34,8 @@ PRESETS = (
     "slimipl_ls100",
     "topipl",
 )
+# Of shapings that change what is learned enough to be tried by themselves.
+SHAPINGS = ("lm_posterior", "hard_lm_posterior")
 FAST = ("from_the_start", "slimipl_ls100")  # One without and one with a warm-up.
 over_presets = pytest.mark.parametrize("name", PRESETS)
 
@@ -67,7 +69,7 @@ def stock_part(conf: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_configuration_is_a_criterion_or_an_algorithm() -> None:
     names = {path.stem.removeprefix("train_pl_") for path in CONF.glob("tuning/*")}
-    assert names == {*criteria.available(), *PRESETS}
+    assert names == {*criteria.available(), *PRESETS, *SHAPINGS}
 
 
 @over_presets

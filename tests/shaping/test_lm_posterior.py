@@ -43,7 +43,9 @@ def test_it_is_the_sum_over_all_alignments(scales) -> None:
     lm, frames = make_lm(4), make_log_probs(3, 5, 4, torch.float64)
     names = ("lm_scale", "prior_scale", "bonus")
     for topk in (None, 3):
-        part = shaping.build("lm_posterior", lm=lm, topk=topk, **dict(zip(names, scales)))
+        part = shaping.build(
+            "lm_posterior", lm=lm, topk=topk, **dict(zip(names, scales))
+        )
         q = part.posteriors(frames, LENGTHS)
         for b, length in enumerate(LENGTHS):
             expected = by_enumeration(frames[b, :length], lm, *scales)
@@ -68,7 +70,9 @@ def test_it_is_the_derivative_of_the_log_of_the_sum() -> None:
 def test_scales_of_0_change_nothing() -> None:
     label = make_label(make_log_probs(3, 5, 4, torch.float64), LENGTHS)
     part = shaping.build("lm_posterior", lm=make_lm(4), lm_scale=0.0, prior_scale=0.0)
-    torch.testing.assert_close(part(label).log_probs, label.log_probs, rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        part(label).log_probs, label.log_probs, rtol=1e-10, atol=0
+    )
 
 
 def test_a_soft_label_with_it_moves_a_student_that_is_the_teacher() -> None:
