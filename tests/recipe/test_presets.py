@@ -35,7 +35,7 @@ PRESETS = (
     "topipl",
 )
 # Of shapings that change what is learned enough to be tried by themselves.
-SHAPINGS = ("lm_posterior", "hard_lm_posterior")
+SHAPINGS = ("lm_posterior", "hard_lm_posterior", "soft_rescore", "hard_rescore")
 FAST = ("from_the_start", "slimipl_ls100")  # One without and one with a warm-up.
 over_presets = pytest.mark.parametrize("name", PRESETS)
 
