@@ -1,4 +1,4 @@
-"""Labels that know a language model, trained on in ESPnet's own trainer."""
+"""Language models, networks and priors in labels, in ESPnet's own trainer."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ RESCORE = dict(
     pl_shaping="rescore",
     pl_shaping_conf={"lm": "bigram.arpa", "nbest": 4, "temperature": 2.0},
 )
+
+NETWORK = {"pl_criterion_conf": {"nbest": 3, "network": True}}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,8 @@ def data(tmp_path_factory) -> Data:
         ("soft_ctc", RESCORE, {}),
         ("nbest_ctc", RESCORE, CACHE),
         ("hard_ctc", RESCORE, CACHE),
+        ("occupancy_ce", NETWORK, CACHE),
+        ("hard_ctc", {"pl_criterion_conf": {"prior_scale": 0.5}}, {}),
     ],
 )
 def test_it_trains_and_resumes(

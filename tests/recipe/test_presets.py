@@ -34,8 +34,9 @@ PRESETS = (
     "slimipl_ls100",
     "topipl",
 )
-# Of shapings that change what is learned enough to be tried by themselves.
-SHAPINGS = ("lm_posterior", "hard_lm_posterior", "soft_rescore", "hard_rescore")
+# Labels and losses that are settings of a criterion, or a shaping with one.
+VARIANTS = ("lm_posterior", "hard_lm_posterior", "soft_rescore", "hard_rescore")
+VARIANTS += ("network_occupancy_ce", "prior_ctc")
 FAST = ("from_the_start", "slimipl_ls100")  # One without and one with a warm-up.
 over_presets = pytest.mark.parametrize("name", PRESETS)
 
@@ -69,7 +70,7 @@ def stock_part(conf: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_configuration_is_a_criterion_or_an_algorithm() -> None:
     names = {path.stem.removeprefix("train_pl_") for path in CONF.glob("tuning/*")}
-    assert names == {*criteria.available(), *PRESETS, *SHAPINGS}
+    assert names == {*criteria.available(), *PRESETS, *VARIANTS}
 
 
 @over_presets
