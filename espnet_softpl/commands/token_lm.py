@@ -89,7 +89,10 @@ def count(
         UserError: A file is missing or no such file, or none of the text's tokens is in
             the list.
     """
-    from espnet2.text.build_tokenizer import build_tokenizer
+    # One by one: ESPnet's chooser imports what downloads pronunciations.
+    from espnet2.text.char_tokenizer import CharTokenizer
+    from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
+    from espnet2.text.word_tokenizer import WordTokenizer
 
     for file in filter(None, (token_list, bpemodel)):
         if not file.is_file():
@@ -98,9 +101,10 @@ def count(
         raise UserError("--bpemodel is for --token_type bpe, which needs it")
     tokens = token_list.read_text(encoding="utf-8").splitlines()
     said = [token for token in tokens if token not in NOT_SAID]
-    tokenizer = build_tokenizer(
-        token_type=token_type, bpemodel=None if bpemodel is None else str(bpemodel)
-    )
+    if token_type == "bpe":
+        tokenizer = SentencepiecesTokenizer(str(bpemodel))
+    else:
+        tokenizer = CharTokenizer() if token_type == "char" else WordTokenizer()
     sentences = [
         [token if token in said else UNKNOWN for token in tokenizer.text2tokens(words)]
         for words in read_scp(text, empty=True).values()
