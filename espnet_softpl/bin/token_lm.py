@@ -23,7 +23,8 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--text", type=Path, required=True, help="lines of 'utterance-id transcript'")
     add("--token_list", type=Path, required=True, help="the model's tokens, one a line")
-    add("--token_type", choices=("char", "bpe", "word"), default="char")
+    type_help = "of the token list (default: %(default)s)"
+    add("--token_type", choices=("char", "bpe", "word"), default="char", help=type_help)
     add("--bpemodel", type=Path, help="sentencepiece model, for bpe (default: none)")
     add("--out", type=Path, required=True, help="the ARPA file to write")
     return parser

@@ -124,7 +124,7 @@ class LMPosterior(Shaping):
     from it learns the LM: compare with hard labels read off q, and decode with the LM.
 
     Args:
-        lm: A bigram of the tokens: an ARPA file.
+        lm: A bigram of the tokens: an ARPA file; must be given.
         lm_scale: Power of the LM, at least 0.
         prior_scale: Power of the LM's unigram, at least 0, by which it is divided: the
             teacher's posteriors have a prior of tokens already.
@@ -137,14 +137,17 @@ class LMPosterior(Shaping):
 
     def __init__(
         self,
-        lm: TokenLM,
+        lm: TokenLM | None = None,
         lm_scale: float = 0.8,
         prior_scale: float = 0.4,
         bonus: float = 0.0,
         topk: int | None = None,
     ) -> None:
         if not isinstance(lm, TokenLM):
-            raise ValueError(f"lm must be a bigram of tokens, got {lm!r}")
+            raise ValueError(
+                f"lm must be a bigram of the tokens, an ARPA file as `python -m "
+                f"espnet_softpl.bin.token_lm` writes, got {lm!r}"
+            )
         self.lm = lm
         self.lm_scale = not_negative("lm_scale", lm_scale)
         self.prior_scale = not_negative("prior_scale", prior_scale)

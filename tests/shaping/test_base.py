@@ -255,7 +255,7 @@ def test_a_users_shaping_by_dotted_path() -> None:
         ("blank", {"bias": math.inf}, "bias"),
         ("blank", {"prior_scale": -0.1}, "prior_scale"),
         ("frame_confidence", {"threshold": 1.5}, "threshold"),
-        ("lm_posterior", {}, "missing .* 'lm'"),
+        ("lm_posterior", {}, "lm must be a bigram of the tokens, an ARPA file"),
         ("lm_posterior", {"lm": 3}, "lm must be a bigram"),
         ("lm_posterior", {"lm": LM, "lm_scale": -1.0}, "lm_scale"),
         ("lm_posterior", {"lm": LM, "prior_scale": -1.0}, "prior_scale"),
