@@ -48,6 +48,7 @@ max_seconds=30.0        # longest utterance to train on
 # Tokens
 token_type=char         # char or bpe
 nbpe=500                # vocabulary size of bpe
+lm_text=                # text of the bigram of tokens, with ids (default: the labeled)
 feats_normalize=global_mvn  # global_mvn (by statistics of the labeled set) or utterance_mvn
 # Training
 warmup_config=conf/train_warmup.yaml    # supervised warm-up
@@ -195,6 +196,15 @@ if begin_stage 6 "$token_type token list $tokens"; then
         run ./local/tokens.sh "$token_type" "$dump/labeled/text" "$tokens" \
             "$bpemodel" "$nbpe"
         mark_done "${tokens%/*}/.done" "$key" "$dump/labeled/text"
+    fi
+    # The language model of presets with "lm: bigram.arpa".
+    inputs=("${lm_text:-$dump/labeled/text}" "$tokens")
+    if changed "${tokens%/*}/.bigram" "" "${inputs[@]}"; then
+        words=(--text "${inputs[0]}" --token_list "$tokens" --token_type "$token_type")
+        [ "$token_type" = char ] || words+=(--bpemodel "$bpemodel")
+        run "$PYTHON" -m espnet_softpl.bin.token_lm "${words[@]}" \
+            --out "${tokens%/*}/bigram.arpa"
+        mark_done "${tokens%/*}/.bigram" "" "${inputs[@]}"
     fi
 fi
 

@@ -45,6 +45,14 @@ def pack(
     if label.frame_weight is not None:
         mask = frame_mask(label.lengths, labels.path.size(1))
         record["frame_weight"] = label.frame_weight[mask].cpu()
+    if label.list_scores is not None:
+        record["list"] = {
+            "tokens": _without_padding(
+                label.list_tokens.flatten(0, 1), label.list_lengths.flatten()
+            ),
+            "lengths": label.list_lengths.cpu(),
+            "scores": label.list_scores.cpu(),
+        }
     if decoder is not None:
         answer = record["decoder"] = {"lengths": decoder.lengths.cpu()}
         if decoder.log_probs is None:
@@ -69,6 +77,8 @@ def unpack(
     if "frame_weight" in record:
         weight = _padded(record["frame_weight"], lengths, shape[0], 0.0)
         label = label._replace(frame_weight=weight)
+    if "list" in record:
+        label = label._replace(**_unpack_list(record["list"], device))
     return Labels(
         utterance_ids=list(record["utterance_ids"]),
         label=label,
@@ -123,6 +133,18 @@ def _unpack_label(
         token_lengths=token_lengths,
         weight=packed["weight"].to(device),
     )
+
+
+def _unpack_list(packed: dict[str, Any], device: Any) -> dict[str, torch.Tensor]:
+    """Return the transcripts that a shaping has listed, as fields of a label."""
+    lengths = packed["lengths"].to(device)
+    width = int(packed["lengths"].max())
+    rows = _padded(packed["tokens"].long(), lengths.flatten(), width)
+    return {
+        "list_tokens": rows.view(*lengths.shape, width),
+        "list_lengths": lengths,
+        "list_scores": packed["scores"].to(device),
+    }
 
 
 def _unpack_decoder(

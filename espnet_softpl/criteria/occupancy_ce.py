@@ -6,6 +6,8 @@ from espnet_softpl.criteria.base import register
 from espnet_softpl.criteria.frame_ce import frame_weights, probability_ce
 from espnet_softpl.criteria.transcripts import TranscriptsCriterion
 from espnet_softpl.ctc import in_float32, sharpen
+from espnet_softpl.ctc.confusion import confusion_network
+from espnet_softpl.ctc.graph import graph_occupancies
 from espnet_softpl.ctc.loss import occupancies
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
@@ -21,21 +23,41 @@ class OccupancyCE(TranscriptsCriterion):
     taken away. The gradient with respect to the student's logits is p_S - g_T. Over
     all transcripts g_T is p_T itself, and this is `soft_ce`.
 
+    With `network`, g_T are the occupancies within the confusion network of the list, as
+    `soft_ctc` has it for the student: g_T = E_{y ~ Q} gamma_T(v | t; y), Q(y) ~ W(y)
+    P_T(y). Soft between the alternatives of a bin, 0 elsewhere, so that the gradient at
+    p_S = p_T is not 0: what P_T gives to transcripts outside is taken away.
+
     Source: the posterior targets of forward-backward (soft forced alignment); here as
-    a pseudo-label between `viterbi_ce` and `soft_ce`.
+    a pseudo-label between `viterbi_ce` and `soft_ce`. Lattice supervision (Manohar et
+    al. 2018) is the form with a network; the gradient is that of GTC (Moritz et al.
+    2020, https://arxiv.org/abs/2010.15653).
 
     Known failure: it keeps the frames sharp, and still tells the student where the
-    tokens are; a label of wrong tokens is as wrong as that of `hard_ctc`.
+    tokens are; a label of wrong tokens is as wrong as that of `hard_ctc`. In a network
+    the list's weights and P_T both count, so that it is sharper than the list.
 
-    Settings: `TranscriptsCriterion`; the temperature also holds for the occupancies.
+    Args:
+        nbest: See `TranscriptsCriterion`, as the next two; the temperature also holds
+            for the occupancies.
+        beam_size: See there.
+        temperature: See there.
+        network: Whether the transcripts are merged into a confusion network.
     """
 
     frame_level = True
 
     def __init__(
-        self, nbest: int = 1, beam_size: int | None = None, temperature: float = 1.0
+        self,
+        nbest: int = 1,
+        beam_size: int | None = None,
+        temperature: float = 1.0,
+        network: bool = False,
     ) -> None:
         super().__init__(nbest, beam_size, temperature)
+        if not isinstance(network, bool):
+            raise ValueError(f"network must be true or false, got {network!r}")
+        self.network = network
         self.needs_posteriors = True  # For the occupancies, of one transcript too.
 
     def forward(
@@ -45,6 +67,11 @@ class OccupancyCE(TranscriptsCriterion):
         log_probs = in_float32(log_probs)
         hypotheses = self.transcripts(pseudo_label)
         teacher = sharpen(in_float32(pseudo_label.log_probs), self.temperature)
-        target = occupancies(teacher.detach(), lengths, *hypotheses)
+        teacher = teacher.detach()
+        if self.network:
+            merged = confusion_network(*hypotheses)
+            target = graph_occupancies(teacher, lengths, merged)
+        else:
+            target = occupancies(teacher, lengths, *hypotheses)
         weights = frame_weights(lengths, pseudo_label.frame_weight, log_probs)
         return probability_ce(log_probs, target, weights)

@@ -17,6 +17,9 @@ class TranscriptsCriterion(PLCriterion):
         nbest: N, at least 1.
         beam_size: Of the prefix beam search for N > 1, at least N; None takes 2 N.
         temperature: Of the teacher's frames before the search, greater than 0.
+
+    If a shaping (`rescore`) has listed transcripts, the first N of its list are taken
+    and there is no search; what the other two settings say is then not used for it.
     """
 
     weighs_frames = True
@@ -36,7 +39,8 @@ class TranscriptsCriterion(PLCriterion):
         """List the teacher's transcripts, weighted by their posteriors within the list.
 
         For N = 1 it is the label's own transcript, which filters and statistics have
-        seen; for more a prefix beam search decides. The empty one is left out of the
+        seen; for more the first N of the label's list, and without a list those of a
+        prefix beam search. The empty one is left out of the
         list if the label says so, unless there is no other.
 
         Returns:
@@ -46,15 +50,22 @@ class TranscriptsCriterion(PLCriterion):
         if self.nbest == 1:
             weights = torch.ones(len(label.tokens), 1, device=label.tokens.device)
             return label.tokens.unsqueeze(1), label.token_lengths.unsqueeze(1), weights
-        frames = sharpen(in_float32(label.log_probs.detach()), self.temperature)
-        best = prefix_beam_search(frames, label.lengths, self.nbest, self.beam_size)
-        scores = best.scores
+        tokens, token_lengths, scores = self._list(label)
         if label.excludes_empty:
-            empty = best.token_lengths == 0
+            empty = token_lengths == 0
             others = (~empty & scores.isfinite()).any(-1, keepdim=True)
             scores = scores.masked_fill(empty & others, -torch.inf)
         weights = scores.softmax(-1)
         # A teacher that says NaN has no list: its loss is NaN, and the step is skipped.
-        first = torch.eye(1, self.nbest).to(weights).expand_as(weights)
+        first = torch.eye(1, weights.size(1)).to(weights).expand_as(weights)
         weights = torch.where(weights.isnan(), first, weights)
-        return best.tokens, best.token_lengths, weights
+        return tokens, token_lengths, weights
+
+    def _list(self, label: PseudoLabel) -> tuple[Tensor, ...]:
+        """Return the list of N with its scores: the label's, or that of a search."""
+        if label.list_scores is None:
+            frames = sharpen(in_float32(label.log_probs.detach()), self.temperature)
+            sizes = self.nbest, self.beam_size
+            return tuple(prefix_beam_search(frames, label.lengths, *sizes))
+        whole = label.list_tokens, label.list_lengths, label.list_scores
+        return tuple(part[:, : self.nbest] for part in whole)

@@ -88,6 +88,21 @@ def graph_ctc(log_probs: Tensor, lengths: Tensor, network: ConfusionNetwork) -> 
     return _GraphCTC.apply(log_probs, lengths, graph)
 
 
+def graph_occupancies(
+    log_probs: Tensor, lengths: Tensor, network: ConfusionNetwork
+) -> Tensor:
+    """Compute the probability that a frame emits a token, given the network.
+
+    An alignment of a path weighs W(path) times its probability: minus the gradient of
+    `graph_ctc`, with the same arguments. Returns (B, T, V), without gradient; frames
+    sum to 1, those of padding and of impossible utterances to 0.
+    """
+    with torch.enable_grad():
+        leaf = in_float32(log_probs).detach().requires_grad_(True)
+        losses = graph_ctc(leaf, lengths, network)
+        return -torch.autograd.grad(losses.sum(), leaf)[0]
+
+
 class _GraphCTC(torch.autograd.Function):
     """The forward recursion, and its derivative written by hand."""
 

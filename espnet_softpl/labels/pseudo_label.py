@@ -28,6 +28,11 @@ class PseudoLabel(NamedTuple):
     # The student's log-posteriors of a second augmentation of the same audio,
     # (B, T, V), with gradient; only for criteria with two `views`.
     second_view: Tensor | None = None
+    # The teacher's N best transcripts, best first, if a shaping has listed them:
+    list_tokens: Tensor | None = None  # (B, N, U), padded with -1,
+    list_lengths: Tensor | None = None  # (B, N),
+    # and log weights up to a constant, (B, N), in nats; -inf is no transcript.
+    list_scores: Tensor | None = None
     # Whether lists and samples of transcripts leave out the empty one, as a filter has
     # left out the label's own.
     excludes_empty: bool = False

@@ -8,5 +8,7 @@ from espnet_softpl.shaping.confidence import (
     TokenConfidence,
     UtteranceConfidence,
 )
+from espnet_softpl.shaping.lm_posterior import LMPosterior
+from espnet_softpl.shaping.rescore import Rescore
 from espnet_softpl.shaping.sample import Sample
 from espnet_softpl.shaping.sharpen import Sharpen

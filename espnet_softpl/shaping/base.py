@@ -20,6 +20,8 @@ class Shaping(Stateful, abc.ABC):
 
     needs_prior: bool = False  # Whether `PseudoLabel.prior` is used,
     sets_frame_weight: bool = False  # and `frame_weight` set.
+    makes_list: bool = False  # Whether transcripts are listed, for what comes after.
+    keeps_transcripts: bool = False  # Whether transcripts stay right as they are.
 
     @abc.abstractmethod
     def __call__(self, label: PseudoLabel) -> PseudoLabel:
@@ -34,8 +36,13 @@ build = REGISTRY.build
 
 
 def relabel(label: PseudoLabel, log_probs: Tensor) -> PseudoLabel:
-    """Replace the posteriors, (B, T, V), and read the transcript from the new ones."""
+    """Replace the posteriors, (B, T, V); read the transcript anew, drop its list."""
     tokens, token_lengths = greedy(log_probs, label.lengths)
     return label._replace(
-        log_probs=log_probs, tokens=tokens, token_lengths=token_lengths
+        log_probs=log_probs,
+        tokens=tokens,
+        token_lengths=token_lengths,
+        list_tokens=None,
+        list_lengths=None,
+        list_scores=None,
     )

@@ -38,6 +38,7 @@ class FrameConfidence(Shaping):
     """
 
     sets_frame_weight = True
+    keeps_transcripts = True
 
     def __init__(self, threshold: float = 0.8) -> None:
         self.threshold = fraction("threshold", threshold)
@@ -56,6 +57,8 @@ class Weighing(Shaping):
         power: At least 0; 0 weighs everything above the threshold alike.
         threshold: In [0, 1]; what is below it has weight 0.
     """
+
+    keeps_transcripts = True
 
     def __init__(self, power: float = 1.0, threshold: float = 0.0) -> None:
         self.power = not_negative("power", power)

@@ -100,6 +100,14 @@ def _check_parts(config: PLConfig) -> None:
             f"pl_shaping: {args.pl_shaping} weighs frames, which pl_criterion "
             f"{args.pl_criterion!r} does not use"
         )
+    lists = [part.always("makes_list") for part in config.shaping]
+    for part in config.shaping[lists.index(True) + 1 :] if any(lists) else ():
+        if not part.always("keeps_transcripts"):
+            raise UserError(
+                f"pl_shaping: {args.pl_shaping}: after 'rescore', which lists "
+                f"transcripts, only confidences may come; put it behind what changes "
+                f"the label"
+            )
     warps = args.specaug and _value(args, "specaug_conf.apply_time_warp", True)
     by_frame = [key for key, part in losses if part.ever("frame_level")]
     if warps and (weighs_frames or by_frame):

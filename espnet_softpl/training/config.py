@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from argparse import Namespace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.ranges import at_least, fraction
 from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
 from espnet_softpl.labels.forms import LabelForms
+from espnet_softpl.labels.token_lm import TokenLM, read_lm
 from espnet_softpl.monitors import guard
 from espnet_softpl.training.schedule import Schedule, Scheduled
 
@@ -40,7 +42,12 @@ class PLConfig:
 
     @classmethod
     def from_args(cls, args: Namespace) -> PLConfig:
-        """Build the parts that options name, or raise a `UserError` with the key."""
+        """Build the parts that options name, or raise a `UserError` with the key.
+
+        A setting `lm` of a criterion or shaping, of your own too, is an ARPA file,
+        which is read here; `args` get its whole path.
+        """
+        _find_lms(args)
         try:
             fraction("pl_max_bad_share:", args.pl_max_bad_share)
             at_least("pl_samples:", args.pl_samples, 0)
@@ -90,6 +97,7 @@ def build_filters(args: Namespace) -> tuple[tuple[str, filters.Filter], ...]:
 def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ...]:
     """Build the parts that a key names; their settings may be ramps."""
     names, conf = getattr(args, registry.key), getattr(args, f"{registry.key}_conf")
+    conf = _each_lm(conf, lambda file: _read_lm(file, args, f"{registry.key}_conf"))
     try:
         return tuple(
             Scheduled(functools.partial(registry.build, name), settings)
@@ -99,6 +107,44 @@ def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ..
         raise
     except ValueError as error:  # A ramp that is none: it does not know its key.
         raise UserError(f"{registry.key}_conf: {error}") from error
+
+
+def _each_lm(conf: Any, change: Callable[[Any], Any]) -> Any:
+    """Change every setting `lm` that is a word, at any depth."""
+    if isinstance(conf, Mapping):
+        return {
+            name: change(value)
+            if name == "lm" and isinstance(value, str)
+            else _each_lm(value, change)
+            for name, value in conf.items()
+        }
+    if isinstance(conf, (list, tuple)):
+        return [_each_lm(value, change) for value in conf]
+    return conf
+
+
+def _find_lms(args: Namespace) -> None:
+    """Complete in the options the paths of ARPA files that lie beside the token list.
+
+    The options are what is written to config.yaml, and what a resumed run is held to.
+    """
+
+    def find(file: str) -> str:
+        if Path(file).exists() or not isinstance(args.token_list, str):
+            return file
+        beside = Path(args.token_list).parent / file
+        return str(beside) if beside.exists() else file
+
+    for registry in (criteria.REGISTRY, shaping.REGISTRY):
+        key = f"{registry.key}_conf"
+        setattr(args, key, _each_lm(getattr(args, key), find))
+
+
+def _read_lm(file: str, args: Namespace, key: str) -> TokenLM:
+    try:
+        return read_lm(file, read_token_list(args))
+    except UserError as error:
+        raise UserError(f"{key}.{error}") from error
 
 
 def _build_teacher(args: Namespace, schedule: Schedule) -> teacher.Teacher:

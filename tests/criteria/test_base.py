@@ -29,9 +29,14 @@ SETTINGS = {
         },
     ],
     "consistency": [{}, {"labeled_weight": 0.2}],
-    "hard_ctc": [{}],
+    "hard_ctc": [{}, {"prior_scale": 0.5}],
     "nbest_ctc": [{}, {"nbest": 1}, {"nbest": 3, "beam_size": 9, "temperature": 0.5}],
-    "occupancy_ce": [{}, {"nbest": 3}, {"temperature": 2.0}],
+    "occupancy_ce": [
+        {},
+        {"nbest": 3},
+        {"temperature": 2.0},
+        {"nbest": 3, "network": True},
+    ],
     "sampled_ctc": [{}, {"temperature": 0.5, "num_samples": 3}],
     "sampled_path_ce": [{}, {"temperature": 2.0, "num_samples": 3}],
     "soft_ce": [

@@ -28,6 +28,7 @@ from tests.conftest import (
     path_log_prob,
     reference_collapse,
 )
+from tests.shaping.test_lm_posterior import make_lm
 from tests.support.doc_pages import DOCS, PAGES, ROOT, blocks, name_of, read
 
 CRITERIA = ROOT / "docs/criteria.md"
@@ -83,7 +84,8 @@ def build_block(conf: Mapping[str, Any]) -> None:
         for name, settings in parts(conf, key).items():
             Scheduled(functools.partial(module.build, name), settings)
     for name, settings in parts(conf, "shaping").items():
-        shaping.build(name, **settings)
+        lm = {"lm": make_lm(5)} if "lm" in settings else {}  # In the place of a file.
+        shaping.build(name, **{**settings, **lm})
     teacher.build(conf.get("pl_teacher", "ema"), **conf.get("pl_teacher_conf", {}))
     for name, settings in parts({"pl_filter": ["tokens"], **conf}, "filter").items():
         filters.build(name, **settings)

@@ -17,6 +17,7 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl import cache, criteria
 from espnet_softpl.cache.plan import CachePlan
+from espnet_softpl.commands.token_lm import witten_bell, write_arpa
 from espnet_softpl.training import checks
 from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.task import SoftPLTask
@@ -34,6 +35,9 @@ PRESETS = (
     "slimipl_ls100",
     "topipl",
 )
+# Labels and losses that are settings of a criterion, or a shaping with one.
+VARIANTS = ("lm_posterior", "hard_lm_posterior", "soft_rescore", "hard_rescore")
+VARIANTS += ("network_occupancy_ce", "prior_ctc")
 FAST = ("from_the_start", "slimipl_ls100")  # One without and one with a warm-up.
 over_presets = pytest.mark.parametrize("name", PRESETS)
 
@@ -67,7 +71,7 @@ def stock_part(conf: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_configuration_is_a_criterion_or_an_algorithm() -> None:
     names = {path.stem.removeprefix("train_pl_") for path in CONF.glob("tuning/*")}
-    assert names == {*criteria.available(), *PRESETS}
+    assert names == {*criteria.available(), *PRESETS, *VARIANTS}
 
 
 @over_presets
@@ -103,6 +107,17 @@ def test_it_is_legal(name: str) -> None:
     conf = read(name)
     used = {key for key in conf if key.startswith("pl_")}
     assert all(getattr(args, key) == conf[key] for key in used)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_legal_beside_a_bigram(name: str, tmp_path: Path) -> None:
+    args = parse(name)
+    args.token_list = str(tmp_path / "tokens.txt")
+    Path(args.token_list).write_text("<blank>\n<unk>\nA\n<sos/eos>\n")
+    counted = witten_bell([["A"]], ["A"])
+    write_arpa(counted, tmp_path / "bigram.arpa")
+    config = checks.check_options(args)
+    assert [part.at(0).lm.unigram.numel() for part in config.shaping] in ([4], [])
 
 
 def test_the_guard_stops_all_runs_of_full_size() -> None:

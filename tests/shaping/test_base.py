@@ -11,11 +11,15 @@ from espnet_softpl.ctc import greedy
 from espnet_softpl.ctc.sampling import sample_paths
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from tests.conftest import make_label, make_log_probs
+from tests.shaping.test_lm_posterior import make_lm
 
+LM = make_lm(5)
 SETTINGS = {
     "align": [{}, {"decay": 0.5, "power": 0.5}],
     "blank": [{"bias": -2.0}, {"bias": 0.5, "prior_scale": 0.7}, {"prior_scale": 1.0}],
     "frame_confidence": [{}, {"threshold": 0.5}],
+    "lm_posterior": [{"lm": LM}, {"lm": LM, "bonus": 1.0, "topk": 4}],
+    "rescore": [{"nbest": 3}, {"lm": LM, "nbest": 3, "beam_size": 9}],
     "sample": [{}, {"temperature": 1.0}],
     "sharpen": [{}, {"temperature": 2.0}],
     "token_confidence": [{}, {"power": 2.0, "threshold": 0.7}],
@@ -93,11 +97,11 @@ def test_shapes_no_gradient_and_inputs_as_they_were(name, conf) -> None:
     label = label._replace(log_probs=label.log_probs.clone().requires_grad_(True))
     copies = {name: field.clone() for name, field in given(label).items()}
     shaped = shaping.build(name, **conf)(label)
-    changed = {n: f for n, f in given(shaped).items() if f is not given(label)[n]}
+    changed = {n: f for n, f in given(shaped).items() if f is not given(label).get(n)}
     assert changed
     for field, tensor in changed.items():
         assert not tensor.requires_grad
-        if field != "tokens":
+        if field in copies and field != "tokens":
             assert tensor.shape == copies[field].shape
     for field, copy in copies.items():
         assert torch.equal(getattr(label, field), copy)
@@ -191,7 +195,7 @@ def test_attributes_tell_what_is_used_and_set(name, conf) -> None:
 @every_shaping
 def test_transcripts_are_read_again(name, conf) -> None:
     label = teacher_label()
-    if name == "sample":  # Its transcripts are not the greedy ones.
+    if name in ("rescore", "sample"):  # Their transcripts are not the greedy ones.
         return
     shaped = shaping.build(name, **conf)(label)
     tokens, token_lengths = greedy(shaped.log_probs, LENGTHS)
@@ -219,6 +223,7 @@ def test_state_resumes_bit_for_bit(name, conf) -> None:
         ("sharpen", {"temperature": 1.0}),
         ("align", {"power": 0.0}),
         ("blank", {}),
+        ("lm_posterior", {"lm": LM, "lm_scale": 0.0, "prior_scale": 0.0}),
         ("frame_confidence", {"threshold": 0.0}),
         ("token_confidence", {"power": 0.0}),
         ("utterance_confidence", {"power": 0.0}),
@@ -250,6 +255,18 @@ def test_a_users_shaping_by_dotted_path() -> None:
         ("blank", {"bias": math.inf}, "bias"),
         ("blank", {"prior_scale": -0.1}, "prior_scale"),
         ("frame_confidence", {"threshold": 1.5}, "threshold"),
+        ("lm_posterior", {}, "lm must be a bigram of the tokens, an ARPA file"),
+        ("lm_posterior", {"lm": 3}, "lm must be a bigram"),
+        ("lm_posterior", {"lm": LM, "lm_scale": -1.0}, "lm_scale"),
+        ("lm_posterior", {"lm": LM, "prior_scale": -1.0}, "prior_scale"),
+        ("lm_posterior", {"lm": LM, "bonus": math.nan}, "bonus"),
+        ("lm_posterior", {"lm": LM, "topk": 0}, "topk"),
+        ("rescore", {"lm": 3}, "lm must be a bigram"),
+        ("rescore", {"lm_scale": -1.0}, "lm_scale"),
+        ("rescore", {"bonus": -1.0}, "bonus"),
+        ("rescore", {"temperature": 0.0}, "temperature"),
+        ("rescore", {"nbest": 0}, "nbest"),
+        ("rescore", {"nbest": 4, "beam_size": 3}, "beam_size"),
         ("token_confidence", {"power": -1.0}, "power"),
         ("token_confidence", {"threshold": -0.5}, "threshold"),
         ("utterance_confidence", {"threshold": math.nan}, "threshold"),

@@ -86,6 +86,10 @@ WARP = {"specaug": "specaug", "specaug_conf": {"apply_time_warp": True}}
         ({**LATE, **WARP}, "apply_time_warp: must be false with pl_criterion"),
         ({**LATE, "pl_shaping": ["frame_confidence"]}, "pl_shaping: .* weighs frames"),
         (
+            {"pl_shaping": ["utterance_confidence", "rescore", "sharpen"]},
+            "after 'rescore', which lists transcripts, only confidences may come",
+        ),
+        (
             {"pl_regularizer": [CONSISTENCY], **WARP},
             "apply_time_warp: must be false with pl_regularizer",
         ),

@@ -129,3 +129,38 @@ def test_a_token_list_that_is_no_text(tmp_path) -> None:
     args = argparse.Namespace(token_list=str(tmp_path / "tokens.txt"))
     with pytest.raises(UserError, match="^token_list: .*tokens.txt: .*can't decode"):
         read_token_list(args)
+
+
+LM = """\\data\\
+ngram 1=3
+
+\\1-grams:
+-99\t<s>
+-0.3\tA
+-0.3\t</s>
+\\end\\
+"""
+
+
+def test_an_lm_is_read_from_here_or_from_beside_the_token_list(tmp_path) -> None:
+    (tmp_path / "tokens.txt").write_text("<blank>\n<unk>\nA\n<sos/eos>\n")
+    (tmp_path / "a.arpa").write_text(LM)
+    words = ("--pl_shaping", "lm_posterior", "--pl_shaping_conf", "lm=a.arpa")
+    args = parse(*words, token_list=str(tmp_path / "tokens.txt"))
+    part = PLConfig.from_args(args).shaping[0]
+    assert part.at(0).lm.log_probs.shape == (4, 4)
+    assert args.pl_shaping_conf["lm"] == str(tmp_path / "a.arpa")
+    args.pl_shaping_conf = {"lm": "b.arpa"}
+    with pytest.raises(UserError, match="^pl_shaping_conf.lm: b.arpa cannot be read"):
+        PLConfig.from_args(args)
+
+
+def test_a_shaping_with_an_lm_may_have_ramps(tmp_path) -> None:
+    (tmp_path / "a.arpa").write_text(LM)
+    ramp = {"from": 0.0, "to": 1.0, "steps": 10}
+    conf = {"lm": str(tmp_path / "a.arpa"), "lm_scale": ramp}
+    args = parse("--pl_shaping", "lm_posterior", token_list=["<blank>", "A"])
+    args.pl_shaping_conf = conf
+    part = PLConfig.from_args(args).shaping[0]
+    assert [part.at(step).lm_scale for step in (0, 5, 10)] == [0.0, 0.5, 1.0]
+    assert part.at(5).lm is part.at(10).lm

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from espnet_softpl import shaping
+from espnet_softpl.commands.token_lm import witten_bell, write_arpa
 from espnet_softpl.ctc import PADDING
 from tests.support.espnet_runs import HYBRID, TOKENS
 from tests.support.models import HYBRIDS, INTER_HYBRID, run, talking
@@ -44,9 +45,13 @@ def test_shaping_changes_the_label_but_not_the_monitors() -> None:
     assert float(shaped["pl_kept"]) == 0.0 and float(plain["pl_kept"]) == 1.0
 
 
-def test_every_shaping_runs_in_the_model() -> None:
+def test_every_shaping_runs_in_the_model(tmp_path) -> None:
+    lm = str(tmp_path / "bigram.arpa")
+    write_arpa(witten_bell([["A", "B"]], TOKENS), lm)
+    confs = {"lm_posterior": {"lm": lm}, "rescore": {"lm": lm}}
     for name in shaping.available():
-        model = make_model("hard_ctc", pl_shaping=[name])
+        conf = confs.get(name, {})
+        model = make_model("hard_ctc", pl_shaping=[name], pl_shaping_conf=conf)
         model(**labeled_batch())
         loss, _, _ = model(**unlabeled_batch())
         assert torch.isfinite(loss), name
