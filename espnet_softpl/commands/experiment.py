@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import torch
 
 from espnet_softpl.commands import packed
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.files import load_state, read_yaml
+from espnet_softpl.core.files import load_state, read_yaml, work_directory
 from espnet_softpl.core.modules import average
 from espnet_softpl.training.resume.layout import STATE_DIR, STATE_VERSION, TEACHER
 
@@ -352,8 +351,11 @@ def read_experiment(directory: Path) -> Experiment:
 
 
 @contextlib.contextmanager
-def open_experiment(path: str | Path) -> Iterator[Experiment]:
+def open_experiment(path: str | Path, out: Path) -> Iterator[Experiment]:
     """Open an experiment's directory, or unpack an archive for as long as it is open.
+
+    It is unpacked beside `out`, which is made of it; so what a kill leaves there goes
+    when the command is given again.
 
     Raises:
         UserError: It is neither.
@@ -362,7 +364,8 @@ def open_experiment(path: str | Path) -> Iterator[Experiment]:
     if not packed.is_archive(path):
         yield read_experiment(path)
         return
-    with tempfile.TemporaryDirectory(prefix="espnet_softpl.") as directory:
-        content = Path(directory) / "content"
+    out = out.absolute()
+    with work_directory(out.with_name(f".unpack.for.{out.name}")) as directory:
+        content = directory / "content"
         packed.unpack(path, content)
         yield dataclasses.replace(read_experiment(content), archive=path)
