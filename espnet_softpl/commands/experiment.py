@@ -17,7 +17,7 @@ import torch
 
 from espnet_softpl.commands import packed
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.files import load_state, read_yaml, work_directory
+from espnet_softpl.core.files import load_state, load_weights, read_yaml, work_directory
 from espnet_softpl.core.modules import average
 from espnet_softpl.training.resume.layout import STATE_DIR, STATE_VERSION, TEACHER
 
@@ -253,24 +253,6 @@ class Experiment:
             average([own.state, teacher.state], shares),
             f"{shares[0]:g} of {own.source} + {shares[1]:g} of {teacher.source}",
         )
-
-
-def load_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Load the parameters of a trained model, or refuse what holds something else."""
-    advice = (
-        "Give a file such as valid.acc.ave.pth; checkpoint.pth, ESPnet's state of a "
-        "training, is none"
-    )
-    try:
-        state = load_state(file)
-    except UserError as error:
-        raise UserError(f"{error}. {advice}") from error
-    state = state.get("module", state) if isinstance(state, Mapping) else state
-    if not (isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))):
-        raise UserError(
-            f"{file} is not a model of ESPnet: it holds more than tensors. {advice}"
-        )
-    return dict(state)
 
 
 def read_config(path: Path) -> dict[str, Any]:

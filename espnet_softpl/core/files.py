@@ -165,6 +165,24 @@ def load_state(path: Path, mmap: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
+def load_weights(path: Path) -> dict[str, Any]:
+    """Load the parameters of a trained model, or refuse what holds something else."""
+    import torch
+
+    advice = (
+        "Give a model such as valid.acc.ave.pth; checkpoint.pth, ESPnet's state of a "
+        "training, is none"
+    )
+    try:
+        state = load_state(path)
+    except UserError as error:
+        raise UserError(f"{error}. {advice}") from error
+    state = state.get("module", state) if isinstance(state, dict) else state
+    if not (isinstance(state, dict) and all(map(torch.is_tensor, state.values()))):
+        raise UserError(f"{path} is no model of ESPnet: more than tensors. {advice}")
+    return dict(state)
+
+
 # A configuration of ESPnet has a few values, and a token list of up to 100,000.
 MOST_VALUES = 10**6
 
