@@ -49,6 +49,7 @@ from espnet_softpl.training.resume.layout import load_checkpoint
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["espnet_softpl.training.task"])
 MOST_KILLS = 6  # Of one run; then it may finish.
+LONGEST_SURVIVAL = 60  # In seconds, of a process after one that was killed.
 HARD = dict(pl_criterion="hard_ctc", pl_teacher="student")
 SOFT = dict(pl_criterion="soft_ce")
 SMALL = dict(size=3, probability=0.5)
@@ -126,6 +127,34 @@ CASES: dict[str, dict[str, Any]] = {
         "pl_cache": "slimipl",
         "pl_cache_conf": SMALL,
     },
+    # The third alarm ends it, with status 3.
+    "ema, two back-offs, then a stop": {
+        **SOFT,
+        "pl_guard": "back_off",
+        "pl_guard_conf": {
+            "reference_steps": 1,
+            "window": 1,
+            "patience": 4,
+            "max_back_offs": 2,
+            "limits": {"pl_frame_entropy": {"above": 1e-6}},
+        },
+    },
+    "hybrid, forced_soft, slimipl": {
+        **SOFT,
+        "model_conf": {"ctc_weight": 0.3},
+        "decoder": "transformer",
+        "decoder_conf": {"attention_heads": 2, "linear_units": 64, "num_blocks": 1},
+        "pl_decoder": "forced_soft",
+        "pl_cache": "slimipl",
+        "pl_cache_conf": SMALL,
+    },
+    "two processes, slimipl": {
+        **HARD,
+        "pl_cache": "slimipl",
+        "pl_cache_conf": SMALL,
+        "dist_world_size": 2,
+        "dist_backend": "gloo",
+    },
     "ema, early stop": {
         **HARD,
         "pl_teacher": "ema",
@@ -182,12 +211,14 @@ class Attempt:
         seconds: Since the training began.
         number: Counted from 1.
         share: Of the bytes that are written before.
+        rank: The one of several processes that it happens to.
     """
 
     kind: str = "never"
     seconds: float = 0.0
     number: int = 0
     share: float = 0.0
+    rank: int = 0
 
 
 def draw_attempt(rng: random.Random, seconds: float) -> Attempt:
@@ -206,6 +237,7 @@ def draw_attempt(rng: random.Random, seconds: float) -> Attempt:
         seconds=rng.uniform(0.0, 0.7 * seconds),
         number=rng.randint(1, 12),
         share=rng.random(),
+        rank=rng.randrange(2),
     )
 
 
@@ -254,8 +286,15 @@ def arm(attempt: Attempt) -> None:
             setattr(os, name, killing(getattr(os, name)))
 
 
-def train(config: Path, out: Path, recipe: Path, attempt: Attempt, ready: Any) -> None:
-    """Train in this process; never returns."""
+def train(
+    config: Path,
+    out: Path,
+    recipe: Path,
+    attempt: Attempt,
+    ready: Any,
+    more: Sequence[str],
+) -> None:
+    """Train in this process, with `more` options; never returns."""
     log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -268,7 +307,7 @@ def train(config: Path, out: Path, recipe: Path, attempt: Attempt, ready: Any) -
     status = 0
     try:
         command = ["--config", str(config), "--output_dir", str(out)]
-        SoftPLTask.main(cmd=[*command, "--resume", "true"])
+        SoftPLTask.main(cmd=[*command, "--resume", "true", *more])
     except SystemExit as error:
         status = error.code or 0
     except BaseException:
@@ -288,26 +327,42 @@ def attempt_run(config: Path, out: Path, recipe: Path, attempt: Attempt) -> int:
         attempt: How it ends.
 
     Returns:
-        0 where the training finished, 143 where it stopped when told to, -9 where it
-        was killed.
+        0 where the training finished, 3 where its guard ended it, 143 where it stopped
+        when told to, -9 where it was killed. Of several processes that is the one's to
+        which the attempt happens.
 
     Raises:
-        RuntimeError: It failed otherwise.
+        RuntimeError: It failed otherwise, or other processes outlived a killed one.
     """
-    ready = SERVER.Event()
-    process = SERVER.Process(target=train, args=(config, out, recipe, attempt, ready))
-    process.start()
+    world = yaml.safe_load(config.read_text()).get("dist_world_size", 1)
+    victim, begun = attempt.rank % world, [SERVER.Event() for _ in range(world)]
+    meeting = f"file://{out.resolve()}.{time.monotonic_ns()}.rendezvous"
+    processes = []
+    for rank in range(world):
+        more = ["--dist_rank", str(rank), "--dist_init_method", meeting]
+        mine = attempt if rank == victim else Attempt()
+        args = (config, out, recipe, mine, begun[rank], more if world > 1 else ())
+        processes.append(SERVER.Process(target=train, args=args))
+        processes[-1].start()
+    process = processes[victim]
     if attempt.kind in ("time", "term"):
-        ready.wait()
+        begun[victim].wait()
         process.join(attempt.seconds)
         if process.is_alive():
             number = signal.SIGKILL if attempt.kind == "time" else signal.SIGTERM
             os.kill(process.pid, number)
     process.join()
+    log = out.with_suffix(".log")
+    for other in processes:
+        other.join(LONGEST_SURVIVAL)
+        if other.is_alive():
+            other.kill()
+            raise RuntimeError(f"{out}: outlived the other at {attempt}, see {log}")
     # Told to stop before it listens, a training ends at once.
-    if process.exitcode not in (0, EXIT_STATUS, -signal.SIGKILL, -signal.SIGTERM):
-        log = out.with_suffix(".log").read_text()[-3000:]
-        raise RuntimeError(f"{out}: status {process.exitcode} at {attempt}\n{log}")
+    statuses = (0, 3, EXIT_STATUS, -signal.SIGKILL, -signal.SIGTERM)
+    if process.exitcode not in statuses:
+        tail = log.read_text()[-3000:]
+        raise RuntimeError(f"{out}: status {process.exitcode} at {attempt}\n{tail}")
     return process.exitcode
 
 
@@ -372,7 +427,9 @@ def contents(out: Path) -> dict[str, Any]:
         and checkpoint of the epoch before the last are left out.
     """
     found: dict[str, Any] = {}
-    epochs = [int(p.name.partition("epoch")[0]) for p in out.glob("pl_state/*.rank*")]
+    epochs = [
+        int(p.name.partition("epoch")[0]) for p in out.glob("pl_state/*epoch.rank*")
+    ]
     for path in sorted(out.rglob("*")):
         name = str(path.relative_to(out))
         if path.is_symlink():
@@ -380,12 +437,14 @@ def contents(out: Path) -> dict[str, Any]:
         elif path.suffix == ".png" and not is_time(path.stem):
             found[name] = path.read_bytes()
         elif path.suffix == ".pth" and not name.startswith("pl_cache"):
-            if path.name.startswith("previous_"):
+            # What a stop in an epoch saved that the guard then ended stays there.
+            if path.name.startswith("previous_") or "batches." in name:
                 continue
             if "rank" in name and not path.name.startswith(f"{max(epochs)}epoch."):
                 continue
             state = load_checkpoint(path)
-            found[name] = plain(state, out / "pl_cache" / "rank0")
+            rank = name.split(".")[-2] if "rank" in name else "rank0"
+            found[name] = plain(state, out / "pl_cache" / rank)
     return found
 
 
@@ -442,7 +501,7 @@ class Soak:
         config.write_text(yaml.safe_dump(conf, sort_keys=False))
         recipe = self.options.recipe
         start = time.perf_counter()
-        attempt_run(config, work / "undisturbed", recipe, Attempt())
+        final = attempt_run(config, work / "undisturbed", recipe, Attempt())
         seconds = time.perf_counter() - start
         expected = contents(work / "undisturbed")
         rng = random.Random(f"{self.options.seed} {name}")
@@ -450,7 +509,7 @@ class Soak:
         share = math.ceil(self.options.kills / len(self.tallies))
         while tally.kills < share:
             out = work / f"run{tally.runs}"
-            self._disturb(config, out, rng, seconds, tally, share)
+            self._disturb(config, out, rng, seconds, tally, share, final)
             differ = differences(expected, contents(out))
             tally.runs += 1
             if differ:
@@ -469,15 +528,16 @@ class Soak:
         seconds: float,
         tally: Tally,
         share: int,
+        final: int,
     ) -> None:
-        """Bring one run to its end, through a few kills."""
+        """Bring one run to its end, the undisturbed one's status, through kills."""
         kills = 0
         while True:
             attempt = Attempt()
             if kills < MOST_KILLS and tally.kills < share:
                 attempt = draw_attempt(rng, seconds)
             status = attempt_run(config, out, self.options.recipe, attempt)
-            if status == 0:
+            if status == final:
                 return
             if status == -signal.SIGKILL:
                 kills += 1

@@ -14,6 +14,9 @@ from espnet_softpl.ctc import greedy
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from tests import ROOT
 from tests.support import warm_python
+from tests.support.disks import small_disk
+
+__all__ = ["small_disk"]
 
 # Takes 4 of the 10 s off ESPnet's import, here and in the processes that tests start.
 SITE = str(Path(__file__).parent / "support" / "site")

@@ -49,12 +49,10 @@ def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)
     try:
-        with open_experiment(args.asr_exp) as experiment:
+        with open_experiment(args.asr_exp, args.out[0]) as experiment:
             weights = experiment.weights(args.which, args.student, args.weight)
             names = export(experiment, weights, args.which, args.out, args.option)
-    except (UserError, OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and status_of(error) != 4:
-            raise
+    except (UserError, OSError) as error:
         refuse(error, status_of(error))
     print(f"{args.which}: {weights.source}")
     for out in args.out:

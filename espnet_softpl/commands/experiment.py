@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import torch
 
 from espnet_softpl.commands import packed
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.files import load_state, read_yaml
+from espnet_softpl.core.files import load_state, load_weights, read_yaml, work_directory
 from espnet_softpl.core.modules import average
 from espnet_softpl.training.resume.layout import STATE_DIR, STATE_VERSION, TEACHER
 
@@ -256,24 +255,6 @@ class Experiment:
         )
 
 
-def load_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Load the parameters of a trained model, or refuse what holds something else."""
-    advice = (
-        "Give a file such as valid.acc.ave.pth; checkpoint.pth, ESPnet's state of a "
-        "training, is none"
-    )
-    try:
-        state = load_state(file)
-    except UserError as error:
-        raise UserError(f"{error}. {advice}") from error
-    state = state.get("module", state) if isinstance(state, Mapping) else state
-    if not (isinstance(state, Mapping) and all(map(torch.is_tensor, state.values()))):
-        raise UserError(
-            f"{file} is not a model of ESPnet: it holds more than tensors. {advice}"
-        )
-    return dict(state)
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """Read the `config.yaml` of a training, or refuse one without a token list."""
     if not path.is_file():
@@ -352,8 +333,11 @@ def read_experiment(directory: Path) -> Experiment:
 
 
 @contextlib.contextmanager
-def open_experiment(path: str | Path) -> Iterator[Experiment]:
+def open_experiment(path: str | Path, out: Path) -> Iterator[Experiment]:
     """Open an experiment's directory, or unpack an archive for as long as it is open.
+
+    It is unpacked beside `out`, which is made of it; so what a kill leaves there goes
+    when the command is given again.
 
     Raises:
         UserError: It is neither.
@@ -362,7 +346,8 @@ def open_experiment(path: str | Path) -> Iterator[Experiment]:
     if not packed.is_archive(path):
         yield read_experiment(path)
         return
-    with tempfile.TemporaryDirectory(prefix="espnet_softpl.") as directory:
-        content = Path(directory) / "content"
+    out = out.absolute()
+    with work_directory(out.with_name(f".unpack.for.{out.name}")) as directory:
+        content = directory / "content"
         packed.unpack(path, content)
         yield dataclasses.replace(read_experiment(content), archive=path)

@@ -21,7 +21,7 @@ from espnet2.tasks.asr import ASRTask
 from espnet_softpl.commands.experiment import OURS, Experiment, Weights, is_of_run
 from espnet_softpl.commands.packed import ARCHIVES, is_archive
 from espnet_softpl.core.errors import UserError, name_some
-from espnet_softpl.core.files import work_directory
+from espnet_softpl.core.files import save_atomically, work_directory
 from espnet_softpl.core.modules import check_structure
 
 DATA = ("train_shape_file", "valid_shape_file", "rir_scp", "noise_scp")
@@ -131,7 +131,7 @@ def export(
                 add(path)
             for member, path in files.items():
                 shutil.copyfile(path, stage / member)
-            torch.save(weights.state, stage / model)
+            save_atomically(weights.state, stage / model)
             _check_loads(stage / "config.yaml", stage / model, weights)
             if is_archive(out):
                 write_config(stage, Path())

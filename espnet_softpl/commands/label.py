@@ -245,7 +245,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
     judges = build_filters(args)
-    with open_experiment(args.asr_exp) as experiment:
+    with open_experiment(args.asr_exp, args.out) as experiment:
         weights = experiment.weights(args.which, args.student, args.weight)
         labeler = build_labeler(experiment, weights, judges)
     rate = sample_rate(labeler.args)

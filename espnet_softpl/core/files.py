@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, status_of
 
 # torch is imported where it is needed: that takes a second or two, and the recipe's
 # small scripts write tables only.
@@ -43,8 +43,7 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:
-            error.filename = str(path)  # A full disk does not tell which file it was.
+        _name(error, path)
         raise
     if durable:
         sync(path.parent)
@@ -61,8 +60,17 @@ def work_directory(path: Path) -> Iterator[Path]:
     path.mkdir(parents=True)
     try:
         yield path
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Say which file an error is of: a full disk does not tell."""
+    if isinstance(error, OSError) and error.errno and error.filename is None:
+        error.filename = str(path)
 
 
 @contextmanager
@@ -73,11 +81,18 @@ def atomic_write(path: str | Path) -> Iterator[TextIO]:
 
 
 def save_atomically(state: Any, path: Path) -> None:
-    """Save with torch as `atomic_file` writes."""
+    """Save with torch as `atomic_file` writes; OSError if the disk takes no more."""
     import torch
 
     with atomic_file(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:
+            if status_of(error) != 4:
+                raise
+            reason = str(error).partition("\n")[0]
+            said = f"not all could be written, the disk may be full ({reason})"
+            raise OSError(errno.EIO, said, str(path)) from error
 
 
 def _rank() -> int:
@@ -148,6 +163,24 @@ def load_state(path: Path, mmap: bool = False) -> Any:
         if not mmap:
             check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Load the parameters of a trained model, or refuse what holds something else."""
+    import torch
+
+    advice = (
+        "Give a model such as valid.acc.ave.pth; checkpoint.pth, ESPnet's state of a "
+        "training, is none"
+    )
+    try:
+        state = load_state(path)
+    except UserError as error:
+        raise UserError(f"{error}. {advice}") from error
+    state = state.get("module", state) if isinstance(state, dict) else state
+    if not (isinstance(state, dict) and all(map(torch.is_tensor, state.values()))):
+        raise UserError(f"{path} is no model of ESPnet: more than tensors. {advice}")
+    return dict(state)
 
 
 # A configuration of ESPnet has a few values, and a token list of up to 100,000.

@@ -15,7 +15,7 @@ import torch
 from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.core.errors import UserError, name_some
-from espnet_softpl.core.files import load_state, read_yaml
+from espnet_softpl.core.files import load_weights, read_yaml
 from espnet_softpl.data import scan, tables
 from espnet_softpl.training.model import SoftPLModel
 
@@ -35,10 +35,7 @@ MOST_UNKNOWN = 0.5
 def _shapes(file: str, size: int, time: int) -> dict[str, torch.Size]:
     """Return the shapes of a model's parameters; size and time tell files apart."""
     # ESPnet itself would load it with pickle, which runs what a file says.
-    state = load_state(Path(file))
-    state = state.get("module", state) if isinstance(state, dict) else state
-    if not (isinstance(state, dict) and all(map(torch.is_tensor, state.values()))):
-        raise UserError(f"{file} is no model of ESPnet: it holds more than tensors")
+    state = load_weights(Path(file))
     return {str(name): value.shape for name, value in state.items()}
 
 
@@ -55,10 +52,7 @@ def _loaded(value: str) -> tuple[Path, dict[str, torch.Size]]:
     try:
         shapes = _shapes(name, stat.st_size, stat.st_mtime_ns)
     except UserError as error:
-        raise UserError(
-            f"init_param: {error}. Give a model such as valid.acc.ave.pth; "
-            f"checkpoint.pth, ESPnet's state of a training, is none"
-        ) from error
+        raise UserError(f"init_param: {error}") from error
     left_out = tuple(filter(None, excluded.split(",")))
     cut = len(source) + 1 if source else 0
     taken = {

@@ -98,7 +98,7 @@ def test_experiments_that_cannot_be_exported(
             ["--student", "9epoch.pth"],
             "9epoch.pth is not in .*models there: 1epoch.pth",
         ),
-        (["--student", "pl_state/3epoch.rank0.pth"], "is not a model of ESPnet"),
+        (["--student", "pl_state/3epoch.rank0.pth"], "is no model of ESPnet"),
         (["--student", "checkpoint.pth"], "cannot be read, it is torn"),
         (["--option", "gone.md"], "--option gone.md does not exist"),
     ],

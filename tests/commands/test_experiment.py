@@ -82,7 +82,7 @@ def test_a_file_may_be_named_or_be_the_only_one(tmp_path) -> None:
 
 
 def teacher_of(path: Path) -> dict[str, torch.Tensor]:
-    with open_experiment(path) as found:
+    with open_experiment(path, path) as found:
         return found.teacher().state
 
 
@@ -131,7 +131,7 @@ def test_states_of_another_version_are_passed_over(copied) -> None:
 )
 def test_teachers_without_weights(copied, state, message) -> None:
     change_state(copied, lambda whole: whole.update(teacher=state))
-    with open_experiment(copied) as experiment:
+    with open_experiment(copied, copied) as experiment:
         for which in ("teacher", "average"):
             with pytest.raises(UserError, match=rf"{message}.*take the student"):
                 experiment.weights(which)
@@ -143,7 +143,7 @@ def test_archives_that_lead_out_are_refused(tmp_path: Path, member: str) -> None
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo(member), io.BytesIO())
     with pytest.raises(UserError, match="members lead out of the archive"):
-        with open_experiment(path):
+        with open_experiment(path, path):
             pass
 
 
@@ -160,7 +160,7 @@ def test_links_in_archives_lead_nowhere(tmp_path: Path) -> None:
         archive.addfile(link)
         archive.addfile(tarfile.TarInfo("link/file"), io.BytesIO())
     with pytest.raises(UserError, match="cannot be unpacked"):
-        with open_experiment(path):
+        with open_experiment(path, path):
             pass
     assert not list((tmp_path / "outside").iterdir())
 
@@ -168,17 +168,17 @@ def test_links_in_archives_lead_nowhere(tmp_path: Path) -> None:
 def test_archives_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "bad.zip"
     with pytest.raises(UserError, match="does not exist"):
-        with open_experiment(path):
+        with open_experiment(path, path):
             pass
     path.write_text("no archive")
     with pytest.raises(UserError, match="neither a zip nor a tar archive"):
-        with open_experiment(path):
+        with open_experiment(path, path):
             pass
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("meta.yaml", "{files: {lm_file: a}, yaml_files: {}}")
         archive.writestr("a", "")
     with pytest.raises(UserError, match="names no asr_train_config"):
-        with open_experiment(path):
+        with open_experiment(path, path):
             pass
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -31,6 +32,8 @@ from espnet_softpl.commands.export import DATA, check_target, stock_config
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.training import options
 from espnet_softpl.training.task import SoftPLTask
+from tests import ROOT
+from tests.support.disks import fill
 from tests.support.espnet_runs import (
     config,
     load,
@@ -274,3 +277,54 @@ def test_targets_that_would_be_lost(tmp_path) -> None:
             check_target(out)
     (tmp_path / "empty").mkdir()
     check_target(tmp_path / "empty")
+
+
+def files_of(disk: Path) -> set[Path]:
+    return {path for path in disk.rglob("*") if path.name != "filler"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["experiment", "archive"])
+def test_a_full_disk_ends_it_and_nothing_stays(
+    run, tmp_path, small_disk, capsys, source
+) -> None:
+    if source == "archive":
+        exported(run, tmp_path / "model.zip")
+        run = tmp_path / "model.zip"
+    statuses = set()
+    for free in range(0, 600_000, 50_000):
+        fill(small_disk, free)
+        before, status = files_of(small_disk), 0
+        out = [str(small_disk / name) for name in ("model", "model.tgz")]
+        try:
+            export.main(["--asr_exp", str(run), "--out", *out])
+        except SystemExit as end:
+            status = end.code
+            error = capsys.readouterr().err
+            assert "No space left" in error or "disk may be full" in error
+            assert str(small_disk) in error and len(error.splitlines()) == 1
+            # A directory that was whole before the archive was begun.
+            left = files_of(small_disk) - before
+            assert not left or left == {Path(out[0]), *Path(out[0]).iterdir()}
+        statuses.add(status)
+        shutil.rmtree(out[0], ignore_errors=True)
+        Path(out[1]).unlink(missing_ok=True)
+    assert statuses == {0, 4}
+
+
+def test_what_a_killed_command_has_unpacked_goes_at_the_next(run, tmp_path) -> None:
+    exported(run, tmp_path / "model.zip")
+    words = ["--asr_exp", str(tmp_path / "model.zip"), "--out", str(tmp_path / "new")]
+    code = (
+        "import os, signal; from espnet_softpl.bin import export; "
+        "from espnet_softpl.commands.experiment import Experiment; "
+        "Experiment.weights = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+        f"export.main({words!r})"
+    )
+    before = set(tmp_path.iterdir())
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+    (left,) = set(tmp_path.iterdir()) - before
+    assert left.name == ".unpack.for.new"
+    export.main(words)
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "new"}

@@ -20,6 +20,7 @@ from espnet_softpl.teacher import Teacher
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.task import SoftPLTask
+from tests.support.disks import fill
 from tests.support.espnet_runs import PL, RATE, config, load, same_tensors, train
 from tests.support.labeling import (
     check_refusal,
@@ -244,3 +245,24 @@ def test_another_sample_rate_is_refused(base_model, tmp_path, capsys) -> None:
     scp = write_audio(tmp_path, 8000, rate=8000)
     message = "0.wav has 8000 Hz, the model wants 16000 Hz"
     check_refusal(base_model, scp, tmp_path / "out", [], message, capsys)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_it_and_it_goes_on(data, base_model, small_disk, capsys):
+    """Half of a table is never left; what was labeled before need not be again."""
+    scp, statuses = data.path("unlabeled", "wav.scp"), []
+    whole = label_in_process(base_model, scp, data.root / "whole")
+    for free in (0, 4096, 8192, 12288, 16384, 20480, 40960):
+        fill(small_disk, free)
+        try:
+            label_in_process(base_model, scp, out := small_disk / "out")
+            statuses.append(0)
+        except SystemExit as end:
+            statuses.append(end.code)
+            assert "No space left" in (error := capsys.readouterr().err), error
+            for file in out.glob("[!.]*"):
+                wanted = data.root / "whole" / file.name
+                assert file.read_bytes() == wanted.read_bytes()
+    assert statuses[0] == 4 and statuses[-1] == 0 and set(statuses) == {0, 4}
+    assert yaml.safe_load((out / "label.yaml").read_text()) == whole
+    assert not list(small_disk.rglob(".*"))

@@ -66,7 +66,7 @@ def write_audio(root: Path, *lengths: int, rate: int = RATE) -> Path:
 @contextlib.contextmanager
 def labeler_of(exp: Path, which: str) -> Iterator[commands_label.Labeler]:
     """Build the labeler of an experiment."""
-    with open_experiment(exp) as experiment:
+    with open_experiment(exp, exp) as experiment:
         weights = experiment.weights(which)
         trusted = [("tokens", filters.build("tokens"))]
         yield commands_label.build_labeler(experiment, weights, trusted)

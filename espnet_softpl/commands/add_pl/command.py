@@ -17,7 +17,7 @@ from espnet_softpl.commands.add_pl import base_model, data_dirs, dry_run
 from espnet_softpl.commands.add_pl.config import compose, render
 from espnet_softpl.commands.experiment import Experiment
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.files import atomic_write
+from espnet_softpl.core.files import atomic_write, load_weights
 from espnet_softpl.data import scan, tables
 from espnet_softpl.training import lengths
 
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> list[str]:
         file = base.checkpoint(args.init_param)
         if ":" in str(file):  # ESPnet takes the file's name to end there.
             raise UserError(f"init_param: {file} has a colon in its path; rename it")
-        weights = experiment.Weights(experiment.load_weights(file), str(file))
+        weights = experiment.Weights(load_weights(file), str(file))
         features = base.config.get("input_size") is not None
         unlabeled = data_dirs.merge_audio(
             args.unlabeled, features, staging / "unlabeled"

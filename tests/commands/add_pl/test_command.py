@@ -21,13 +21,14 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.bin import add_pl, export
-from espnet_softpl.commands.experiment import load_weights
+from espnet_softpl.core.files import load_weights
 from espnet_softpl.training.options import prefer_command_line
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.support.add_pl_recipe import (
     DATA,
     NOISE,
+    SILENT,
     TINY,
     call,
     changed_base,
@@ -63,7 +64,7 @@ def test_the_printed_line_is_for_a_shell(here, tmp_path, capsys) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     add_pl.main(options(tmp_path))
-    line = capsys.readouterr().out.splitlines()[-1]
+    line = " ".join([capsys.readouterr().out.splitlines()[-1], *SILENT])
     subprocess.run(["bash", "-c", line], env=environment, check=True)
     assert (tmp_path / "asr pl/valid.cer_ctc.ave.pth").exists()
 

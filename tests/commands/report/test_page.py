@@ -36,6 +36,7 @@ def test_three_experiments_that_are_not_decoded(runs, tmp_path, capsys) -> None:
     used = [stats[epoch]["train"]["pl_uses"] for epoch in (1, 2)]
     assert page.row("cached", "slimipl", "2")[4] == f"{used[0]:.3g} → {used[1]:.3g}"
     assert page.row("cached", "1 : 1", "0", "1.0")
+    assert "cached: the curves are of labels when they were used." in page.words
     assert page.row("pl_cache differs")[1:] == ['"slimipl"', '"none"']
     assert page.row("pl_cache_conf.size differs")[1:] == ["2", "–"]
     assert page.row("pl_criterion")[1:] == ['"hard_ctc"', '"hard_ctc"']

@@ -24,6 +24,7 @@ from espnet_softpl.criteria import HardCTC
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
 from tests.end_to_end.test_training import SLIMIPL, compare_runs
+from tests.support.disks import fill, remount
 from tests.support.espnet_runs import PL, Data, config, load, make_data, train
 
 FAULTS: list[Callable[[], None]] = []  # One for each unlabeled step, in order.
@@ -259,22 +260,6 @@ def test_a_killed_loader_stops_the_run_which_resumes(data, tmp_path) -> None:
     compare_runs(whole, exp, epochs=3)
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of a megabyte; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount).returncode:
-        pytest.skip("no right to mount a small file system")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def remount(disk: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_which_resumes(
     data, tmp_path, small_disk, capsys
@@ -283,8 +268,7 @@ def test_a_full_disk_stops_the_run_which_resumes(
     whole = train(SoftPLTask, options, tmp_path / "whole")
     exp = train(SoftPLTask, options, small_disk / "exp", "--max_epoch", "1")
     before = {path: path.read_bytes() for path in exp.rglob("*.pth")}
-    free = shutil.disk_usage(small_disk).free
-    (small_disk / "filler").write_bytes(bytes(max(free - 60_000, 0)))
+    fill(small_disk, 60_000)
     with pytest.raises(SystemExit) as stop:
         train(SoftPLTask, options, exp, "--resume", "true")
     assert stop.value.code == 4
