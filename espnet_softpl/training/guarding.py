@@ -19,6 +19,7 @@ from espnet_softpl.core.processes import from_all, rank_and_world
 from espnet_softpl.monitors.diagnosis import explain, write_report
 from espnet_softpl.monitors.guard import MONITORS
 from espnet_softpl.monitors.statistics import DISAGREEMENT
+from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.resume import snapshot
 from espnet_softpl.training.resume.snapshot import Training
 
@@ -109,14 +110,31 @@ def consult_guard(training: Training) -> None:
 
 
 def keep_healthy(training: Training) -> None:
-    """At the start of an epoch, save the epoch before it for a back-off, if healthy.
-
-    It warns if pseudo-labeling had begun and nothing was learned by it in that epoch.
-    """
+    """At the start of an epoch, save the epoch before it for a back-off, if healthy."""
     engine = training.model.pl
-    if (words := engine.learned.end_epoch(training.epoch - 1)) and engine.begun:
-        logger.warning("%s", words)
     if engine.guard is None or engine.guard.action != "back_off":
         return
     if engine.guard.healthy or engine.healthy_epoch is None:
         snapshot.save_healthy(dataclasses.replace(training, epoch=training.epoch - 1))
+
+
+def warn_if_idle(training: Training) -> None:
+    """At an epoch's end, say so if pseudo-labeling has begun and taught nothing."""
+    engine = training.model.pl
+    if (words := engine.learned.end_epoch(training.epoch)) and engine.begun:
+        logger.warning("%s", words)
+
+
+def judge_run(engine: PseudoLabeling) -> None:
+    """At the end of a run, say so if no process has learned from unlabeled audio.
+
+    Raises:
+        CollapseError: The guard is one that acts.
+    """
+    words = from_all(engine.learned.end_run())
+    if not all(words):
+        return
+    error = f"{words[0]}. The model is that of labeled data alone"
+    if engine.guard is not None and engine.guard.action != "warn":
+        raise CollapseError(error)
+    logger.error("%s", error)

@@ -26,7 +26,6 @@ from espnet_softpl.data.usable_audio import (
 )
 from espnet_softpl.training import augmentation, build, checks, inputs, lengths, options
 from espnet_softpl.training.config import PLConfig
-from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume import faults
@@ -48,9 +47,7 @@ class SoftPLTask(ASRTask):
     """
 
     trainer = SoftPLTrainer
-    # Of the model that was built last: ESPnet hands on nothing but `args`.
-    _config: PLConfig | None = None
-    _engine: PseudoLabeling | None = None
+    _config: PLConfig | None = None  # Of the model that was built last.
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -100,7 +97,6 @@ class SoftPLTask(ASRTask):
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train; end by a message and status: 2 mistake, 3 guard, 4 machine's fault."""
-        cls._engine = None
         try:
             try:
                 with sole_run(args):
@@ -115,9 +111,6 @@ class SoftPLTask(ASRTask):
             # If two loader processes die at once, torch raises the second in the
             # middle of what is done about the first.
             cls._end_by_fault(error, args)
-        trained = cls._engine is not None and not args.dry_run
-        if trained and (words := cls._engine.learned.end_run()):
-            logger.error("%s. The model is that of labeled data alone", words)
 
     @classmethod
     def _end_by_fault(cls, error: Exception, args: argparse.Namespace) -> NoReturn:
@@ -163,7 +156,6 @@ class SoftPLTask(ASRTask):
             if args.input_size is None:
                 checks.check_targets_fit(model, tokens, samples, args.pl_max_bad_share)
         model.pl = build.build_pseudo_labeling(config, model, tokens_per_sample)
-        cls._engine = model.pl
         if getattr(args, options.UNLABELED_DATA):
             lengths.write_usable(args, model)
             model.pl.samples = build.build_samples(config)

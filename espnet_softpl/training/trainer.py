@@ -45,7 +45,11 @@ class SoftPLTrainer(Trainer):
 
     @classmethod
     def run(cls, **kwargs: Any) -> None:
-        """Train; see `espnet2.train.trainer.Trainer.run`."""
+        """Train; see `espnet2.train.trainer.Trainer.run`.
+
+        Raises:
+            CollapseError: The guard stops it; or it has learned nothing, at the end.
+        """
         model, options = kwargs["model"], kwargs["trainer_options"]
         engine = getattr(model, "pl", None)
         if engine is None:
@@ -83,6 +87,7 @@ class SoftPLTrainer(Trainer):
         if rank_and_world()[0] == 0 and weights is not None:
             save_atomically(weights, output_dir / TEACHER)
             logger.info("The teacher was saved as %s", output_dir / TEACHER)
+        guarding.judge_run(engine)
 
     @classmethod
     def train_one_epoch(cls, **kwargs: Any) -> bool:
@@ -135,6 +140,7 @@ class SoftPLTrainer(Trainer):
             if batches.done > 0:
                 interruption.save_interruption(training, batches.done, valid)
             raise Interrupted(cls.stop.status)
+        guarding.warn_if_idle(training)
         return not valid
 
     @staticmethod

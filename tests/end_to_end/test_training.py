@@ -359,7 +359,29 @@ def test_weight_zero_leaves_nothing_of_the_unlabeled_loss(
     assert same_tensors(*runs)
     words = "no unlabeled mini-batch was learned from in "
     assert f"{words}epoch 1: 2 mini-batches, 2 mini-batches of weight 0" in caplog.text
+    assert f"{words}epoch 2: 2 mini-batches, 2 mini-batches of weight 0" in caplog.text
     assert f"{words}the whole run: 4 mini-batches" in caplog.text
+
+
+@pytest.mark.parametrize("guard", ["stop", "warn"])
+def test_a_run_that_learns_nothing_ends_as_its_guard_says(
+    data, tmp_path, caplog, capsys, guard
+) -> None:
+    options = config(**data.options(), **PL, pl_guard=guard, pl_filter=["tokens"])
+    options["pl_filter_conf"] = {"min_tokens": 1000}
+    words = "no unlabeled mini-batch was learned from in the whole run: 4 mini-batches"
+    exp = tmp_path / "exp"
+    for more in ((), ("--resume", "true")):  # Resumed, there is nothing left to do.
+        status = 0
+        try:
+            train(SoftPLTask, options, exp, *more)
+        except SystemExit as end:
+            status = end.code
+        assert status == (3 if guard == "stop" else 0)
+        error = capsys.readouterr().err if status else caplog.text
+        assert f"{words}, 16 utterances dropped by tokens" in error
+        assert (exp / "teacher.pth").exists() and (exp / "2epoch.pth").exists()
+        caplog.clear()
 
 
 def test_unlabeled_files_that_cannot_be_read(data, tmp_path, caplog, capsys) -> None:
