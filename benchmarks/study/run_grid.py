@@ -1,0 +1,209 @@
+"""The study: which pseudo-label is best on real speech, run by the recipe's stages.
+
+`grid.yaml` says what is run: systems (a preset of the recipe with changes), and for
+each corpus what is tuned and what is compared. One line of JSON per run is added to
+`runs.jsonl`, with settings, error rates and the errors of each utterance. A run that
+has a line is not repeated, and a run that was stopped goes on.
+
+    python benchmarks/study/run_grid.py final commands_ar -- --words DIR
+    python benchmarks/study/tables.py commands_ar          # the table of its lines
+
+What follows `--` goes to the recipe's `run.sh`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kaldialign
+import yaml
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import common  # noqa: E402
+
+from espnet_softpl.commands.scoring import load_references, to_units  # noqa: E402
+from espnet_softpl.data.tables import read_scp  # noqa: E402
+
+RECIPE = common.ROOT / "egs2" / "librispeech_softpl"
+LINES = HERE / "runs.jsonl"
+UNITS = {"char": "cer", "word": "wer"}
+SUPERVISED = ("warmup", "control")
+# Of a run's configuration, what a reader wants to see beside its errors.
+SHOWN = ("optim_conf", "scheduler_conf", "max_epoch", "num_iters_per_epoch")
+# Paths of data, which differ from machine to machine.
+HIDDEN = ("unlabeled_", "pl_oracle")
+
+
+def read_lines(path: Path = LINES) -> list[dict[str, Any]]:
+    """Read the runs that were recorded, oldest first."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write_preset(name: str, change: Mapping[str, Any], recipe: Path) -> Path:
+    """Write a system of the grid as a preset of the recipe.
+
+    Args:
+        name: The system.
+        change: Its preset, as `base`, and what differs from that.
+        recipe: The recipe's directory.
+
+    Returns:
+        The file, relative to the recipe.
+    """
+    base = f"../../conf/tuning/train_pl_{change['base']}.yaml"
+    conf = {"base_config": base, **{k: v for k, v in change.items() if k != "base"}}
+    path = recipe / "exp" / "study" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(conf, sort_keys=False)
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.write_text(text, "utf-8")
+    return path.relative_to(recipe)
+
+
+def utterance_errors(
+    references: Mapping[str, str], hypotheses: Mapping[str, str], unit: str
+) -> list[int]:
+    """Count the errors of each utterance, in the order of the references."""
+    return [
+        kaldialign.edit_distance(to_units(text, unit), to_units(hypotheses[key], unit))[
+            "total"
+        ]
+        for key, text in references.items()
+    ]
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """Return the settings of a finished run that decide its result."""
+    conf = yaml.safe_load((directory / "config.yaml").read_text("utf-8"))
+    return {
+        key: value
+        for key, value in conf.items()
+        if key in SHOWN
+        or (key.startswith("pl_") and value and not key.startswith(HIDDEN))
+    }
+
+
+def make_line(
+    record: Mapping[str, Any], phase: str, decoding: str, exp: Path, dump: Path
+) -> dict[str, Any]:
+    """Make the line of one run that stage 11 has scored.
+
+    Args:
+        record: Its entry in `results.json`.
+        phase: `tune`, which shows the errors of the dev set only, or `final`.
+        decoding: Name of the decoding configuration.
+        exp: Directory of the corpus's experiments.
+        dump: Directory of the corpus's formatted data.
+    """
+    directory = exp / f"seed{record['seed']}" / record["system"]
+    hypotheses = read_scp(directory / "decode" / "text", empty=True)
+    line: dict[str, Any] = {
+        "corpus": exp.name,
+        "phase": phase,
+        "system": record["system"],
+        "seed": int(record["seed"]),
+        "decoding": decoding,
+        "commit": git("rev-parse", "--short", "HEAD") + "+" * bool(git("diff", "HEAD")),
+        "settings": read_settings(directory),
+        "updates": record["updates"],
+        "seconds": round(record["seconds"]),
+    }
+    for name, references in load_references(dump / "org").items():
+        if name != "dev" and phase == "tune":
+            continue
+        line[name] = {"utterances": len(references)}
+        for unit, rate in UNITS.items():
+            errors = utterance_errors(references, hypotheses, unit)
+            length = sum(len(to_units(text, unit)) for text in references.values())
+            line[name] |= {rate: round(100 * sum(errors) / length, 3)}
+            line[name] |= {f"{unit}s": length, f"{unit}_errors": errors}
+    history = record["history"]
+    for key in ("pl_cer", "pl_kept", "pl_frame_entropy", "pl_blank"):
+        if values := history.get(f"train/{key}"):
+            line[key] = [round(value, 4) for _, value in values]
+    return line
+
+
+def git(*words: str) -> str:
+    """Return what git says of this checkout."""
+    command = ["git", "-C", str(common.ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def run_seed(
+    phase: str, corpus: str, seed: int, systems: Sequence[str], options: Any
+) -> None:
+    """Train, decode and record the systems of one seed that have no line yet."""
+    grid = yaml.safe_load((HERE / "grid.yaml").read_text("utf-8"))
+    key = {"corpus": corpus, "phase": phase, "decoding": options.decoding}
+    known = {
+        (line["system"], line["seed"])
+        for line in read_lines(options.lines)
+        if key.items() <= line.items()
+    }
+    todo = [name for name in systems if (name, seed) not in known]
+    presets = [name for name in todo if name not in SUPERVISED]
+    if not todo:
+        return
+    command = ["./run.sh", "--corpus", corpus, "--stage", "1", "--stop-stage", "11"]
+    command += ["--seeds", str(seed)]
+    command += ["--run_control", str("control" in todo).lower()]
+    command += ["--inference_config", f"conf/{options.decoding}.yaml"]
+    # Without a system of pseudo-labels the recipe trains its default.
+    files = [write_preset(n, grid["systems"][n], options.recipe) for n in presets]
+    command += ["--pl_config", " ".join(map(str, files))] if files else []
+    subprocess.run([*command, *options.rest], cwd=options.recipe, check=True)
+    exp = options.recipe / "exp" / corpus
+    records = json.loads((exp / "results.json").read_text("utf-8"))
+    with open(options.lines, "a", encoding="utf-8") as stream:
+        for record in records:
+            if record["system"] in todo and record["seed"] == str(seed):
+                dump = options.recipe / "dump" / corpus
+                line = make_line(record, phase, options.decoding, exp, dump)
+                stream.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("phase", choices=["tune", "final"])
+    parser.add_argument("corpus", help="one of grid.yaml")
+    parser.add_argument("--only", nargs="+", help="systems (default: the grid's)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: the grid's")
+    parser.add_argument(
+        "--decoding", default="decode", help="name in the recipe's conf"
+    )
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="its directory")
+    parser.add_argument("--lines", type=Path, default=LINES, help="file of lines")
+    parser.add_argument("rest", nargs="*", help="after --: options of run.sh")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a part of the grid."""
+    options = parse(argv)
+    grid = yaml.safe_load((HERE / "grid.yaml").read_text("utf-8"))
+    part = grid[options.phase].get(options.corpus)
+    if part is None:
+        sys.exit(f"error: {options.corpus} is not in the grid of {options.phase}")
+    systems = options.only or part["systems"]
+    if unknown := [n for n in systems if n not in (*SUPERVISED, *grid["systems"])]:
+        sys.exit(f"error: grid.yaml has no system {', '.join(unknown)}")
+    options.rest = [*part.get("options", []), *options.rest]
+    for seed in options.seeds or part["seeds"]:
+        run_seed(options.phase, options.corpus, seed, systems, options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

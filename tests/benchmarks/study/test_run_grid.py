@@ -1,0 +1,86 @@
+"""The study's runs: the grid is right, a scored run becomes a line."""
+
+import importlib
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import ROOT
+
+RECIPE = ROOT / "egs2/librispeech_softpl"
+
+
+@pytest.fixture(scope="module")
+def study() -> Iterator[types.ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks/study"))
+        yield importlib.import_module("run_grid")
+
+
+def test_the_grid_names_what_there_is(study) -> None:
+    grid = yaml.safe_load((study.HERE / "grid.yaml").read_text())
+    for change in grid["systems"].values():
+        assert (RECIPE / f"conf/tuning/train_pl_{change['base']}.yaml").is_file()
+    for part in (*grid["tune"].items(), *grid["final"].items()):
+        assert (RECIPE / f"conf/corpora/{part[0]}.sh").is_file()
+        known = {*study.SUPERVISED, *grid["systems"]}
+        assert known.issuperset(part[1]["systems"])
+        assert part[1]["seeds"]
+
+
+def test_a_preset_has_its_base(study, tmp_path: Path) -> None:
+    change = {"base": "hard_ctc", "optim_conf": {"lr": 0.5}}
+    file = study.write_preset("faster", change, tmp_path)
+    assert file == Path("exp/study/faster.yaml")
+    base = "../../conf/tuning/train_pl_hard_ctc.yaml"
+    written = yaml.safe_load((tmp_path / file).read_text())
+    assert written == {"base_config": base, "optim_conf": {"lr": 0.5}}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Make what stage 11 leaves of one run with two utterances in each set."""
+    for part in ("dev", "test"):
+        folder = tmp_path / "dump/c/org" / part
+        folder.mkdir(parents=True)
+        (folder / "text").write_text(f"{part}1 A B\n{part}2 C D E\n")
+        (folder / "utt2set").write_text(f"{part}1 {part}\n{part}2 {part}\n")
+    directory = tmp_path / "exp/c/seed3/soft"
+    (directory / "decode").mkdir(parents=True)
+    text = "dev1 A B\ndev2 C D E\ntest1 A\ntest2 C X E\n"
+    (directory / "decode/text").write_text(text)
+    conf = {"pl_criterion": "soft_ce", "max_epoch": 2, "pl_filter": [], "ngpu": 0}
+    conf["unlabeled_shape_file"] = ["there"]
+    (directory / "config.yaml").write_text(yaml.safe_dump(conf))
+    return tmp_path
+
+
+@pytest.mark.parametrize("phase", ["tune", "final"])
+def test_a_line_tells_all(study, recipe: Path, phase: str) -> None:
+    record = {"system": "soft", "seed": "3", "updates": 7, "seconds": 1.6}
+    record["history"] = {"train/pl_cer": [[50, 0.25], [100, 0.125]]}
+    line = study.make_line(record, phase, "decode", recipe / "exp/c", recipe / "dump/c")
+    assert json.loads(json.dumps(line)) == line
+    assert line["settings"] == {"pl_criterion": "soft_ce", "max_epoch": 2}
+    assert line["pl_cer"] == [0.25, 0.125]
+    assert (line["corpus"], line["seed"], line["seconds"]) == ("c", 3, 2)
+    assert line["dev"]["cer"] == 0.0
+    # While settings are tuned nobody sees the test set.
+    assert ("test" in line) == (phase == "final")
+    if phase == "final":
+        # "A B" without " B", "C D E" with one letter wrong: 3 of 8, 2 of 5 words.
+        assert line["test"]["char_errors"] == [2, 1]
+        assert line["test"]["cer"] == pytest.approx(37.5)
+        assert line["test"]["word_errors"] == [1, 1]
+        assert line["test"]["wer"] == pytest.approx(40.0)
+
+
+def test_unknown_names_are_refused(study) -> None:
+    with pytest.raises(SystemExit, match="not in the grid of tune"):
+        study.main(["tune", "nowhere"])
+    with pytest.raises(SystemExit, match="no system nothing"):
+        study.main(["tune", "commands_ar", "--only", "nothing"])

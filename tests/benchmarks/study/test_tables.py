@@ -1,0 +1,60 @@
+"""The tables of the study: tests and intervals from made-up lines."""
+
+import importlib
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+
+@pytest.fixture(scope="module")
+def tables() -> Iterator[types.ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks/study"))
+        yield importlib.import_module("tables")
+
+
+def line(system: str, seed: int, errors: list[int]) -> dict:
+    part = {"cer": sum(errors) / 2, "wer": 1.0, "chars": 200, "words": 40}
+    part |= {"char_errors": errors, "word_errors": errors}
+    base = {"corpus": "c", "phase": "final", "decoding": "decode"}
+    return {**base, "system": system, "seed": seed, "test": part}
+
+
+def test_p_counts_all_signs(tables) -> None:
+    # With all six on one side, two of the 64 choices are as far from 0.
+    assert tables.sign_flip_p([-1.0, -2.0, -1.5, -0.5, -3.0, -1.0]) == 2 / 64
+    # +1 -1 and -1 +1 give 0, all four are at least as far.
+    assert tables.sign_flip_p([1.0, -1.0]) == 1.0
+    # |3 - 1| = 2 is reached by all but none below: 2, 4, 4, 2.
+    assert tables.sign_flip_p([3.0, -1.0]) == 1.0
+
+
+def test_systems_are_compared_by_seed(tables) -> None:
+    lines = {
+        ("control", 1): line("control", 1, [4, 6]),
+        ("control", 2): line("control", 2, [5, 5]),
+        ("soft", 1): line("soft", 1, [2, 4]),
+        ("soft", 2): line("soft", 2, [3, 3]),
+        ("soft", 3): line("soft", 3, [99, 99]),  # Its control is not there.
+    }
+    found = tables.compare(lines, "soft", "control", "char")
+    # Each utterance has two errors less in both seeds: 4 of 200, in each draw.
+    assert found == (2, -2.0, -2.0, -2.0, 0.5)
+    assert tables.compare(lines, "soft", "other", "char") is None
+
+
+def test_the_table_is_printed(tables, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "runs.jsonl"
+    records = [line("control", 1, [4, 6]), line("soft", 1, [2, 4])]
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    assert tables.main(["c", "--lines", str(path)]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2].startswith("| control | 1 | 5.0 (5.0 to 5.0) |")
+    assert rows[3].endswith("| -2.00 | -2.00 to -2.00 | 1.000 |")
+    with pytest.raises(SystemExit, match="no run"):
+        tables.main(["d", "--lines", str(path)])
