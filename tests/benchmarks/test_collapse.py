@@ -93,8 +93,10 @@ def test_every_kind_of_label_is_among_the_methods() -> None:
     assert used == set(criteria.available())
     shaped = {n for m in collapse.METHODS.values() for n in m.get("pl_shaping", ())}
     # A temperature of soft_ce is the same as sharpening its teacher, and sampled_ctc
-    # draws as `sample` does, but anew at every step.
-    assert shaped == set(shaping.available()) - {"sharpen", "sample"}
+    # draws as `sample` does, but again at every step. Labels with a language model
+    # know more than the others.
+    elsewhere = {"sharpen", "sample", "lm_posterior", "rescore"}
+    assert shaped == set(shaping.available()) - elsewhere
     regular = {
         n for m in collapse.METHODS.values() for n in m.get("pl_regularizer", ())
     }
