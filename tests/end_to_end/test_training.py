@@ -13,6 +13,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl import criteria
+from espnet_softpl.bin import token_lm
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.monitors.statistics import ALWAYS
 from espnet_softpl.training import checks
@@ -588,6 +589,9 @@ def test_every_criterion_has_a_configuration() -> None:
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.name)
 def test_every_configuration_of_the_recipe_builds(path, data, tmp_path) -> None:
     tokens = data.options()["token_list"]
+    # Stage 6 leaves a bigram beside the token list.
+    words = ["--text", data.path("labeled", "text"), "--token_list", tokens]
+    token_lm.main([*words, "--out", str(Path(tokens).with_name("bigram.arpa"))])
     cmd = [
         "--config",
         str(joined(path, tmp_path)),
