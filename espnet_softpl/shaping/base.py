@@ -36,7 +36,7 @@ build = REGISTRY.build
 
 
 def relabel(label: PseudoLabel, log_probs: Tensor) -> PseudoLabel:
-    """Replace the posteriors, (B, T, V); read the transcript anew, drop its list."""
+    """Replace the posteriors, (B, T, V); read the transcript again, drop its list."""
     tokens, token_lengths = greedy(log_probs, label.lengths)
     return label._replace(
         log_probs=log_probs,
