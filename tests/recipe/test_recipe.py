@@ -566,7 +566,7 @@ def test_all_stages_from_end_to_end(tmp_path: Path) -> None:
 
     again = run(recipe, *options)
     assert again.returncode == 0, again.stdout
-    assert again.stdout.count("unchanged since it was done") == 15
+    assert again.stdout.count("unchanged since it was done") == 16
     assert "log:" not in again.stdout
     assert again.stdout.splitlines()[-7:-1] == first.stdout.splitlines()[-7:-1]
 
