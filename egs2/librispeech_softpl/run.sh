@@ -200,9 +200,9 @@ if begin_stage 6 "$token_type token list $tokens"; then
     # The language model of presets with "lm: bigram.arpa".
     inputs=("${lm_text:-$dump/labeled/text}" "$tokens")
     if changed "${tokens%/*}/.bigram" "" "${inputs[@]}"; then
-        words=(--text "${inputs[0]}" --token_list "$tokens" --token_type "$token_type")
-        [ "$token_type" = char ] || words+=(--bpemodel "$bpemodel")
-        run "$PYTHON" -m espnet_softpl.bin.token_lm "${words[@]}" \
+        count=(--text "${inputs[0]}" --token_list "$tokens" --token_type "$token_type")
+        [ "$token_type" = char ] || count+=(--bpemodel "$bpemodel")
+        run "$PYTHON" -m espnet_softpl.bin.token_lm "${count[@]}" \
             --out "${tokens%/*}/bigram.arpa"
         mark_done "${tokens%/*}/.bigram" "" "${inputs[@]}"
     fi
