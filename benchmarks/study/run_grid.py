@@ -38,8 +38,6 @@ UNITS = {"char": "cer", "word": "wer"}
 SUPERVISED = ("warmup", "control")
 # Of a run's configuration, what a reader wants to see beside its errors.
 SHOWN = ("optim_conf", "scheduler_conf", "max_epoch", "num_iters_per_epoch")
-# Paths of data, which differ from machine to machine.
-HIDDEN = ("unlabeled_", "pl_oracle")
 
 
 def read_lines(path: Path = LINES) -> list[dict[str, Any]]:
@@ -88,8 +86,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     return {
         key: value
         for key, value in conf.items()
-        if key in SHOWN
-        or (key.startswith("pl_") and value and not key.startswith(HIDDEN))
+        if key in SHOWN or (key.startswith("pl_") and value)
     }
 
 
@@ -128,7 +125,7 @@ def make_line(
             line[name] |= {rate: round(100 * sum(errors) / length, 3)}
             line[name] |= {f"{unit}s": length, f"{unit}_errors": errors}
     history = record["history"]
-    for key in ("pl_cer", "pl_kept", "pl_frame_entropy", "pl_blank"):
+    for key in ("pl_cer", "pl_kept", "pl_frame_entropy", "pl_blank_share"):
         if values := history.get(f"train/{key}"):
             line[key] = [round(value, 4) for _, value in values]
     return line
@@ -141,10 +138,20 @@ def git(*words: str) -> str:
 
 
 def run_seed(
-    phase: str, corpus: str, seed: int, systems: Sequence[str], options: Any
+    seed: int,
+    systems: Sequence[str],
+    changes: Mapping[str, Mapping[str, Any]],
+    options: argparse.Namespace,
 ) -> None:
-    """Train, decode and record the systems of one seed that have no line yet."""
-    grid = yaml.safe_load((HERE / "grid.yaml").read_text("utf-8"))
+    """Train, decode and record the systems of one seed that have no line yet.
+
+    Args:
+        seed: The random seed.
+        systems: Their names.
+        changes: What each system of the grid is.
+        options: The command line's.
+    """
+    phase, corpus = options.phase, options.corpus
     key = {"corpus": corpus, "phase": phase, "decoding": options.decoding}
     known = {
         (line["system"], line["seed"])
@@ -160,7 +167,7 @@ def run_seed(
     command += ["--run_control", str("control" in todo).lower()]
     command += ["--inference_config", f"conf/{options.decoding}.yaml"]
     # Without a system of pseudo-labels the recipe trains its default.
-    files = [write_preset(n, grid["systems"][n], options.recipe) for n in presets]
+    files = [write_preset(n, changes[n], options.recipe) for n in presets]
     command += ["--pl_config", " ".join(map(str, files))] if files else []
     subprocess.run([*command, *options.rest], cwd=options.recipe, check=True)
     exp = options.recipe / "exp" / corpus
@@ -201,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.exit(f"error: grid.yaml has no system {', '.join(unknown)}")
     options.rest = [*part.get("options", []), *options.rest]
     for seed in options.seeds or part["seeds"]:
-        run_seed(options.phase, options.corpus, seed, systems, options)
+        run_seed(seed, systems, grid["systems"], options)
     return 0
 
 

@@ -105,17 +105,18 @@ def count(
         tokenizer = SentencepiecesTokenizer(str(bpemodel))
     else:
         tokenizer = CharTokenizer() if token_type == "char" else WordTokenizer()
+    known = set(said)
     sentences = [
-        [token if token in said else UNKNOWN for token in tokenizer.text2tokens(words)]
+        [token if token in known else UNKNOWN for token in tokenizer.text2tokens(words)]
         for words in read_scp(text, empty=True).values()
         if words
     ]
-    known = sum(token != UNKNOWN for sentence in sentences for token in sentence)
-    if not known:
+    covered = sum(token != UNKNOWN for sentence in sentences for token in sentence)
+    if not covered:
         raise UserError(f"--text: {text} has no token of {token_list}")
     bigram = witten_bell(sentences, [*said, UNKNOWN])
     write_arpa(bigram, out)
     return (
-        f"{out}: {len(bigram[2])} bigrams of {known} tokens in {len(sentences)} "
+        f"{out}: {len(bigram[2])} bigrams of {covered} tokens in {len(sentences)} "
         f"transcripts"
     )

@@ -63,10 +63,12 @@ def recipe(tmp_path: Path) -> Path:
 def test_a_line_tells_all(study, recipe: Path, phase: str) -> None:
     record = {"system": "soft", "seed": "3", "updates": 7, "seconds": 1.6}
     record["history"] = {"train/pl_cer": [[50, 0.25], [100, 0.125]]}
+    record["history"]["train/pl_blank_share"] = [[50, 0.5]]
     line = study.make_line(record, phase, "decode", recipe / "exp/c", recipe / "dump/c")
     assert json.loads(json.dumps(line)) == line
     assert line["settings"] == {"pl_criterion": "soft_ce", "max_epoch": 2}
     assert line["pl_cer"] == [0.25, 0.125]
+    assert line["pl_blank_share"] == [0.5]
     assert (line["corpus"], line["seed"], line["seconds"]) == ("c", 3, 2)
     assert line["dev"]["cer"] == 0.0
     # While settings are tuned nobody sees the test set.
