@@ -12,3 +12,4 @@ dev_sets="dev"
 test_sets="test"
 speed_perturb_factors="0.9 1.0 1.1"
 feats_normalize=utterance_mvn
+warmup_config=conf/train_warmup_words.yaml
