@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 class CollapseError(RuntimeError):
-    """The guard ended a training whose pseudo-labels collapse; exit status 3."""
+    """A training ended that would learn no more: the guard's alarm; exit status 3."""
 
 
 def ends_quietly(main: Callable[..., T]) -> Callable[..., T]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from espnet2.train.trainer import Trainer
 
+from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.core.files import load_state, save_atomically
 from espnet_softpl.core.processes import (
     any_process,
@@ -42,14 +43,27 @@ class SoftPLTrainer(Trainer):
     """
 
     stop = interruption.StopRequest()
+    idle_epoch: int | None = None  # That ended without a single update.
 
     @classmethod
     def run(cls, **kwargs: Any) -> None:
         """Train; see `espnet2.train.trainer.Trainer.run`.
 
         Raises:
-            CollapseError: The guard stops it; or it has learned nothing, at the end.
+            CollapseError: The guard stops it; it has learned nothing, at the end; or no
+                gradient of an epoch was finite.
         """
+        cls.idle_epoch = None
+        cls._run(**kwargs)
+        if cls.idle_epoch is not None:  # ESPnet has stopped, with a warning only.
+            raise CollapseError(
+                f"training is stopped: epoch {cls.idle_epoch} made no update, for none "
+                "of its gradients was finite. Try a lower learning rate (optim_conf), "
+                "longer warm-up steps, or use_amp false"
+            )
+
+    @classmethod
+    def _run(cls, **kwargs: Any) -> None:
         model, options = kwargs["model"], kwargs["trainer_options"]
         engine = getattr(model, "pl", None)
         if engine is None:
@@ -99,6 +113,13 @@ class SoftPLTrainer(Trainer):
         Raises:
             Interrupted: A signal came; everything is saved.
         """
+        invalid = cls._train_one_epoch(**kwargs)
+        if invalid:
+            cls.idle_epoch = kwargs["reporter"].get_epoch()
+        return invalid
+
+    @classmethod
+    def _train_one_epoch(cls, **kwargs: Any) -> bool:
         options, reporter = kwargs["options"], kwargs["reporter"]
         model = getattr(kwargs["model"], "module", kwargs["model"])
         if getattr(model, "pl", None) is None:

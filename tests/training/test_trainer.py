@@ -69,3 +69,23 @@ def test_files_are_written_whole_only_while_it_trains(data, tmp_path) -> None:
     # A teacher that is the student has no weights of its own.
     assert "teacher.pth" not in written(exp)
     assert not list(exp.rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize("unlabeled", [False, True])
+def test_an_epoch_without_an_update_ends_with_status_3(
+    data, tmp_path, monkeypatch, capsys, unlabeled
+) -> None:
+    pl = PL if unlabeled else {}
+    options = config(**data.options(unlabeled=unlabeled), **pl, max_epoch=2)
+    infinite = torch.tensor(float("inf"))
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda *args, **named: infinite
+    )
+    with pytest.raises(SystemExit) as end:
+        train(SoftPLTask, options, tmp_path / "exp")
+    assert end.value.code == 3
+    assert "epoch 1 made no update" in capsys.readouterr().err
+    monkeypatch.undo()  # What stopped it is mended: it goes on.
+    train(SoftPLTask, options, tmp_path / "exp", "--resume", "true")
+    stats = load(tmp_path / "exp" / "checkpoint.pth")["reporter"]["stats"]
+    assert list(stats) == [1, 2]
