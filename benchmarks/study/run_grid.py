@@ -39,6 +39,12 @@ SUPERVISED = ("warmup", "control")
 # Of a run's configuration, what a reader wants to see beside its errors.
 SHOWN = ("optim_conf", "scheduler_conf", "max_epoch", "num_iters_per_epoch")
 
+# What is kept of each epoch, by its name in a line.
+CURVES = {"dev_cer_ctc": "valid/cer_ctc"} | {
+    name: f"train/{name}"
+    for name in ("pl_cer", "pl_kept", "pl_frame_entropy", "pl_blank_share")
+}
+
 
 def read_lines(path: Path = LINES) -> list[dict[str, Any]]:
     """Read the runs that were recorded, oldest first."""
@@ -97,7 +103,7 @@ def make_line(
 
     Args:
         record: Its entry in `results.json`.
-        phase: `tune`, which shows the errors of the dev set only, or `final`.
+        phase: `final`, or one of those that show the errors of the dev set only.
         decoding: Name of the decoding configuration.
         exp: Directory of the corpus's experiments.
         dump: Directory of the corpus's formatted data.
@@ -116,7 +122,7 @@ def make_line(
         "seconds": round(record["seconds"]),
     }
     for name, references in load_references(dump / "org").items():
-        if name != "dev" and phase == "tune":
+        if name != "dev" and phase != "final":
             continue
         line[name] = {"utterances": len(references)}
         for unit, rate in UNITS.items():
@@ -124,10 +130,11 @@ def make_line(
             length = sum(len(to_units(text, unit)) for text in references.values())
             line[name] |= {rate: round(100 * sum(errors) / length, 3)}
             line[name] |= {f"{unit}s": length, f"{unit}_errors": errors}
-    history = record["history"]
-    for key in ("pl_cer", "pl_kept", "pl_frame_entropy", "pl_blank_share"):
-        if values := history.get(f"train/{key}"):
-            line[key] = [round(value, 4) for _, value in values]
+    for name, key in CURVES.items():
+        if values := record["history"].get(key):
+            line[name] = [round(value, 4) for _, value in values]
+    alarms = (directory / "pl_collapse").glob("step*")
+    line["alarms"] = sorted(int(path.name.removeprefix("step")) for path in alarms)
     return line
 
 
@@ -183,7 +190,7 @@ def run_seed(
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("phase", choices=["tune", "final"])
+    parser.add_argument("phase", help="part of grid.yaml: tune, collapse or final")
     parser.add_argument("corpus", help="one of grid.yaml")
     parser.add_argument("--only", nargs="+", help="systems (default: the grid's)")
     parser.add_argument("--seeds", nargs="+", type=int, help="default: the grid's")
@@ -200,9 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a part of the grid."""
     options = parse(argv)
     grid = yaml.safe_load((HERE / "grid.yaml").read_text("utf-8"))
-    part = grid[options.phase].get(options.corpus)
-    if part is None:
-        sys.exit(f"error: {options.corpus} is not in the grid of {options.phase}")
+    part = grid.get(options.phase, {}).get(options.corpus)
+    if part is None or options.phase == "systems":
+        sys.exit(f"error: grid.yaml has no {options.corpus} in {options.phase}")
     systems = options.only or part["systems"]
     if unknown := [n for n in systems if n not in (*SUPERVISED, *grid["systems"])]:
         sys.exit(f"error: grid.yaml has no system {', '.join(unknown)}")

@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("corpus")
     parser.add_argument("--against", default="control", help="system to compare with")
-    parser.add_argument("--phase", default="final", choices=["tune", "final"])
+    parser.add_argument("--phase", default="final", help="as in run_grid.py")
     parser.add_argument("--decoding", default="decode", help="as in run_grid.py")
     parser.add_argument("--lines", type=Path, default=LINES, help="file of lines")
     args = parser.parse_args(argv)
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if not lines:
         sys.exit(f"error: {args.lines} has no run of {wanted}")
-    part = "dev" if args.phase == "tune" else "test"
+    part = "test" if args.phase == "final" else "dev"
     print("\n".join(make_table(lines, args.against, part)))
     return 0
 

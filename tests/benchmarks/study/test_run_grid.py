@@ -25,7 +25,8 @@ def test_the_grid_names_what_there_is(study) -> None:
     grid = yaml.safe_load((study.HERE / "grid.yaml").read_text())
     for change in grid["systems"].values():
         assert (RECIPE / f"conf/tuning/train_pl_{change['base']}.yaml").is_file()
-    for part in (*grid["tune"].items(), *grid["final"].items()):
+    phases = [phase for phase in grid if phase != "systems"]
+    for part in (part for phase in phases for part in grid[phase].items()):
         assert (RECIPE / f"conf/corpora/{part[0]}.sh").is_file()
         known = {*study.SUPERVISED, *grid["systems"]}
         assert known.issuperset(part[1]["systems"])
@@ -59,16 +60,19 @@ def recipe(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("phase", ["tune", "final"])
+@pytest.mark.parametrize("phase", ["tune", "collapse", "final"])
 def test_a_line_tells_all(study, recipe: Path, phase: str) -> None:
     record = {"system": "soft", "seed": "3", "updates": 7, "seconds": 1.6}
     record["history"] = {"train/pl_cer": [[50, 0.25], [100, 0.125]]}
     record["history"]["train/pl_blank_share"] = [[50, 0.5]]
+    (recipe / "exp/c/seed3/soft/pl_collapse/step40").mkdir(parents=True)
+    (recipe / "exp/c/seed3/soft/pl_collapse/step7").mkdir()
     line = study.make_line(record, phase, "decode", recipe / "exp/c", recipe / "dump/c")
     assert json.loads(json.dumps(line)) == line
     assert line["settings"] == {"pl_criterion": "soft_ce", "max_epoch": 2}
     assert line["pl_cer"] == [0.25, 0.125]
     assert line["pl_blank_share"] == [0.5]
+    assert line["alarms"] == [7, 40]
     assert (line["corpus"], line["seed"], line["seconds"]) == ("c", 3, 2)
     assert line["dev"]["cer"] == 0.0
     # While settings are tuned nobody sees the test set.
@@ -82,7 +86,7 @@ def test_a_line_tells_all(study, recipe: Path, phase: str) -> None:
 
 
 def test_unknown_names_are_refused(study) -> None:
-    with pytest.raises(SystemExit, match="not in the grid of tune"):
+    with pytest.raises(SystemExit, match="no nowhere in tune"):
         study.main(["tune", "nowhere"])
     with pytest.raises(SystemExit, match="no system nothing"):
         study.main(["tune", "commands_ar", "--only", "nothing"])
