@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from espnet_softpl.data.tables import read_scp  # noqa: E402
 RECIPE = common.ROOT / "egs2" / "librispeech_softpl"
 LINES = HERE / "runs.jsonl"
 UNITS = {"char": "cer", "word": "wer"}
+SPEED_COPY = re.compile(r"sp[\d.]+-")  # What stage 3 puts before an id.
 SUPERVISED = ("warmup", "control")
 # Of a run's configuration, what a reader wants to see beside its errors.
 SHOWN = ("optim_conf", "scheduler_conf", "max_epoch", "num_iters_per_epoch")
@@ -96,6 +98,23 @@ def read_settings(directory: Path) -> dict[str, Any]:
     }
 
 
+def count_minutes(data: Path, directory: Path) -> dict[str, float]:
+    """Return the minutes of audio of each part; copies at other speeds do not count.
+
+    Args:
+        data: The corpus's formatted data, a directory each.
+        directory: A finished run, which knows the sample rate.
+    """
+    conf = yaml.safe_load((directory / "config.yaml").read_text("utf-8"))
+    per_minute = 60 * float(conf["frontend_conf"]["fs"])
+    minutes = {}
+    for part in ("labeled", "unlabeled", "dev", "test"):
+        samples = read_scp(data / part / "utt2num_samples")
+        own = [int(n) for key, n in samples.items() if not SPEED_COPY.match(key)]
+        minutes[part] = round(sum(own) / per_minute, 1)
+    return minutes
+
+
 def make_line(
     record: Mapping[str, Any], phase: str, decoding: str, exp: Path, dump: Path
 ) -> dict[str, Any]:
@@ -120,6 +139,7 @@ def make_line(
         "settings": read_settings(directory),
         "updates": record["updates"],
         "seconds": round(record["seconds"]),
+        "minutes": count_minutes(dump / "org", directory),
     }
     for name, references in load_references(dump / "org").items():
         if name != "dev" and phase != "final":

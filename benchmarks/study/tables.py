@@ -1,19 +1,25 @@
 """Tables of the study, made from `runs.jsonl` alone.
 
-    python benchmarks/study/tables.py commands_ar
+    python benchmarks/study/tables.py commands_ar --against control hard_ctc
+    python benchmarks/study/tables.py corpora
+    python benchmarks/study/tables.py --write docs/study.md   # those that a page has
 
 Systems are compared with `--against` on the test set, pair by pair: the same base
-model, the same seed. The interval is a bootstrap over utterances of the mean over
-seeds. p is of an exact two-sided test over seeds, which flips the signs of their
+model, the same random seed. The interval is a bootstrap over utterances of the mean
+over seeds. p is of an exact two-sided test over seeds, which flips the signs of their
 differences.
+
+In a page, a table stands between `<!-- study: ARGUMENTS -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import re
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +30,18 @@ sys.path.insert(0, str(HERE))
 
 from run_grid import LINES, UNITS, read_lines  # noqa: E402
 
+from espnet_softpl.core.files import atomic_write  # noqa: E402
+
 REPLICATIONS = 10_000
-Lines = Mapping[tuple[str, int], Mapping[str, Any]]
+Line = Mapping[str, Any]
+Lines = Mapping[tuple[str, int], Line]
+TITLES = {"char": "CER", "word": "WER"}
+TABLE = re.compile(r"(<!-- study: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+# Where a page quotes no result: code, links, and the level of a test.
+NO_RESULT = re.compile(
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|p < [\d.]+", re.DOTALL
+)
+NUMBER = re.compile(r"\d+\.\d+|\d+(?= %)")
 
 
 class Comparison(NamedTuple):
@@ -33,9 +49,14 @@ class Comparison(NamedTuple):
 
     seeds: int  # That both have.
     difference: float  # Mean over seeds; negative if the system is better.
-    low: float  # Ends of the 95 % interval.
+    relative: float  # The same in percent of the other's mean.
+    low: float  # Ends of the 95 % interval of the difference.
     high: float
     p: float  # Exact, over seeds.
+
+    def __str__(self) -> str:
+        sure = f"{self.low:+.2f} to {self.high:+.2f}, p {self.p:.3f}"
+        return f"{self.difference:+.2f} ({self.relative:+.0f} %; {sure})"
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -65,69 +86,152 @@ def compare(
         None if they have no seed in common.
     """
     seeds = sorted(s for name, s in lines if name == system and (other, s) in lines)
-    if not seeds:
+    if not seeds or system == other:
         return None
-    changes = np.array(
+    counts = np.array(
         [
-            np.subtract(
-                *(lines[name, s][part][f"{unit}_errors"] for name in (system, other))
-            )
-            for s in seeds
+            [lines[name, s][part][f"{unit}_errors"] for s in seeds]
+            for name in (system, other)
         ]
-    )  # (S, N), errors.
+    )  # (2, S, N), errors.
+    changes = counts[0] - counts[1]
     length = lines[system, seeds[0]][part][f"{unit}s"]
-    by_seed = 100.0 * changes.sum(axis=1) / length
     means = changes.mean(axis=0)
     drawn = np.random.default_rng(1).integers(
         len(means), size=(REPLICATIONS, len(means))
     )
     rates = 100.0 * means[drawn].sum(axis=1) / length
     low, high = np.percentile(rates, [2.5, 97.5])
-    return Comparison(len(seeds), by_seed.mean(), low, high, sign_flip_p(by_seed))
+    by_seed = 100.0 * changes.sum(axis=1) / length
+    relative = 100.0 * changes.sum() / counts[1].sum()
+    p = sign_flip_p(by_seed)
+    return Comparison(len(seeds), by_seed.mean(), relative, low, high, p)
 
 
-def make_table(lines: Lines, against: str, part: str) -> list[str]:
-    """Return the table of a corpus in Markdown, a row for each system."""
-    units = {"char": "CER", "word": "WER"}
-    head = ["system", "seeds", *(f"{part} {title}" for title in units.values())]
-    head += [f"CER against {against}", "95 % interval", "p"]
-    rows = [head, ["---"] * len(head)]
+def to_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table whose first row is its head."""
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def make_table(
+    lines: Lines, against: Sequence[str], part: str, units: Sequence[str]
+) -> list[str]:
+    """Return the table of a corpus in Markdown, a row for each system.
+
+    Args:
+        lines: Those of the corpus, by system and seed.
+        against: Systems that each is compared with, by the first of `units`.
+        part: A set of the corpus.
+        units: Of errors: `char`, `word`.
+    """
+    title = TITLES[units[0]]
+    rows = [
+        ["system", "seeds", *(f"{part} {TITLES[u]}" for u in units)]
+        + [f"{title} against {other}" for other in against]
+    ]
     for system in dict.fromkeys(name for name, _ in lines):
         own = [line[part] for (name, _), line in lines.items() if name == system]
         row = [system, str(len(own))]
         for unit in units:
             rates = [each[UNITS[unit]] for each in own]
-            row.append(f"{np.mean(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})")
-        found = compare(lines, system, against, "char", part)
-        if system == against or found is None:
-            row += ["-"] * 3
-        else:
-            row += [f"{found.difference:+.2f}"]
-            row += [f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.3f}"]
+            spread = f" ({min(rates):.1f} to {max(rates):.1f})" if len(own) > 1 else ""
+            row.append(f"{np.mean(rates):.1f}{spread}")
+        for other in against:
+            row.append(str(compare(lines, system, other, units[0], part) or "-"))
         rows.append(row)
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return to_markdown(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table of a corpus."""
+def corpus_table(lines: Sequence[Line]) -> list[str]:
+    """Return the table of the corpora: minutes of audio, utterances that are scored."""
+    parts = ("labeled", "unlabeled", "dev", "test")
+    rows = [
+        ["corpus", *(f"{part}, minutes" for part in parts), "dev and test utterances"]
+    ]
+    for line in {line["corpus"]: line for line in lines if "test" in line}.values():
+        minutes = [f"{line['minutes'][part]:.1f}" for part in parts]
+        scored = [str(line[part]["utterances"]) for part in ("dev", "test")]
+        rows.append([line["corpus"], *minutes, " and ".join(scored)])
+    return to_markdown(rows)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line, or what a page says of a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("corpus")
-    parser.add_argument("--against", default="control", help="system to compare with")
-    parser.add_argument("--phase", default="final", help="as in run_grid.py")
-    parser.add_argument("--decoding", default="decode", help="as in run_grid.py")
-    parser.add_argument("--lines", type=Path, default=LINES, help="file of lines")
-    args = parser.parse_args(argv)
+    add = parser.add_argument
+    add("corpus", nargs="?", help="a corpus, or `corpora` for the table of all")
+    add("--against", nargs="*", default=["control"], help="systems to compare with")
+    add("--only", nargs="+", help="systems, in this order (default: all)")
+    add("--units", nargs="+", default=list(TITLES), choices=TITLES, help="of errors")
+    add("--phase", default="final", help="as in run_grid.py")
+    add("--decoding", default="decode", help="as in run_grid.py")
+    add("--lines", type=Path, default=LINES, help="file of lines")
+    add("--write", nargs="+", type=Path, help="pages whose tables to write")
+    return parser.parse_args(argv)
+
+
+def build(args: argparse.Namespace) -> list[str]:
+    """Return the table that a command line asks for."""
+    recorded = read_lines(args.lines)
+    if args.corpus == "corpora":
+        return corpus_table(recorded)
     wanted = {"corpus": args.corpus, "phase": args.phase, "decoding": args.decoding}
     # The last line of a run counts.
     lines = {
         (line["system"], line["seed"]): line
-        for line in read_lines(args.lines)
+        for line in recorded
         if wanted.items() <= line.items()
     }
+    if args.only:
+        lines = {k: lines[k] for name in args.only for k in lines if k[0] == name}
     if not lines:
         sys.exit(f"error: {args.lines} has no run of {wanted}")
     part = "test" if args.phase == "final" else "dev"
-    print("\n".join(make_table(lines, args.against, part)))
+    return make_table(lines, args.against, part, args.units)
+
+
+def table_of(words: str) -> list[str]:
+    """Return the table of a page, from what the page says of it."""
+    return build(parse(shlex.split(words)))
+
+
+def fill(page: str, make: Callable[[str], Sequence[str]]) -> str:
+    """Return a page with its tables made again.
+
+    Args:
+        page: Its text.
+        make: Makes the lines of a table from its arguments.
+    """
+
+    def again(found: re.Match[str]) -> str:
+        table = "".join(line + "\n" for line in make(found[2]))
+        return f"{found[1]}{table}{found[4]}"
+
+    return TABLE.sub(again, page)
+
+
+def strange_numbers(page: str) -> list[str]:
+    """Return the results in a page's prose that none of its tables has.
+
+    A result is a number with a decimal point, or a percentage.
+    """
+    known = {n for table in TABLE.finditer(page) for n in NUMBER.findall(table[3])}
+    prose = NO_RESULT.sub(" ", TABLE.sub(" ", page))
+    return [number for number in NUMBER.findall(prose) if number not in known]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table, or write those of pages."""
+    args = parse(argv)
+    for path in args.write or []:
+        page = fill(path.read_text("utf-8"), table_of)
+        with atomic_write(path) as stream:
+            stream.write(page)
+        for number in strange_numbers(page):
+            print(f"{path}: no table of it has {number}", file=sys.stderr)
+    if not args.write:
+        print("\n".join(build(args)))
     return 0
 
 

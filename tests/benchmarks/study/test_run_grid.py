@@ -45,9 +45,13 @@ def test_a_preset_has_its_base(study, tmp_path: Path) -> None:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Make what stage 11 leaves of one run with two utterances in each set."""
-    for part in ("dev", "test"):
+    for part in ("labeled", "unlabeled", "dev", "test"):
         folder = tmp_path / "dump/c/org" / part
         folder.mkdir(parents=True)
+        samples = "a 480000\nb 480000\nsp0.9-a 16000\n"
+        (folder / "utt2num_samples").write_text(samples)
+    for part in ("dev", "test"):
+        folder = tmp_path / "dump/c/org" / part
         (folder / "text").write_text(f"{part}1 A B\n{part}2 C D E\n")
         (folder / "utt2set").write_text(f"{part}1 {part}\n{part}2 {part}\n")
     directory = tmp_path / "exp/c/seed3/soft"
@@ -55,7 +59,7 @@ def recipe(tmp_path: Path) -> Path:
     text = "dev1 A B\ndev2 C D E\ntest1 A\ntest2 C X E\n"
     (directory / "decode/text").write_text(text)
     conf = {"pl_criterion": "soft_ce", "max_epoch": 2, "pl_filter": [], "ngpu": 0}
-    conf["unlabeled_shape_file"] = ["there"]
+    conf |= {"unlabeled_shape_file": ["there"], "frontend_conf": {"fs": 16000}}
     (directory / "config.yaml").write_text(yaml.safe_dump(conf))
     return tmp_path
 
@@ -73,6 +77,8 @@ def test_a_line_tells_all(study, recipe: Path, phase: str) -> None:
     assert line["pl_cer"] == [0.25, 0.125]
     assert line["pl_blank_share"] == [0.5]
     assert line["alarms"] == [7, 40]
+    # Two utterances of half a minute; copies at other speeds are not counted.
+    assert line["minutes"] == dict.fromkeys(("labeled", "unlabeled", "dev", "test"), 1)
     assert (line["corpus"], line["seed"], line["seconds"]) == ("c", 3, 2)
     assert line["dev"]["cer"] == 0.0
     # While settings are tuned nobody sees the test set.

@@ -44,7 +44,8 @@ def test_systems_are_compared_by_seed(tables) -> None:
     }
     found = tables.compare(lines, "soft", "control", "char")
     # Each utterance has two errors less in both seeds: 4 of 200, in each draw.
-    assert found == (2, -2.0, -2.0, -2.0, 0.5)
+    # The control has ten of them in each seed.
+    assert found == (2, -2.0, -40.0, -2.0, -2.0, 0.5)
     assert tables.compare(lines, "soft", "other", "char") is None
 
 
@@ -54,7 +55,42 @@ def test_the_table_is_printed(tables, tmp_path: Path, capsys) -> None:
     path.write_text("".join(json.dumps(each) + "\n" for each in records))
     assert tables.main(["c", "--lines", str(path)]) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert rows[2].startswith("| control | 1 | 5.0 (5.0 to 5.0) |")
-    assert rows[3].endswith("| -2.00 | -2.00 to -2.00 | 1.000 |")
+    assert rows[2] == "| control | 1 | 5.0 | 1.0 | - |"
+    assert rows[3].endswith("| -2.00 (-40 %; -2.00 to -2.00, p 1.000) |")
     with pytest.raises(SystemExit, match="no run"):
         tables.main(["d", "--lines", str(path)])
+
+
+PAGE = """A gain of 40 %, or 2.00 points, p < 0.05, with `decay 0.99` (arXiv:1234.5678).
+<!-- study: c --against control -->
+<!-- end -->
+The control has 5.0.
+"""
+
+
+def test_a_page_gets_its_tables(tables, tmp_path: Path, monkeypatch) -> None:
+    runs, page = tmp_path / "runs.jsonl", tmp_path / "page.md"
+    records = [line("control", 1, [4, 6]), line("soft", 1, [2, 4])]
+    runs.write_text("".join(json.dumps(each) + "\n" for each in records))
+    monkeypatch.setattr(tables, "LINES", runs)
+    page.write_text(PAGE)
+    tables.main(["--write", str(page)])
+    once = page.read_text()
+    assert "| soft | 1 | 3.0 | 1.0 | -2.00 (-40 %;" in once
+    assert once.startswith(PAGE[:80]) and once.endswith("The control has 5.0.\n")
+    tables.main(["--write", str(page)])
+    assert page.read_text() == once
+    assert tables.strange_numbers(once) == []
+
+
+def test_numbers_that_no_table_has_are_found(tables) -> None:
+    assert tables.strange_numbers(PAGE) == ["40", "2.00", "5.0"]
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_the_pages_say_what_the_lines_say(tables, name: str) -> None:
+    page = (ROOT / name).read_text(encoding="utf-8")
+    assert tables.fill(page, tables.table_of) == page
+    if name == "docs/study.md":
+        assert tables.TABLE.search(page)
+        assert tables.strange_numbers(page) == []
