@@ -2,6 +2,8 @@
 
     python benchmarks/study/plots.py rates docs/images/study_rates.png
     python benchmarks/study/plots.py curves collapse.png --phase collapse
+
+A system has the same color in all of them if `--only` names the same ones.
 """
 
 from __future__ import annotations
