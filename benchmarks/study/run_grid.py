@@ -18,7 +18,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,52 +164,65 @@ def git(*words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def run_seed(
-    seed: int,
-    systems: Sequence[str],
-    changes: Mapping[str, Mapping[str, Any]],
-    options: argparse.Namespace,
-) -> None:
-    """Train, decode and record the systems of one seed that have no line yet.
+def open_runs(
+    systems: Sequence[str], seeds: Sequence[int], known: Collection[tuple[str, int]]
+) -> dict[tuple[str, ...], list[int]]:
+    """Return the seeds by the systems that they still lack.
+
+    Seeds that lack the same ones are run together, side by side.
 
     Args:
-        seed: The random seed.
-        systems: Their names.
-        changes: What each system of the grid is.
+        systems: Names of systems.
+        seeds: Random seeds.
+        known: Systems and seeds that have a line.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for seed in seeds:
+        todo = tuple(name for name in systems if (name, seed) not in known)
+        groups.setdefault(todo, []).append(seed)
+    groups.pop((), None)
+    return groups
+
+
+def run_systems(
+    todo: Sequence[str],
+    seeds: Sequence[int],
+    grid: Mapping[str, Any],
+    options: argparse.Namespace,
+) -> None:
+    """Train, decode and record systems with some seeds.
+
+    Args:
+        todo: Names of systems.
+        seeds: The random seeds.
+        grid: What `grid.yaml` says.
         options: The command line's.
     """
-    phase, corpus = options.phase, options.corpus
-    key = {"corpus": corpus, "phase": phase, "decoding": options.decoding}
-    known = {
-        (line["system"], line["seed"])
-        for line in read_lines(options.lines)
-        if key.items() <= line.items()
-    }
-    todo = [name for name in systems if (name, seed) not in known]
-    presets = [name for name in todo if name not in SUPERVISED]
-    if not todo:
-        return
+    phase, corpus, changes = options.phase, options.corpus, grid["systems"]
+    # The recipe wants one system of pseudo-labels; it has that of a grid only once.
+    presets = [name for name in todo if name not in SUPERVISED] or list(changes)[:1]
+    files = [write_preset(n, changes[n], options.recipe) for n in presets]
     command = ["./run.sh", "--corpus", corpus, "--stage", "1", "--stop-stage", "11"]
-    command += ["--seeds", str(seed)]
+    command += ["--seeds", " ".join(map(str, seeds))]
     command += ["--run_control", str("control" in todo).lower()]
     command += ["--inference_config", f"conf/{options.decoding}.yaml"]
-    # Without a system of pseudo-labels the recipe trains its default.
-    files = [write_preset(n, changes[n], options.recipe) for n in presets]
-    command += ["--pl_config", " ".join(map(str, files))] if files else []
+    command += ["--pl_config", " ".join(map(str, files))]
     subprocess.run([*command, *options.rest], cwd=options.recipe, check=True)
-    exp = options.recipe / "exp" / corpus
+    exp, dump = options.recipe / "exp" / corpus, options.recipe / "dump" / corpus
     records = json.loads((exp / "results.json").read_text("utf-8"))
     with open(options.lines, "a", encoding="utf-8") as stream:
         for record in records:
-            if record["system"] in todo and record["seed"] == str(seed):
-                dump = options.recipe / "dump" / corpus
+            if record["system"] in todo and int(record["seed"]) in seeds:
                 line = make_line(record, phase, options.decoding, exp, dump)
                 stream.write(json.dumps(line, separators=(",", ":")) + "\n")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="After -- come options of the recipe's run.sh.",
+    )
     parser.add_argument("phase", help="part of grid.yaml: tune, collapse or final")
     parser.add_argument("corpus", help="one of grid.yaml")
     parser.add_argument("--only", nargs="+", help="systems (default: the grid's)")
@@ -219,8 +232,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="its directory")
     parser.add_argument("--lines", type=Path, default=LINES, help="file of lines")
-    parser.add_argument("rest", nargs="*", help="after --: options of run.sh")
-    return parser.parse_args(argv)
+    # argparse takes no positional arguments after optional ones.
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end])
+    options.rest = words[end + 1 :]
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -234,8 +251,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [n for n in systems if n not in (*SUPERVISED, *grid["systems"])]:
         sys.exit(f"error: grid.yaml has no system {', '.join(unknown)}")
     options.rest = [*part.get("options", []), *options.rest]
-    for seed in options.seeds or part["seeds"]:
-        run_seed(seed, systems, grid["systems"], options)
+    key = {"corpus": options.corpus, "phase": options.phase}
+    key["decoding"] = options.decoding
+    known = {
+        (line["system"], line["seed"])
+        for line in read_lines(options.lines)
+        if key.items() <= line.items()
+    }
+    seeds = options.seeds or part["seeds"]
+    for todo, together in open_runs(systems, seeds, known).items():
+        run_systems(todo, together, grid, options)
     return 0
 
 

@@ -96,3 +96,38 @@ def test_unknown_names_are_refused(study) -> None:
         study.main(["tune", "nowhere"])
     with pytest.raises(SystemExit, match="no system nothing"):
         study.main(["tune", "commands_ar", "--only", "nothing"])
+
+
+def test_seeds_that_lack_the_same_run_together(study) -> None:
+    known = {("control", 1), ("control", 2), ("soft", 2), ("soft", 4), ("control", 4)}
+    groups = study.open_runs(["control", "soft"], [1, 2, 3, 4, 5], known)
+    assert groups == {("soft",): [1], ("control", "soft"): [3, 5]}
+
+
+RUN = """#!/bin/sh
+printf '%s\\n' "$@" > words
+printf '[{"system": "soft", "seed": "3", "updates": 7, "seconds": 1, "history": {}},' \\
+    > exp/c/results.json
+printf '{"system": "other", "seed": "3"}]' >> exp/c/results.json
+"""
+
+
+def test_what_has_a_line_is_not_run_again(study, recipe: Path, monkeypatch) -> None:
+    (recipe / "run.sh").write_text(RUN)
+    (recipe / "run.sh").chmod(0o755)
+    grid = {"systems": {"soft": {"base": "soft_ce"}}}
+    grid["final"] = {"c": {"seeds": [3], "systems": ["soft"]}}
+    (recipe / "grid.yaml").write_text(yaml.safe_dump(grid))
+    monkeypatch.setattr(study, "HERE", recipe)
+    words = ["final", "c", "--recipe", str(recipe), "--lines", str(recipe / "lines")]
+    study.main([*words, "--", "--words", "DIR"])
+    said = (recipe / "words").read_text().splitlines()
+    assert said[-2:] == ["--words", "DIR"]
+    assert said[said.index("--seeds") + 1] == "3"
+    assert said[said.index("--pl_config") + 1] == "exp/study/soft.yaml"
+    assert said[said.index("--run_control") + 1] == "false"
+    (line,) = study.read_lines(recipe / "lines")
+    assert (line["system"], line["seed"]) == ("soft", 3)
+    (recipe / "words").unlink()
+    study.main(words)
+    assert not (recipe / "words").exists()
