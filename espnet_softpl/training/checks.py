@@ -25,7 +25,7 @@ from espnet_softpl.training import augmentation, inputs
 from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.options import UNLABELED_DATA
-from espnet_softpl.training.schedule import Schedule
+from espnet_softpl.training.schedule import Schedule, Scheduled
 
 logger = logging.getLogger(__name__)
 
@@ -108,15 +108,7 @@ def _check_parts(config: PLConfig) -> None:
                 f"transcripts, only confidences may come; put it behind what changes "
                 f"the label"
             )
-    warps = args.specaug and _value(args, "specaug_conf.apply_time_warp", True)
-    by_frame = [key for key, part in losses if part.ever("frame_level")]
-    if warps and (weighs_frames or by_frame):
-        key = "pl_shaping" if weighs_frames else by_frame[0]
-        raise UserError(
-            f"specaug_conf.apply_time_warp: must be false with {key} "
-            f"{getattr(args, key)!r}: time warping moves the student's frames away "
-            f"from the teacher's"
-        )
+    _check_specaug(args, losses, weighs_frames)
     if config.needs_labeled and not (schedule.labeled_steps or schedule.start_step):
         raise UserError(
             "pl_schedule_conf: labeled_steps and start_step are 0, but what "
@@ -134,6 +126,30 @@ def _check_parts(config: PLConfig) -> None:
             "ngpu: several GPUs need --multiprocessing_distributed true (one process "
             "per GPU); torch's DataParallel is not supported"
         )
+
+
+def _check_specaug(
+    args: argparse.Namespace,
+    losses: Sequence[tuple[str, Scheduled[criteria.PLCriterion]]],
+    weighs_frames: bool,
+) -> None:
+    """Refuse SpecAugment that moves labeled frames, or masks none that are wanted."""
+    warps = args.specaug and _value(args, "specaug_conf.apply_time_warp", True)
+    by_frame = [key for key, part in losses if part.ever("frame_level")]
+    if warps and (weighs_frames or by_frame):
+        key = "pl_shaping" if weighs_frames else by_frame[0]
+        raise UserError(
+            f"specaug_conf.apply_time_warp: must be false with {key} "
+            f"{getattr(args, key)!r}: time warping moves the student's frames away "
+            f"from the teacher's"
+        )
+    masks = args.specaug and _value(args, "specaug_conf.apply_time_mask", True)
+    for key, part in losses:
+        if part.ever("needs_masked") and not masks:
+            raise UserError(
+                f"specaug_conf.apply_time_mask: must be true, with a specaug, for "
+                f"{key} {getattr(args, key)!r}: it teaches the frames that are masked"
+            )
 
 
 def _warn_of_weight(config: PLConfig) -> None:

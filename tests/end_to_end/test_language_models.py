@@ -1,4 +1,4 @@
-"""Language models, networks and priors in labels, in ESPnet's own trainer."""
+"""Language models, networks, priors and masks in labels, in ESPnet's trainer."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def data(tmp_path_factory) -> Data:
         ("hard_ctc", RESCORE, CACHE),
         ("occupancy_ce", NETWORK, CACHE),
         ("hard_ctc", {"pl_criterion_conf": {"prior_scale": 0.5}}, {}),
+        ("masked_kl", {}, CACHE),
     ],
 )
 def test_it_trains_and_resumes(

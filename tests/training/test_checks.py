@@ -71,6 +71,11 @@ LATE = {
     "pl_criterion_conf": {"weight": {"from": 0, "to": 2, "steps": 9}},
 }
 CONSISTENCY = "espnet_softpl.criteria.consistency:Consistency"
+STILL = {"apply_time_warp": False}
+MASKED = {
+    "pl_criterion": "blend",
+    "pl_criterion_conf": {"parts": [{"criterion": "masked_kl", "weight": 0.0}]},
+}
 WARP = {"specaug": "specaug", "specaug_conf": {"apply_time_warp": True}}
 
 
@@ -89,6 +94,15 @@ WARP = {"specaug": "specaug", "specaug_conf": {"apply_time_warp": True}}
             {"pl_shaping": ["utterance_confidence", "rescore", "sharpen"]},
             "after 'rescore', which lists transcripts, only confidences may come",
         ),
+        (
+            {"pl_criterion": "masked_kl", "specaug": None},
+            "apply_time_mask: must be true, with a specaug, for pl_criterion",
+        ),
+        (
+            {**MASKED, "specaug_conf": {**STILL, "apply_time_mask": False}},
+            "it teaches the frames that are masked",
+        ),
+        ({**MASKED, **WARP}, "apply_time_warp: must be false with pl_criterion"),
         (
             {"pl_regularizer": [CONSISTENCY], **WARP},
             "apply_time_warp: must be false with pl_regularizer",
