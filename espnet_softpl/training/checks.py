@@ -21,6 +21,7 @@ from espnet_softpl.core.modules import dropouts
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import AUDIO_KINDS
 from espnet_softpl.filters import Filter
+from espnet_softpl.shaping import Shaping
 from espnet_softpl.training import augmentation, inputs
 from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.model import SoftPLModel, frames_of
@@ -104,9 +105,9 @@ def _check_parts(config: PLConfig) -> None:
     for part in config.shaping[lists.index(True) + 1 :] if any(lists) else ():
         if not part.always("keeps_transcripts"):
             raise UserError(
-                f"pl_shaping: {args.pl_shaping}: after 'rescore', which lists "
-                f"transcripts, only confidences may come; put it behind what changes "
-                f"the label"
+                f"pl_shaping: {args.pl_shaping}: after 'rescore' or 'votes', which "
+                f"list transcripts, only confidences may come; put it behind what "
+                f"changes the label"
             )
     _check_specaug(args, losses, weighs_frames)
     if config.needs_labeled and not (schedule.labeled_steps or schedule.start_step):
@@ -351,9 +352,18 @@ def check_filters(
     filters: Sequence[tuple[str, Filter]],
     model: torch.nn.Module,
     labeled_tokens_per_sample: float,
+    shaping: Sequence[Scheduled[Shaping]] = (),
 ) -> None:
-    """Refuse filters that lack dropout in the model, or a speech rate (NaN)."""
+    """Refuse filters, and shaping, that lack dropout in the model.
+
+    Or filters that lack a speech rate (NaN).
+    """
     drops = any(getattr(m, "p", 0) or getattr(m, "dropout", 0) for m in dropouts(model))
+    if not drops and any(part.ever("needs_dropout") for part in shaping):
+        raise UserError(
+            "pl_shaping: 'votes' compares transcripts under dropout, and the model has "
+            "none; set encoder_conf.dropout_rate"
+        )
     for name, part in filters:
         if part.needs_rate and math.isnan(labeled_tokens_per_sample):
             raise UserError(
