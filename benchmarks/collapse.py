@@ -92,6 +92,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "hard_ctc + consistency": _blend(
         {"criterion": "hard_ctc"}, {"criterion": "consistency", "weight": 0.2}
     ),
+    "hard_ctc + masked_kl": _blend(
+        {"criterion": "hard_ctc"}, {"criterion": "masked_kl", "weight": 0.2}
+    ),
+    "soft_ctc + votes": {
+        "pl_criterion": "soft_ctc",
+        "pl_criterion_conf": {"nbest": 5},
+        "pl_shaping": ["votes"],
+    },
     "soft_ce + mean_entropy": {
         **SOFT,
         "pl_regularizer": ["mean_entropy"],

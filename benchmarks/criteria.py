@@ -190,7 +190,7 @@ def _network(criterion: Any, label: PseudoLabel) -> ConfusionNetwork:
 
 
 # `blend` is a sum of others. `consistency` is measured against the teacher's clean
-# view, which is there already.
+# view, which is there already, and `masked_kl` with all frames masked.
 ENTRIES: dict[str, Entry] = {
     "best_path_ce": Entry(_best_path, path_loss, limit=FRAME_LIMIT),
     "viterbi_ce": Entry(_viterbi_path, path_loss, limit=FRAME_LIMIT),
@@ -199,6 +199,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "soft_ce": Entry(_sharpened, distribution_loss, {"temperature": 0.5}, FRAME_LIMIT),
     "consistency": Entry(lambda criterion, label: label.log_probs, divergence_loss),
+    "masked_kl": Entry(lambda criterion, label: label.log_probs, divergence_loss),
     "occupancy_ce": Entry(
         _occupancies, occupancy_loss, {}, CTC_LIMIT, 1, counts_target=True
     ),

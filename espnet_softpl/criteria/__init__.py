@@ -14,6 +14,7 @@ from espnet_softpl.criteria.best_path_ce import BestPathCE
 from espnet_softpl.criteria.blend import Blend
 from espnet_softpl.criteria.consistency import Consistency
 from espnet_softpl.criteria.hard_ctc import HardCTC, hard_ctc
+from espnet_softpl.criteria.masked_kl import MaskedKL
 from espnet_softpl.criteria.nbest_ctc import NBestCTC
 from espnet_softpl.criteria.occupancy_ce import OccupancyCE
 from espnet_softpl.criteria.sampled_ctc import SampledCTC

@@ -34,6 +34,7 @@ class PLCriterion(torch.nn.Module, abc.ABC):
     views: int = 1  # Augmented views of the audio that the student must see, 1 or 2.
     labeled_weight: float = 0.0  # Of the criterion on labeled batches: `on_labeled`.
     needs_prior: bool = False  # Whether `PseudoLabel.prior` is used,
+    needs_masked: bool = False  # and `masked`,
     weighs_frames: bool = False  # and `frame_weight`,
     needs_posteriors: bool = True  # and `log_probs`; if not, a cache may drop them.
 

@@ -58,6 +58,7 @@ class Blend(PLCriterion):
         self.frame_level = any(part.frame_level for part in self.parts)
         self.trains_decoder = any(part.trains_decoder for part in self.parts)
         self.needs_prior = any(part.needs_prior for part in self.parts)
+        self.needs_masked = any(part.needs_masked for part in self.parts)
         self.weighs_frames = all(part.weighs_frames for part in self.parts)
         self.needs_posteriors = any(part.needs_posteriors for part in self.parts)
         self.views = max(part.views for part in self.parts)
@@ -75,7 +76,8 @@ class Blend(PLCriterion):
         for part, weight in self._used():
             losses = part(log_probs, lengths, pseudo_label)
             if pseudo_label.second_view is not None and part.views == 1:
-                other = part(pseudo_label.second_view, lengths, pseudo_label)
+                other = pseudo_label._replace(masked=pseudo_label.second_masked)
+                other = part(pseudo_label.second_view, lengths, other)
                 losses = 0.5 * (losses + other)
             total = total + weight * losses
         return total

@@ -28,6 +28,10 @@ class PseudoLabel(NamedTuple):
     # The student's log-posteriors of a second augmentation of the same audio,
     # (B, T, V), with gradient; only for criteria with two `views`.
     second_view: Tensor | None = None
+    # Frames that are masked in the student's audio, (B, T), bool, in its one view or
+    # first and in its second one; only for criteria that ask for them.
+    masked: Tensor | None = None
+    second_masked: Tensor | None = None
     # The teacher's N best transcripts, best first, if a shaping has listed them:
     list_tokens: Tensor | None = None  # (B, N, U), padded with -1,
     list_lengths: Tensor | None = None  # (B, N),

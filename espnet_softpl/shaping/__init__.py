@@ -12,3 +12,4 @@ from espnet_softpl.shaping.lm_posterior import LMPosterior
 from espnet_softpl.shaping.rescore import Rescore
 from espnet_softpl.shaping.sample import Sample
 from espnet_softpl.shaping.sharpen import Sharpen
+from espnet_softpl.shaping.votes import Votes

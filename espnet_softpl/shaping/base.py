@@ -22,6 +22,9 @@ class Shaping(Stateful, abc.ABC):
     sets_frame_weight: bool = False  # and `frame_weight` set.
     makes_list: bool = False  # Whether transcripts are listed, for what comes after.
     keeps_transcripts: bool = False  # Whether transcripts stay right as they are.
+    # Whether `__call__` gets a second argument, `relabel`: it labels the same audio
+    # again by the teacher with dropout on, a fresh draw each time.
+    needs_dropout: bool = False
 
     @abc.abstractmethod
     def __call__(self, label: PseudoLabel) -> PseudoLabel:

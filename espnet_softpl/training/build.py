@@ -74,7 +74,7 @@ def build_pseudo_labeling(
     if args.unlabeled_oracle_text:
         texts = tables.read_scp(args.unlabeled_oracle_text, empty=True)
         oracle = Oracle(texts, build_to_text(args))
-    check_filters(config.filters, model, labeled_tokens_per_sample)
+    check_filters(config.filters, model, labeled_tokens_per_sample, config.shaping)
     try:
         switch = DropoutSwitch(model, schedule.dropout, schedule.layer_drop)
     except ValueError as error:

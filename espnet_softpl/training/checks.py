@@ -21,11 +21,12 @@ from espnet_softpl.core.modules import dropouts
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import AUDIO_KINDS
 from espnet_softpl.filters import Filter
+from espnet_softpl.shaping import Shaping
 from espnet_softpl.training import augmentation, inputs
 from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.options import UNLABELED_DATA
-from espnet_softpl.training.schedule import Schedule
+from espnet_softpl.training.schedule import Schedule, Scheduled
 
 logger = logging.getLogger(__name__)
 
@@ -104,19 +105,11 @@ def _check_parts(config: PLConfig) -> None:
     for part in config.shaping[lists.index(True) + 1 :] if any(lists) else ():
         if not part.always("keeps_transcripts"):
             raise UserError(
-                f"pl_shaping: {args.pl_shaping}: after 'rescore', which lists "
-                f"transcripts, only confidences may come; put it behind what changes "
-                f"the label"
+                f"pl_shaping: {args.pl_shaping}: after 'rescore' or 'votes', which "
+                f"list transcripts, only confidences may come; put it behind what "
+                f"changes the label"
             )
-    warps = args.specaug and _value(args, "specaug_conf.apply_time_warp", True)
-    by_frame = [key for key, part in losses if part.ever("frame_level")]
-    if warps and (weighs_frames or by_frame):
-        key = "pl_shaping" if weighs_frames else by_frame[0]
-        raise UserError(
-            f"specaug_conf.apply_time_warp: must be false with {key} "
-            f"{getattr(args, key)!r}: time warping moves the student's frames away "
-            f"from the teacher's"
-        )
+    _check_specaug(args, losses, weighs_frames)
     if config.needs_labeled and not (schedule.labeled_steps or schedule.start_step):
         raise UserError(
             "pl_schedule_conf: labeled_steps and start_step are 0, but what "
@@ -134,6 +127,30 @@ def _check_parts(config: PLConfig) -> None:
             "ngpu: several GPUs need --multiprocessing_distributed true (one process "
             "per GPU); torch's DataParallel is not supported"
         )
+
+
+def _check_specaug(
+    args: argparse.Namespace,
+    losses: Sequence[tuple[str, Scheduled[criteria.PLCriterion]]],
+    weighs_frames: bool,
+) -> None:
+    """Refuse SpecAugment that moves labeled frames, or masks none that are wanted."""
+    warps = args.specaug and _value(args, "specaug_conf.apply_time_warp", True)
+    by_frame = [key for key, part in losses if part.ever("frame_level")]
+    if warps and (weighs_frames or by_frame):
+        key = "pl_shaping" if weighs_frames else by_frame[0]
+        raise UserError(
+            f"specaug_conf.apply_time_warp: must be false with {key} "
+            f"{getattr(args, key)!r}: time warping moves the student's frames away "
+            f"from the teacher's"
+        )
+    masks = args.specaug and _value(args, "specaug_conf.apply_time_mask", True)
+    for key, part in losses:
+        if part.ever("needs_masked") and not masks:
+            raise UserError(
+                f"specaug_conf.apply_time_mask: must be true, with a specaug, for "
+                f"{key} {getattr(args, key)!r}: it teaches the frames that are masked"
+            )
 
 
 def _warn_of_weight(config: PLConfig) -> None:
@@ -335,9 +352,18 @@ def check_filters(
     filters: Sequence[tuple[str, Filter]],
     model: torch.nn.Module,
     labeled_tokens_per_sample: float,
+    shaping: Sequence[Scheduled[Shaping]] = (),
 ) -> None:
-    """Refuse filters that lack dropout in the model, or a speech rate (NaN)."""
+    """Refuse filters, and shaping, that lack dropout in the model.
+
+    Or filters that lack a speech rate (NaN).
+    """
     drops = any(getattr(m, "p", 0) or getattr(m, "dropout", 0) for m in dropouts(model))
+    if not drops and any(part.ever("needs_dropout") for part in shaping):
+        raise UserError(
+            "pl_shaping: 'votes' compares transcripts under dropout, and the model has "
+            "none; set encoder_conf.dropout_rate"
+        )
     for name, part in filters:
         if part.needs_rate and math.isnan(labeled_tokens_per_sample):
             raise UserError(

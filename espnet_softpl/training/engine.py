@@ -20,7 +20,7 @@ from espnet_softpl.monitors.learned import LearnedFrom
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder
 from espnet_softpl.teacher.generator import CTCOutputs
-from espnet_softpl.training import unlabeled_head
+from espnet_softpl.training import time_masks, unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.dropout import DropoutSwitch
 from espnet_softpl.training.labeling import Labeling
@@ -190,15 +190,21 @@ class PseudoLabeling(Labeling):
         label: PseudoLabel,
         step: int,
     ) -> tuple[list[CTCOutputs], PseudoLabel]:
-        """Run the student on the views that the losses want; label the second."""
-        count = max(part.views for part in self._losses_at(step))
+        """Run the student on the views that the losses want; label the second.
+
+        The label also gets the frames masked in each view, if a loss wants them.
+        """
+        parts = self._losses_at(step)
+        count = max(part.views for part in parts)
+        wanted = any(part.needs_masked for part in parts)
         heard = batch.speech if batch.augmented is None else batch.augmented
-        outputs = student.ctc_outputs(
-            torch.cat([heard] * count),
-            torch.cat([batch.speech_lengths] * count),
-            layers=self.forms.layers != "none",
-            head=unlabeled_head.of(student),
-        )
+        with time_masks.recorded(student.specaug if wanted else None) as masks:
+            outputs = student.ctc_outputs(
+                torch.cat([heard] * count),
+                torch.cat([batch.speech_lengths] * count),
+                layers=self.forms.layers != "none",
+                head=unlabeled_head.of(student),
+            )
         views = outputs.views(count)
         if not torch.equal(views[0].lengths, label.lengths):
             raise RuntimeError(
@@ -206,7 +212,12 @@ class PseudoLabeling(Labeling):
                 f"{label.lengths.tolist()} and {views[0].lengths.tolist()}"
             )
         second = views[1].log_probs if count == 2 else label.second_view
-        return views, label._replace(second_view=second)
+        label = label._replace(second_view=second)
+        if masks:
+            found = time_masks.of_encoder(masks[0], views[0].log_probs.size(1))
+            masked = dict(zip(("masked", "second_masked"), found.chunk(count)))
+            label = label._replace(**masked)
+        return views, label
 
     def _losses(
         self,
@@ -238,7 +249,11 @@ class PseudoLabeling(Labeling):
             target = label
             if self.forms.layers == "own":
                 own = labels.layers[index]
-                target = own._replace(weight=own.weight * label.weight)
+                target = own._replace(
+                    weight=own.weight * label.weight,
+                    masked=label.masked,
+                    second_masked=label.second_masked,
+                )
             if len(views) == 2:
                 target = target._replace(second_view=views[1].layers[index])
             lengths = views[0].lengths

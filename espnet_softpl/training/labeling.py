@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -55,8 +56,10 @@ class Labeling:
             label = label._replace(weight=label.weight * batch.usable)
         if self.prior is not None:
             label = label._replace(prior=self.prior.value)
+        relabel = functools.partial(self.generator, student, *speech, dropout=True)
         for shaping in self.shaping:
-            label = shaping.at(step)(label)
+            part = shaping.at(step)
+            label = part(label, relabel) if part.needs_dropout else part(label)
         if self.shaping:
             log_probs, sound = pseudo_label.without_nan(label.log_probs, label.lengths)
             label = label._replace(log_probs=log_probs, weight=label.weight * sound)
@@ -64,7 +67,7 @@ class Labeling:
             label=label,
             speech_lengths=batch.speech_lengths,
             labeled_tokens_per_sample=self.labeled_tokens_per_sample,
-            relabel=lambda: self.generator(student, *speech, dropout=True),
+            relabel=relabel,
         )
         weight, reason = filters.apply(self.filters, candidate)
         labels = Labels(

@@ -90,6 +90,8 @@ def test_infinite_and_unknown_monitors_survive_the_way_through_json() -> None:
 
 def test_every_kind_of_label_is_among_the_methods() -> None:
     used = {m["pl_criterion"] for m in collapse.METHODS.values()}
+    confs = [m.get("pl_criterion_conf", {}) for m in collapse.METHODS.values()]
+    used |= {part["criterion"] for conf in confs for part in conf.get("parts", ())}
     assert used == set(criteria.available())
     shaped = {n for m in collapse.METHODS.values() for n in m.get("pl_shaping", ())}
     # A temperature of soft_ce is the same as sharpening its teacher, and sampled_ctc

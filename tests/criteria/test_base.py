@@ -30,6 +30,7 @@ SETTINGS = {
     ],
     "consistency": [{}, {"labeled_weight": 0.2}],
     "hard_ctc": [{}, {"prior_scale": 0.5}],
+    "masked_kl": [{}],
     "nbest_ctc": [{}, {"nbest": 1}, {"nbest": 3, "beam_size": 9, "temperature": 0.5}],
     "occupancy_ce": [
         {},
@@ -263,6 +264,7 @@ FRAME_LEVEL = {
     "soft_ce": {},
     "occupancy_ce": {},
     "consistency": {},
+    "masked_kl": {},
 }
 TRANSCRIPT_LEVEL = {
     "hard_ctc": {},

@@ -1,4 +1,4 @@
-"""Language models, networks and priors in labels, in ESPnet's own trainer."""
+"""Language models, networks, priors, votes and masks in labels, in ESPnet's trainer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ RESCORE = dict(
     pl_shaping_conf={"lm": "bigram.arpa", "nbest": 4, "temperature": 2.0},
 )
 
+VOTES = dict(pl_shaping="votes", pl_shaping_conf={"passes": 3})
 NETWORK = {"pl_criterion_conf": {"nbest": 3, "network": True}}
 
 
@@ -43,6 +44,8 @@ def data(tmp_path_factory) -> Data:
         ("hard_ctc", RESCORE, CACHE),
         ("occupancy_ce", NETWORK, CACHE),
         ("hard_ctc", {"pl_criterion_conf": {"prior_scale": 0.5}}, {}),
+        ("soft_ctc", VOTES, CACHE),
+        ("masked_kl", {}, CACHE),
     ],
 )
 def test_it_trains_and_resumes(

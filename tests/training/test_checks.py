@@ -71,6 +71,11 @@ LATE = {
     "pl_criterion_conf": {"weight": {"from": 0, "to": 2, "steps": 9}},
 }
 CONSISTENCY = "espnet_softpl.criteria.consistency:Consistency"
+STILL = {"apply_time_warp": False}
+MASKED = {
+    "pl_criterion": "blend",
+    "pl_criterion_conf": {"parts": [{"criterion": "masked_kl", "weight": 0.0}]},
+}
 WARP = {"specaug": "specaug", "specaug_conf": {"apply_time_warp": True}}
 
 
@@ -87,8 +92,18 @@ WARP = {"specaug": "specaug", "specaug_conf": {"apply_time_warp": True}}
         ({**LATE, "pl_shaping": ["frame_confidence"]}, "pl_shaping: .* weighs frames"),
         (
             {"pl_shaping": ["utterance_confidence", "rescore", "sharpen"]},
-            "after 'rescore', which lists transcripts, only confidences may come",
+            "after 'rescore' or 'votes', which list transcripts, only confidences may",
         ),
+        ({"pl_shaping": ["votes", "sharpen"]}, "after 'rescore' or 'votes'"),
+        (
+            {"pl_criterion": "masked_kl", "specaug": None},
+            "apply_time_mask: must be true, with a specaug, for pl_criterion",
+        ),
+        (
+            {**MASKED, "specaug_conf": {**STILL, "apply_time_mask": False}},
+            "it teaches the frames that are masked",
+        ),
+        ({**MASKED, **WARP}, "apply_time_warp: must be false with pl_criterion"),
         (
             {"pl_regularizer": [CONSISTENCY], **WARP},
             "apply_time_warp: must be false with pl_regularizer",
@@ -163,9 +178,13 @@ def test_filters_that_have_nothing_to_judge_by_are_refused() -> None:
         checks.check_filters(named, torch.nn.Linear(1, 1), math.nan)
     named = [("dropout_agreement", filters.build("dropout_agreement"))]
     checks.check_filters(named, torch.nn.Dropout(0.1), math.nan)
+    votes = checks.check_options(options(pl_shaping=["votes"])).shaping
+    checks.check_filters([], torch.nn.Dropout(0.1), math.nan, votes)
     for model in (torch.nn.Linear(1, 1), torch.nn.Dropout(0.0)):
-        with pytest.raises(UserError, match="the model has none"):
+        with pytest.raises(UserError, match="pl_filter: .* the model has none"):
             checks.check_filters(named, model, math.nan)
+        with pytest.raises(UserError, match="pl_shaping: 'votes' .* has none"):
+            checks.check_filters([], model, math.nan, votes)
 
 
 def test_an_experiment_that_takes_no_file_is_refused(tmp_path) -> None:

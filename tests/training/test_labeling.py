@@ -57,6 +57,25 @@ def test_every_shaping_runs_in_the_model(tmp_path) -> None:
         assert torch.isfinite(loss), name
 
 
+def test_votes_are_of_the_teacher_with_dropout() -> None:
+    conf = dict(pl_shaping=["votes"], pl_shaping_conf={"passes": 4})
+    model = talking("soft_ctc", **conf)
+    torch.manual_seed(3)
+    made = model.pl.make(model, batch(), step=0).label
+    speech = batch().speech, batch().speech_lengths
+    torch.manual_seed(3)
+    said = [model.pl.generator(model, *speech, dropout=True) for _ in range(4)]
+    for b in range(3):
+        votes = [y.tokens[b, : y.token_lengths[b]].tolist() for y in said]
+        best = max(votes, key=votes.count)
+        assert made.tokens[b, : made.token_lengths[b]].tolist() == best
+        share = float(made.list_scores[b, 0].exp())
+        assert share == pytest.approx(votes.count(best) / 4)
+    clean = model.pl.generator(model, *speech)
+    assert torch.equal(made.log_probs, clean.log_probs)
+    assert float(made.list_scores.exp().amin()) < 1.0  # Dropout changes something.
+
+
 @HYBRIDS
 def test_forced_answers_are_those_of_a_step_by_step_loop(kind) -> None:
     model = talking(pl_decoder="forced_soft", **kind)
