@@ -206,7 +206,8 @@ def run_systems(
     command += ["--seeds", " ".join(map(str, seeds))]
     command += ["--run_control", str("control" in todo).lower()]
     command += ["--inference_config", f"conf/{options.decoding}.yaml"]
-    command += ["--pl_config", " ".join(map(str, files))]
+    # The grid says all of a system: arguments of the corpus's preset do not count.
+    command += ["--pl_config", " ".join(map(str, files)), "--pl_args", ""]
     subprocess.run([*command, *options.rest], cwd=options.recipe, check=True)
     exp, dump = options.recipe / "exp" / corpus, options.recipe / "dump" / corpus
     records = json.loads((exp / "results.json").read_text("utf-8"))
