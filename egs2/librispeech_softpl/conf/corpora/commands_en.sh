@@ -13,3 +13,7 @@ test_sets="test"
 speed_perturb_factors="0.9 1.0 1.1"
 feats_normalize=utterance_mvn
 warmup_config=conf/train_warmup_words.yaml
+# Found on dev of commands_ar (docs/study.md).
+pl_config="hard_ctc soft_ctc"
+pl_args="--optim_conf lr=0.002"
+control_args="--optim_conf lr=0.002"
