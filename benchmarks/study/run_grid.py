@@ -135,7 +135,7 @@ def make_line(
         "system": record["system"],
         "seed": int(record["seed"]),
         "decoding": decoding,
-        "commit": git("rev-parse", "--short", "HEAD") + "+" * bool(git("diff", "HEAD")),
+        "commit": read_commit(),
         "settings": read_settings(directory),
         "updates": record["updates"],
         "seconds": round(record["seconds"]),
@@ -158,10 +158,16 @@ def make_line(
     return line
 
 
-def git(*words: str) -> str:
-    """Return what git says of this checkout."""
-    command = ["git", "-C", str(common.ROOT), *words]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+def read_commit() -> str:
+    """Return the commit of this checkout, with a + if files differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(common.ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    # The lines themselves change with every run.
+    changed = git("diff", "HEAD", "--", ".", f":!{LINES.relative_to(common.ROOT)}")
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
 
 
 def open_runs(
