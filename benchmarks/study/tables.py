@@ -114,8 +114,39 @@ def to_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
+def _labels(own: Sequence[Line]) -> str:
+    """Return the mean CER of the labels in the first and the last epoch."""
+    curves = [line["pl_cer"] for line in own if "pl_cer" in line]
+    ends = [100 * np.mean([curve[end] for curve in curves]) for end in (0, -1)]
+    return "{:.1f} to {:.1f}".format(*ends) if curves else "-"
+
+
+def _highest(own: Sequence[Line]) -> str:
+    """Return the highest dev CER of an epoch, and that of the last one."""
+    curves = [line["dev_cer_ctc"] for line in own]
+    both = [[max(curve), curve[-1]] for curve in curves]
+    return "{:.1f}, {:.1f}".format(*100 * np.mean(both, axis=0))
+
+
+def _alarm(own: Sequence[Line]) -> str:
+    """Return the mini-batch of the guard's first alarm, by seed."""
+    return ", ".join(str(line["alarms"][0]) if line["alarms"] else "-" for line in own)
+
+
+# Columns that a table may have beside its errors.
+COLUMNS: dict[str, tuple[str, Callable[[Sequence[Line]], str]]] = {
+    "labels": ("CER of the labels, first to last epoch", _labels),
+    "highest": ("dev CER by epoch: highest, last", _highest),
+    "alarm": ("first alarm at mini-batch", _alarm),
+}
+
+
 def make_table(
-    lines: Lines, against: Sequence[str], part: str, units: Sequence[str]
+    lines: Lines,
+    against: Sequence[str],
+    part: str,
+    units: Sequence[str],
+    columns: Sequence[str] = (),
 ) -> list[str]:
     """Return the table of a corpus in Markdown, a row for each system.
 
@@ -124,19 +155,22 @@ def make_table(
         against: Systems that each is compared with, by the first of `units`.
         part: A set of the corpus.
         units: Of errors: `char`, `word`.
+        columns: More columns, names in `COLUMNS`.
     """
     title = TITLES[units[0]]
     rows = [
         ["system", "seeds", *(f"{part} {TITLES[u]}" for u in units)]
+        + [COLUMNS[name][0] for name in columns]
         + [f"{title} against {other}" for other in against]
     ]
     for system in dict.fromkeys(name for name, _ in lines):
-        own = [line[part] for (name, _), line in lines.items() if name == system]
+        own = [line for (name, _), line in lines.items() if name == system]
         row = [system, str(len(own))]
         for unit in units:
-            rates = [each[UNITS[unit]] for each in own]
+            rates = [line[part][UNITS[unit]] for line in own]
             spread = f" ({min(rates):.1f} to {max(rates):.1f})" if len(own) > 1 else ""
             row.append(f"{np.mean(rates):.1f}{spread}")
+        row += [COLUMNS[name][1](own) for name in columns]
         for other in against:
             row.append(str(compare(lines, system, other, units[0], part) or "-"))
         rows.append(row)
@@ -164,6 +198,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--against", nargs="*", default=["control"], help="systems to compare with")
     add("--only", nargs="+", help="systems, in this order (default: all)")
     add("--units", nargs="+", default=list(TITLES), choices=TITLES, help="of errors")
+    add("--columns", nargs="+", default=[], choices=COLUMNS, help="more columns")
     add("--phase", default="final", help="as in run_grid.py")
     add("--decoding", default="decode", help="as in run_grid.py")
     add("--lines", type=Path, default=LINES, help="file of lines")
@@ -188,7 +223,7 @@ def build(args: argparse.Namespace) -> list[str]:
     if not lines:
         sys.exit(f"error: {args.lines} has no run of {wanted}")
     part = "test" if args.phase == "final" else "dev"
-    return make_table(lines, args.against, part, args.units)
+    return make_table(lines, args.against, part, args.units, args.columns)
 
 
 def table_of(words: str) -> list[str]:

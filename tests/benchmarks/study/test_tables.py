@@ -61,6 +61,20 @@ def test_the_table_is_printed(tables, tmp_path: Path, capsys) -> None:
         tables.main(["d", "--lines", str(path)])
 
 
+def test_more_columns(tables) -> None:
+    curves = {"pl_cer": [0.25, 0.125], "dev_cer_ctc": [0.1, 0.4, 0.2], "alarms": [7, 9]}
+    lines = {
+        ("warmup", 1): line("warmup", 1, [4]) | {"dev_cer_ctc": [0.1], "alarms": []},
+        ("soft", 1): line("soft", 1, [4]) | curves,
+        ("soft", 2): line("soft", 2, [4]) | curves | {"alarms": []},
+    }
+    names = ["labels", "highest", "alarm"]
+    rows = tables.make_table(lines, [], "test", ["char"], names)
+    assert rows[0].endswith("| first alarm at mini-batch |")
+    assert rows[2].endswith("| - | 10.0, 10.0 | - |")
+    assert rows[3].endswith("| 25.0 to 12.5 | 40.0, 20.0 | 7, - |")
+
+
 PAGE = """A gain of 40 %, or 2.00 points, p < 0.05, with `decay 0.99` (arXiv:1234.5678).
 <!-- study: c --against control -->
 <!-- end -->
