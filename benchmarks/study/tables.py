@@ -117,8 +117,10 @@ def to_markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 def _labels(own: Sequence[Line]) -> str:
     """Return the mean CER of the labels in the first and the last epoch."""
     curves = [line["pl_cer"] for line in own if "pl_cer" in line]
+    if not curves:
+        return "-"
     ends = [100 * np.mean([curve[end] for curve in curves]) for end in (0, -1)]
-    return "{:.1f} to {:.1f}".format(*ends) if curves else "-"
+    return "{:.1f} to {:.1f}".format(*ends)
 
 
 def _highest(own: Sequence[Line]) -> str:
