@@ -265,8 +265,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         page = fill(path.read_text("utf-8"), table_of)
         with atomic_write(path) as stream:
             stream.write(page)
-        for number in strange_numbers(page):
-            print(f"{path}: no table of it has {number}", file=sys.stderr)
     if not args.write:
         print("\n".join(build(args)))
     return 0
