@@ -7,10 +7,10 @@ module or script with the caller's arguments, environment, directory and streams
 
     python -m espnet2.bin.asr_train --config x.yaml     1 s instead of 7 s
 
-A fork is in its caller's process group, gets its signals, dies with it, and ends with
-the same status. What could be told apart is left to the plain interpreter: `-c` and
-other options, other places in PYTHONPATH, another number of threads (`SAME`). The
-server starts at the first call and ends with pytest.
+A fork is in its caller's process group (except if that is of another session), gets its
+signals, dies with it, and ends with the same status. What could be told apart is left
+to the plain interpreter: `-c`, options except `-u`, other places in PYTHONPATH, another
+number of threads (`SAME`). The server starts at the first call and ends with pytest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,13 @@ def prepare(root: Path) -> None:
     program = place / "python"
     program.write_text(f"#!{sys.executable} -IS\n{source}")
     program.chmod(0o755)
+    (place / "python3").symlink_to("python")
     os.environ[PLACE] = str(place)
+
+
+def same() -> dict[str, str]:
+    """Return the variables that a process must have as the tests have them."""
+    return {name: os.environ[name] for name in SAME if name in os.environ}
 
 
 def remove() -> None:
