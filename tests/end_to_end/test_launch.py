@@ -180,7 +180,7 @@ class Site:
         settings["python"] = warm_python.executable()
         (self.root / "settings.json").write_text(json.dumps(settings))
 
-    def run(self, script: str, timeout: int = 60, **env: str) -> tuple[int, str]:
+    def run(self, script: str, timeout: int = 120, **env: str) -> tuple[int, str]:
         """Run a script with bash; return its status and all that it printed."""
         foreign = ("SLURM_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "CUDA_V")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}

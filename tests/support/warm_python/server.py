@@ -23,8 +23,9 @@ BASE_PATH = [place for place in sys.path if place]
 
 
 def warm_up() -> None:
-    """Import what the recipe's commands do, and make a training's first calls."""
+    """Import what recipe and tests start, and make a training's first calls."""
     import espnet2.bin.asr_inference  # noqa: F401
+    import pytest  # noqa: F401
 
     import espnet_softpl.commands.experiment
     import espnet_softpl.commands.export
