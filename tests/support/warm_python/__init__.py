@@ -15,22 +15,31 @@ number of threads (`SAME`). The server starts at the first call and ends with py
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 PLACE = "SOFTPL_WARM_PYTHON"  # Names the directory of the server to all processes.
 SAME = ("PYTHONHOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MPLBACKEND")
 
 
-def prepare(root: Path) -> None:
-    """Write the program; called once, by the first process of pytest."""
+def write_program(root: Path, *more: Path) -> Path:
+    """Write the program for a checkout; return its directory.
+
+    Args:
+        root: Where the server runs.
+        more: What PYTHONPATH holds beside the places that are there now.
+    """
     place = Path(tempfile.mkdtemp(prefix="warm_python."))
     settings = {"python": sys.executable, "root": str(root), "pytest": os.getpid()}
-    settings["path"] = [*filter(None, os.environ.get("PYTHONPATH", "").split(":"))]
+    places = [*map(str, more), *os.environ.get("PYTHONPATH", "").split(":")]
+    settings["path"] = [*filter(None, places)]
     settings["same"] = {name: os.environ.get(name) for name in SAME}
     (place / "settings.json").write_text(json.dumps(settings))
     source = (Path(__file__).parent / "client.py").read_text()
@@ -38,7 +47,30 @@ def prepare(root: Path) -> None:
     program.write_text(f"#!{sys.executable} -IS\n{source}")
     program.chmod(0o755)
     (place / "python3").symlink_to("python")
-    os.environ[PLACE] = str(place)
+    return place
+
+
+def prepare(root: Path) -> None:
+    """Write the program; called once, by the first process of pytest."""
+    os.environ[PLACE] = str(write_program(root))
+
+
+@contextlib.contextmanager
+def of_checkout(root: Path) -> Iterator[str]:
+    """Name a program that imports from another checkout, which PYTHONPATH begins with.
+
+    Its server is a further one, and ends with the context.
+    """
+    if not hasattr(os, "pidfd_open"):  # Not Linux.
+        yield sys.executable
+        return
+    place = write_program(root, root)
+    try:
+        yield str(place / "python")
+    finally:
+        if (place / "server.pid").exists():
+            os.kill(int((place / "server.pid").read_text()), signal.SIGTERM)
+        shutil.rmtree(place)
 
 
 def same() -> dict[str, str]:

@@ -35,6 +35,8 @@ def start_server() -> None:
                 stderr=log,
                 process_group=0,
             )
+        with open(f"{PLACE}/server.pid", "w") as file:
+            file.write(str(server.pid))
         while not os.path.exists(ADDRESS):
             if server.poll() is not None:
                 sys.exit(f"the server has died, see {PLACE}/server.log")
