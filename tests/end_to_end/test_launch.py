@@ -56,7 +56,7 @@ STAND_INS = (
     *("scontrol", "torchrun"),
 )
 STAND_IN = '''
-import glob, json, os, subprocess, sys, time
+import json, os, subprocess, sys, time
 
 site = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
 tool, args = os.path.basename(sys.argv[0]), sys.argv[1:]
