@@ -16,6 +16,7 @@ from pathlib import Path
 from espnet_softpl import criteria, teacher
 from espnet_softpl.commands.arguments import at_least, new_parser
 from espnet_softpl.core.errors import UserError, ends_quietly
+from espnet_softpl.core.quick_imports import quick_imports
 from espnet_softpl.training.schedule import Schedule
 
 
@@ -129,7 +130,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
     parser = get_parser()
     args = parser.parse_args(cmd)
     # ESPnet takes seconds to import, and help needs none of it.
-    from espnet_softpl.commands.add_pl.command import run
+    with quick_imports():
+        from espnet_softpl.commands.add_pl.command import run
 
     try:
         lines = run(args)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from espnet_softpl.commands.arguments import add_model_arguments, new_parser
 from espnet_softpl.commands.experiment import open_experiment
-from espnet_softpl.commands.export import export
 from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
+from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -48,6 +48,10 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)
+    # ESPnet takes seconds to import, and help needs none of it.
+    with quick_imports():
+        from espnet_softpl.commands.export import export
+
     try:
         with open_experiment(args.asr_exp, args.out[0]) as experiment:
             weights = experiment.weights(args.which, args.student, args.weight)

@@ -21,8 +21,8 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet_softpl import filters
 from espnet_softpl.commands import arguments
 from espnet_softpl.commands.arguments import at_least, share
-from espnet_softpl.commands.label import run
 from espnet_softpl.core.errors import ends_quietly, refuse, status_of
+from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -101,6 +101,10 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
     args = get_parser().parse_args(cmd)
+    # ESPnet takes seconds to import, and help needs none of it.
+    with quick_imports():
+        from espnet_softpl.commands.label import run
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         counts = run(args)

@@ -33,6 +33,8 @@ from espnet_softpl.core.errors import UserError
 from espnet_softpl.training import options
 from espnet_softpl.training.task import SoftPLTask
 from tests import ROOT
+from tests.conftest import SITE
+from tests.support import warm_python
 from tests.support.disks import fill
 from tests.support.espnet_runs import (
     config,
@@ -181,7 +183,7 @@ def test_a_stock_process_loads_all_of_them(run, data, tmp_path) -> None:
         subprocess.run(
             [sys.executable, "-c", STOCK, str(file), *names],
             cwd=elsewhere,
-            env={**os.environ, "PYTHONPATH": str(tmp_path / "lib")},
+            env={**os.environ, "PYTHONPATH": f"{tmp_path / 'lib'}:{SITE}"},
             check=True,
             timeout=300,
         )
@@ -322,8 +324,9 @@ def test_what_a_killed_command_has_unpacked_goes_at_the_next(run, tmp_path) -> N
         f"export.main({words!r})"
     )
     before = set(tmp_path.iterdir())
-    command = [sys.executable, "-c", code]
-    assert subprocess.run(command, cwd=ROOT).returncode == -signal.SIGKILL
+    command = [warm_python.executable(), "-"]
+    ended = subprocess.run(command, input=code, text=True, cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL
     (left,) = set(tmp_path.iterdir()) - before
     assert left.name == ".unpack.for.new"
     export.main(words)

@@ -44,5 +44,5 @@ def work(rank: int, directory: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_agree(tmp_path: Path) -> None:
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    mp.start_processes(work, (str(tmp_path),), nprocs=2, start_method="fork")
     assert sorted(file.name for file in tmp_path.glob("rank*")) == ["rank0"]

@@ -270,8 +270,8 @@ def test_python_blocks_run(found: list[Block], tmp_path: Path, monkeypatch) -> N
             runpy.run_path(str(file), run_name="__main__")
             continue
         result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", file.name],
-            env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
+            [warm_python.executable(), "-m", "pytest", "-q", file.name],
+            env={**os.environ, "PYTHONPATH": python_path()},
             capture_output=True,
             text=True,
             timeout=120,

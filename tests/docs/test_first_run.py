@@ -95,10 +95,10 @@ def test_the_script_ends_where_a_block_fails(tmp_path: Path) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of the page at a tenth of its size; the environment is this one."""
     directory = tmp_path_factory.mktemp("newcomer") / "new"
-    status, output = newcomer(
-        *("--scale", "tiny", "--python", warm_python.executable(), directory),
-        timeout=900,
-    )
+    with warm_python.of_checkout(directory / "clone") as python:
+        status, output = newcomer(
+            *("--scale", "tiny", "--python", python, directory), timeout=900
+        )
     logs = sorted(directory.glob("block*.log"))
     assert status == 0, output + logs[-1].read_text()[-3000:]
     for number in range(1, len(BLOCKS) + 1):

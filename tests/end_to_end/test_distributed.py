@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 import torch
 import yaml
 
+from tests import ROOT, python_path
 from tests.end_to_end.test_training import SLIMIPL
+from tests.support import warm_python
 from tests.support.espnet_runs import (
     HYBRID,
     PL,
@@ -27,9 +30,6 @@ from tests.support.espnet_runs import (
 )
 from tests.training.resume.test_faults import FAULTS, nothing
 
-# Children are forked from a process that has imported ESPnet once.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["espnet_softpl.training.task"])
 SECONDS = 240.0
 
 
@@ -39,20 +39,17 @@ def bf16(*unused, **also_unused) -> torch.autocast:
 
 
 def train_rank(
-    path: str, out: str, rank: int, world: int, log: str, faults: Callable | None
+    path: str, out: str, rank: int, world: int, log: str, faults: str
 ) -> None:
-    """Train as one of several processes; runs in a child."""
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
+    """Train as one of several processes, in a child; a function makes the faults."""
     torch.set_num_threads(1)
     from espnet2.train import trainer
 
     from espnet_softpl.training.task import SoftPLTask
 
-    if faults is not None:
-        FAULTS[:] = faults(rank)
-    if faults is spoil_one:
+    if faults:
+        FAULTS[:] = globals()[faults](rank)
+    if faults == "spoil_one":
         trainer.autocast = bf16
     command = ["--config", path, "--output_dir", out, "--ngpu", "0"]
     if world > 1:
@@ -60,6 +57,23 @@ def train_rank(
         command += ["--dist_init_method", f"file://{out}.{log[-6:]}.rendezvous"]
         command += ["--dist_rank", str(rank)]
     SoftPLTask.main(cmd=[*command, "--resume", "true"])
+
+
+def start(*words: str | int) -> subprocess.Popen:
+    """Start one of the processes with the arguments of `train_rank`."""
+    with open(str(words[4]), "a") as log:
+        process = subprocess.Popen(
+            [warm_python.executable(), "-"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": python_path()},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+    with process.stdin as script:
+        script.write(f"from {__name__} import train_rank\ntrain_rank(*{words!r})\n")
+    return process
 
 
 def run(
@@ -73,30 +87,26 @@ def run(
     path.write_text(yaml.safe_dump(options, sort_keys=False))
     turn = len(list(out.parent.glob(f"{out.name}.rank0.*")))
     processes = [
-        SERVER.Process(
-            target=train_rank,
-            args=(
-                str(path),
-                str(out),
-                rank,
-                world,
-                f"{out}.rank{rank}.{turn:05d}x",
-                faults,
-            ),
+        start(
+            str(path),
+            str(out),
+            rank,
+            world,
+            f"{out}.rank{rank}.{turn:05d}x",
+            faults.__name__ if faults else "",
         )
         for rank in range(world)
     ]
-    for process in processes:
-        process.start()
     end = time.monotonic() + SECONDS
     for process in processes:
-        process.join(max(end - time.monotonic(), 0.0))
-    hanging = [process.is_alive() for process in processes]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(end - time.monotonic(), 0.0))
+    hanging = [process.poll() is None for process in processes]
     for process in processes:
         process.kill()
-        process.join()
+        process.wait()
     assert not any(hanging), f"{hanging}\n{read_log(out)}"
-    return [process.exitcode for process in processes]
+    return [process.returncode for process in processes]
 
 
 def read_log(out: Path) -> str:

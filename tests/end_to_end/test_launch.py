@@ -27,7 +27,8 @@ from espnet2.utils.build_dataclass import build_dataclass
 from torch.distributed.run import get_args_parser
 
 from espnet_softpl.training.task import SoftPLTask
-from tests import ROOT
+from tests import ROOT, python_path
+from tests.support import warm_python
 from tests.support.espnet_runs import PL, config, make_data
 
 PAGE = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
@@ -55,7 +56,7 @@ STAND_INS = (
     *("scontrol", "torchrun"),
 )
 STAND_IN = '''
-import glob, json, os, subprocess, sys, time
+import json, os, subprocess, sys, time
 
 site = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
 tool, args = os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -155,8 +156,12 @@ class Site:
             tool.write_text(f"#!{sys.executable} -IS\n{STAND_IN}")
             tool.chmod(0o755)
         (root / "path.sh").write_text(block("path.sh"))
+        # As in the tests, also where a scheduler hands on nothing but PATH.
+        given = {**warm_python.same(), "PYTHONPATH": python_path()}
+        given.pop("OMP_NUM_THREADS", None)  # That is for the page's path.sh.
+        words = [f"{name}={shlex.quote(value)}" for name, value in given.items()]
         (root / ".venv/bin/activate").write_text(
-            f"export FROM_ENVFILE=1 PYTHONPATH={shlex.quote(str(ROOT))}\n"
+            f"export FROM_ENVFILE=1 {' '.join(words)}\n"
         )
         options = dict(config(**PL), dry_run=True, log_level="INFO")
         self.configure(options)
@@ -172,15 +177,15 @@ class Site:
     def set(self, run: bool = False, status: int = 0) -> None:
         """Tell the stand-ins whether to run our command, or what it ends with."""
         settings = dict(run=run, status=status, nodes=["node1", "node2"])
-        settings["python"] = sys.executable
+        settings["python"] = warm_python.executable()
         (self.root / "settings.json").write_text(json.dumps(settings))
 
-    def run(self, script: str, timeout: int = 60, **env: str) -> tuple[int, str]:
+    def run(self, script: str, timeout: int = 120, **env: str) -> tuple[int, str]:
         """Run a script with bash; return its status and all that it printed."""
         foreign = ("SLURM_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "CUDA_V")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         kept.update(PATH=f"{self.root / 'bin'}:{os.environ['PATH']}", **env)
-        kept.update(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+        kept.update(PYTHONPATH=python_path(), OMP_NUM_THREADS="1")
         process = subprocess.Popen(
             ["bash", "-c", script],
             cwd=self.root,
@@ -188,7 +193,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            process_group=0,
         )
         try:
             output, _ = process.communicate(timeout=timeout)

@@ -57,6 +57,8 @@ FIGURES: dict[str, dict[str, str]] = {
     },
 }
 
+LEGEND = 6  # Names in a row of the legend.
+
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
     """Return the color of each name; they repeat after eight."""
@@ -80,7 +82,7 @@ def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) ->
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure((4.2 * columns, 2.9 * rows + 0.4), layout="constrained")
+    figure = Figure((4.2 * columns, 2.9 * rows + 0.4))
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
@@ -136,7 +138,7 @@ def draw_error_rates(
         colors: Color by system.
         path: PNG file to write.
     """
-    figure = Figure((9.5, 3.8), layout="constrained")
+    figure = Figure((9.5, 3.8))
     axes = figure.subplots(1, 2)
     sets = list(dict.fromkeys(n for runs in systems.values() for r in runs for n in r))
     width = 0.8 / len(systems)
@@ -169,8 +171,19 @@ def _save(figure: Figure, axes: Iterable[Axes], path: Path) -> None:
     entries = [zip(*axis.get_legend_handles_labels()) for axis in axes]
     names = {name: handle for pairs in entries for handle, name in pairs}
     if names:
-        style = dict(ncols=6, loc="outside upper center", frameon=False)
+        style = dict(ncols=LEGEND, loc="upper center", frameon=False)
         figure.legend(names.values(), names.keys(), fontsize=9, **style)
+    # In inches. A layout that matplotlib finds takes as long as all of the drawing.
+    width, height = figure.get_size_inches()
+    top = 0.35 + 0.25 * math.ceil(len(names) / LEGEND)
+    figure.subplots_adjust(
+        left=0.55 / width,
+        right=1.0 - 0.15 / width,
+        bottom=0.5 / height,
+        top=1.0 - top / height,
+        wspace=0.2,
+        hspace=0.4,
+    )
     FigureCanvasAgg(figure)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

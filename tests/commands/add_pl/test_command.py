@@ -24,7 +24,8 @@ from espnet_softpl.bin import add_pl, export
 from espnet_softpl.core.files import load_weights
 from espnet_softpl.training.options import prefer_command_line
 from espnet_softpl.training.task import SoftPLTask
-from tests import ROOT
+from tests import ROOT, python_path
+from tests.support import warm_python
 from tests.support.add_pl_recipe import (
     DATA,
     NOISE,
@@ -61,8 +62,9 @@ def test_the_printed_command_trains_from_the_base_model(here, tmp_path, capsys) 
 @pytest.mark.slow
 def test_the_printed_line_is_for_a_shell(here, tmp_path, capsys) -> None:
     """With spaces in its paths, and no file edited."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    python = Path(warm_python.executable())
+    environment["PATH"] = f"{python.parent}:{environment['PATH']}"
     add_pl.main(options(tmp_path))
     line = " ".join([capsys.readouterr().out.splitlines()[-1], *SILENT])
     subprocess.run(["bash", "-c", line], env=environment, check=True)

@@ -35,23 +35,29 @@ def start_server() -> None:
                 stderr=log,
                 process_group=0,
             )
+        with open(f"{PLACE}/server.pid", "w") as file:
+            file.write(str(server.pid))
         while not os.path.exists(ADDRESS):
             if server.poll() is not None:
                 sys.exit(f"the server has died, see {PLACE}/server.log")
             time.sleep(0.05)
 
 
+unbuffered = words[:1] == ["-u"]
+if unbuffered:
+    del words[0]
 known = bool(words) and (words[0] in ("-m", "-") or not words[0].startswith("-"))
 same = settings["same"] == {name: os.environ.get(name) for name in settings["same"]}
 same &= {*settings["path"]} == {*os.environ.get("PYTHONPATH", "").split(":")} - {""}
 if not same or not known:
-    os.execv(settings["python"], [settings["python"], *words])
+    os.execv(settings["python"], [settings["python"], *sys.argv[1:]])
 if not os.path.exists(ADDRESS):
     start_server()
 
 server = socket.socket(socket.AF_UNIX)
 server.connect(ADDRESS)
-job = [words, os.getcwd(), dict(os.environ), os.getpgrp()]
+unbuffered |= bool(os.environ.get("PYTHONUNBUFFERED"))
+job = [words, os.getcwd(), dict(os.environ), os.getpgrp(), unbuffered]
 with server.makefile("rwb") as stream:
     streams = array.array("i", [0, 1, 2])
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]

@@ -23,8 +23,9 @@ BASE_PATH = [place for place in sys.path if place]
 
 
 def warm_up() -> None:
-    """Import what the recipe's commands do, and make a training's first calls."""
+    """Import what recipe and tests start, and make a training's first calls."""
     import espnet2.bin.asr_inference  # noqa: F401
+    import pytest  # noqa: F401
 
     import espnet_softpl.commands.experiment
     import espnet_softpl.commands.export
@@ -65,13 +66,16 @@ def fork(connection: socket.socket) -> tuple[int, Callable[[], None] | None]:
     """Read a client's job and fork; the child gets what it is to do."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     with connection.makefile("rb") as lines:
-        words, place, environment, group = json.loads(lines.readline())
+        words, place, environment, group, unbuffered = json.loads(lines.readline())
     child = os.fork()
     if child:
         for stream in streams:
             os.close(stream)
         return child, None
-    os.setpgid(0, group)
+    try:
+        os.setpgid(0, group)
+    except PermissionError:  # Its caller has begun a session of its own.
+        os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -79,7 +83,6 @@ def fork(connection: socket.socket) -> tuple[int, Callable[[], None] | None]:
     multiprocessing.process.ORIGINAL_DIR = place
     os.environ.clear()
     os.environ.update(environment)
-    unbuffered = bool(environment.get("PYTHONUNBUFFERED"))
     sys.stdin = open(0, encoding="utf-8", closefd=False)
     sys.stdout = open(1, "w", 1 if unbuffered else -1, encoding="utf-8", closefd=False)
     sys.stderr = open(2, "w", 1, encoding="utf-8", closefd=False)

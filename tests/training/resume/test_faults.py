@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,8 +21,9 @@ import torch
 
 from espnet_softpl.criteria import HardCTC
 from espnet_softpl.training.task import SoftPLTask
-from tests import ROOT
+from tests import ROOT, python_path
 from tests.end_to_end.test_training import SLIMIPL, compare_runs
+from tests.support import warm_python
 from tests.support.disks import fill, remount
 from tests.support.espnet_runs import PL, Data, config, load, make_data, train
 
@@ -206,11 +206,11 @@ def run_apart(module: str, call: str) -> subprocess.CompletedProcess:
     torch raises the death of a loader's process wherever the interpreter happens to
     be when the signal comes, once for each, and late: that must not be in pytest.
     """
-    code = f"from tests.training.resume import {module}; {module}.{call}"
-    paths = os.pathsep.join([str(ROOT), *sys.path])
     return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths},
+        [warm_python.executable(), "-"],
+        input=f"from tests.training.resume import {module}; {module}.{call}",
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": python_path()},
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,0 +1,98 @@
+"""Typeguard is left out for ESPnet's functions, and for nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+
+import pytest
+import typeguard
+
+from espnet_softpl.core.quick_imports import SWITCH, quick_imports
+
+SOURCE = """
+from typeguard import ForwardRefPolicy, typechecked
+
+@typechecked
+def plain(number: int) -> int:
+    return number
+
+@typechecked(forward_ref_policy=ForwardRefPolicy.WARN)
+def with_arguments(number: int) -> int:
+    return number
+
+class Part:
+    @typechecked
+    def method(self, number: int) -> int:
+        return number
+
+    @classmethod
+    @typechecked
+    def of_class(cls, number: int) -> int:
+        return number
+
+method, of_class = Part().method, Part.of_class
+"""
+FUNCTIONS = ("plain", "with_arguments", "method", "of_class")
+
+
+def define(name: str, tmp_path, monkeypatch) -> list[Callable[[object], object]]:
+    """Import a module of this name, which has decorated functions."""
+    package, _, module = name.rpartition(".")
+    (tmp_path / f"{module}.py").write_text(SOURCE)
+    spec = importlib.util.spec_from_file_location(name, tmp_path / f"{module}.py")
+    made = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, made)
+    spec.loader.exec_module(made)
+    return [getattr(made, function) for function in FUNCTIONS]
+
+
+def is_checked(function: Callable[[object], object]) -> bool:
+    try:
+        return function("no number") != "no number"
+    except typeguard.TypeCheckError:
+        return True
+
+
+@pytest.mark.parametrize("name", ["espnet.made_up", "espnet2.asr.made_up"])
+def test_functions_of_espnet_stay_as_written(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    with quick_imports():
+        functions = define(name, tmp_path, monkeypatch)
+    assert not any(map(is_checked, functions))
+    assert [function(3) for function in functions] == [3] * 4
+
+
+@pytest.mark.parametrize("name", ["espnet_softpl.made_up", "espnet3x.made_up"])
+def test_functions_of_others_are_checked(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    with quick_imports():
+        functions = define(name, tmp_path, monkeypatch)
+    assert all(map(is_checked, functions))
+    assert [function(3) for function in functions] == [3] * 4
+
+
+def test_the_switch_keeps_the_checks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv(SWITCH, "1")
+    with quick_imports():
+        functions = define("espnet2.made_up", tmp_path, monkeypatch)
+    assert all(map(is_checked, functions))
+
+
+def test_typeguard_is_as_before_also_after_an_error(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    before = typeguard.typechecked
+    with pytest.raises(ImportError), quick_imports():
+        assert typeguard.typechecked is not before
+        raise ImportError
+    assert typeguard.typechecked is before
+    assert all(map(is_checked, define("espnet2.made_up", tmp_path, monkeypatch)))
+
+
+def test_nothing_happens_without_typeguard(monkeypatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "typeguard", None)  # Importing it fails.
+    with quick_imports() as nothing:
+        assert nothing is None
