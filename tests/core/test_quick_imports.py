@@ -1,4 +1,4 @@
-"""Typeguard is left out for ESPnet's functions, and for nothing else."""
+"""Typeguard's checks wait for the first call, and are all made then."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import typeguard
 
-from espnet_softpl.core.quick_imports import SWITCH, quick_imports
+from espnet_softpl.core.quick_imports import quick_imports
 
 SOURCE = """
 from typeguard import ForwardRefPolicy, typechecked
@@ -55,33 +55,26 @@ def is_checked(function: Callable[[object], object]) -> bool:
         return True
 
 
-@pytest.mark.parametrize("name", ["espnet.made_up", "espnet2.asr.made_up"])
-def test_functions_of_espnet_stay_as_written(name, tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv(SWITCH, raising=False)
-    with quick_imports():
-        functions = define(name, tmp_path, monkeypatch)
-    assert not any(map(is_checked, functions))
-    assert [function(3) for function in functions] == [3] * 4
+def test_checks_are_compiled_at_the_first_call(tmp_path, monkeypatch) -> None:
+    compiled: list[str] = []
+    eager = typeguard.typechecked
 
+    def count(target, **options):
+        compiled.append(target.__name__)
+        return eager(target, **options)
 
-@pytest.mark.parametrize("name", ["espnet_softpl.made_up", "espnet3x.made_up"])
-def test_functions_of_others_are_checked(name, tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv(SWITCH, raising=False)
-    with quick_imports():
-        functions = define(name, tmp_path, monkeypatch)
-    assert all(map(is_checked, functions))
-    assert [function(3) for function in functions] == [3] * 4
-
-
-def test_the_switch_keeps_the_checks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(SWITCH, "1")
+    monkeypatch.setattr(typeguard, "typechecked", count)
     with quick_imports():
         functions = define("espnet2.made_up", tmp_path, monkeypatch)
+    assert compiled == []
+    assert [function(3) for function in functions] == [3] * 4
+    assert sorted(compiled) == sorted(FUNCTIONS)
     assert all(map(is_checked, functions))
+    assert len(compiled) == 4  # Once each.
+    assert [function.__name__ for function in functions] == list(FUNCTIONS)
 
 
 def test_typeguard_is_as_before_also_after_an_error(tmp_path, monkeypatch) -> None:
-    monkeypatch.delenv(SWITCH, raising=False)
     before = typeguard.typechecked
     with pytest.raises(ImportError), quick_imports():
         assert typeguard.typechecked is not before
@@ -91,7 +84,6 @@ def test_typeguard_is_as_before_also_after_an_error(tmp_path, monkeypatch) -> No
 
 
 def test_nothing_happens_without_typeguard(monkeypatch) -> None:
-    monkeypatch.delenv(SWITCH, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "typeguard", None)  # Importing it fails.
     with quick_imports() as nothing:
