@@ -41,6 +41,25 @@ class PseudoLabel(NamedTuple):
     # left out the label's own.
     excludes_empty: bool = False
 
+    def with_list(
+        self, tokens: Tensor, lengths: Tensor, scores: Tensor
+    ) -> "PseudoLabel":
+        """Return the label with a list of transcripts; the first becomes its own.
+
+        Args:
+            tokens: The transcripts, best first, (B, N, U), padded with -1.
+            lengths: Their tokens, (B, N).
+            scores: Their log weights up to a constant, (B, N), in nats.
+        """
+        width = int(lengths[:, 0].max()) if len(lengths) else 0
+        return self._replace(
+            tokens=tokens[:, 0, :width],
+            token_lengths=lengths[:, 0],
+            list_tokens=tokens,
+            list_lengths=lengths,
+            list_scores=scores,
+        )
+
 
 class DecoderLabel(NamedTuple):
     """What the teacher's decoder answers, fed with the transcript of its CTC head.

@@ -86,11 +86,4 @@ class Rescore(Shaping):
         scores, order = scores.sort(dim=1, descending=True, stable=True)
         token_lengths = best.token_lengths.gather(1, order)
         tokens = best.tokens[torch.arange(len(order)).unsqueeze(1), order]
-        width = int(token_lengths[:, 0].max()) if len(order) else 0
-        return label._replace(
-            tokens=tokens[:, 0, :width],
-            token_lengths=token_lengths[:, 0],
-            list_tokens=tokens,
-            list_lengths=token_lengths,
-            list_scores=scores / self.temperature,
-        )
+        return label.with_list(tokens, token_lengths, scores / self.temperature)

@@ -74,11 +74,5 @@ class Votes(Shaping):
         tokens = tokens[rows, order].masked_fill(repeated.unsqueeze(2), PADDING)
         token_lengths = token_lengths.gather(1, order).masked_fill(repeated, 0)
         dtype = torch.promote_types(label.log_probs.dtype, torch.float32)
-        width = int(token_lengths[:, 0].max()) if len(order) else 0
-        return label._replace(
-            tokens=tokens[:, 0, :width],
-            token_lengths=token_lengths[:, 0],
-            list_tokens=tokens,
-            list_lengths=token_lengths,
-            list_scores=(votes.to(dtype) / self.passes).log(),
-        )
+        scores = (votes.to(dtype) / self.passes).log()
+        return label.with_list(tokens, token_lengths, scores)
