@@ -14,20 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
-@contextlib.contextmanager
-def quick_imports() -> Iterator[None]:
-    """Let typeguard's checks of modules that are imported here wait for the first call.
-
-    The checks are the same, and so are their errors; they are only compiled later. For
-    the `main` of a command: afterwards typeguard is as it was. Nothing is changed if it
-    is not installed.
-    """
-    if importlib.util.find_spec("typeguard") is None:
-        yield
-        return
-    import typeguard
-
-    eager = typeguard.typechecked
+def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `typechecked` that compiles a function's checks at its first call."""
 
     def typechecked(target: Any = None, **options: Any) -> Callable[..., Any]:
         if target is None:  # Used with arguments.
@@ -44,7 +32,24 @@ def quick_imports() -> Iterator[None]:
 
         return checked
 
-    typeguard.typechecked = typechecked
+    return typechecked
+
+
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """Let typeguard's checks of modules that are imported here wait for the first call.
+
+    The checks are the same, and so are their errors; they are only compiled later. For
+    the `main` of a command: afterwards typeguard is as it was. Nothing is changed if it
+    is not installed.
+    """
+    if importlib.util.find_spec("typeguard") is None:
+        yield
+        return
+    import typeguard
+
+    eager = typeguard.typechecked
+    typeguard.typechecked = lazily(eager)
     try:
         yield
     finally:

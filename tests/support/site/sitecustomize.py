@@ -7,32 +7,19 @@ PYTHONPATH (tests/conftest.py) and make the same checks, only later. Processes t
 not import typeguard do not import it here either (0.1 s).
 """
 
-import functools
 import importlib.machinery
 import sys
 
 
 def make_lazy(typeguard):
-    """Replace the decorator of the module."""
-    eager = typeguard.typechecked
+    """Replace the decorator of the module, as our commands do."""
+    import runpy
+    from pathlib import Path
 
-    def typechecked(target=None, **options):
-        """Wrap a function; anything else is left to typeguard."""
-        if target is None:
-            return functools.partial(typechecked, **options)
-        if not hasattr(target, "__code__"):
-            return eager(target, **options)
-
-        @functools.wraps(target)
-        def checked(*args, **kwargs):
-            if checked.function is None:
-                checked.function = eager(target, **options)
-            return checked.function(*args, **kwargs)
-
-        checked.function = None
-        return checked
-
-    typeguard.typechecked = typechecked
+    # By its path: some processes are those of an environment without this package.
+    root = Path(__file__).resolve().parents[3]
+    code = runpy.run_path(str(root / "espnet_softpl/core/quick_imports.py"))
+    typeguard.typechecked = code["lazily"](typeguard.typechecked)
 
 
 class Finder:
