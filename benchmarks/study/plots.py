@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE))
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from run_grid import CURVES, LINES, read_lines  # noqa: E402
+from run_grid import CURVES, LINES, select_lines  # noqa: E402
 
 from espnet_softpl.commands.report import figures  # noqa: E402
 from espnet_softpl.core.files import atomic_file  # noqa: E402
@@ -85,18 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--decoding", default="decode", help="as in run_grid.py")
     add("--lines", type=Path, default=LINES, help="file of lines")
     args = parser.parse_args(argv)
-    # The last line of a run counts.
-    lines = {
-        (line["corpus"], line["system"], line["seed"]): line
-        for line in read_lines(args.lines)
-        if (line["phase"], line["decoding"]) == (args.phase, args.decoding)
-        and (args.corpus is None or line["corpus"] in args.corpus)
+    runs = [
+        line
+        for line in select_lines(args.lines, phase=args.phase, decoding=args.decoding)
+        if (args.corpus is None or line["corpus"] in args.corpus)
         and (args.only is None or line["system"] in args.only)
         and (args.seeds is None or line["seed"] in args.seeds)
-    }
-    if not lines:
+    ]
+    if not runs:
         sys.exit(f"error: {args.lines} has no such run")
-    runs = list(lines.values())
     if args.only:
         runs.sort(key=lambda line: args.only.index(line["system"]))
     (draw_rates if args.what == "rates" else draw_curves)(runs, args.out)

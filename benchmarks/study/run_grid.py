@@ -55,6 +55,16 @@ def read_lines(path: Path = LINES) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
+def select_lines(path: Path, **wanted: str) -> list[dict[str, Any]]:
+    """Read the runs that have these values; of a run that was repeated, the last."""
+    runs = {
+        (line["corpus"], line["system"], line["seed"]): line
+        for line in read_lines(path)
+        if wanted.items() <= line.items()
+    }
+    return list(runs.values())
+
+
 def write_preset(name: str, change: Mapping[str, Any], recipe: Path) -> Path:
     """Write a system of the grid as a preset of the recipe.
 
@@ -205,7 +215,7 @@ def run_systems(
         options: The command line's.
     """
     phase, corpus, changes = options.phase, options.corpus, grid["systems"]
-    # The recipe wants one system of pseudo-labels; it has that of a grid only once.
+    # The recipe wants a system of pseudo-labels, also where only others are open.
     presets = [name for name in todo if name not in SUPERVISED] or list(changes)[:1]
     files = [write_preset(n, changes[n], options.recipe) for n in presets]
     command = ["./run.sh", "--corpus", corpus, "--stage", "1", "--stop-stage", "11"]
@@ -258,13 +268,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := [n for n in systems if n not in (*SUPERVISED, *grid["systems"])]:
         sys.exit(f"error: grid.yaml has no system {', '.join(unknown)}")
     options.rest = [*part.get("options", []), *options.rest]
-    key = {"corpus": options.corpus, "phase": options.phase}
-    key["decoding"] = options.decoding
-    known = {
-        (line["system"], line["seed"])
-        for line in read_lines(options.lines)
-        if key.items() <= line.items()
-    }
+    key = {name: getattr(options, name) for name in ("corpus", "phase", "decoding")}
+    known = {(run["system"], run["seed"]) for run in select_lines(options.lines, **key)}
     seeds = options.seeds or part["seeds"]
     for todo, together in open_runs(systems, seeds, known).items():
         run_systems(todo, together, grid, options)

@@ -28,7 +28,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from run_grid import LINES, UNITS, read_lines  # noqa: E402
+from run_grid import LINES, UNITS, read_lines, select_lines  # noqa: E402
 
 from espnet_softpl.core.files import atomic_write  # noqa: E402
 
@@ -210,16 +210,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def build(args: argparse.Namespace) -> list[str]:
     """Return the table that a command line asks for."""
-    recorded = read_lines(args.lines)
     if args.corpus == "corpora":
-        return corpus_table(recorded)
-    wanted = {"corpus": args.corpus, "phase": args.phase, "decoding": args.decoding}
-    # The last line of a run counts.
-    lines = {
-        (line["system"], line["seed"]): line
-        for line in recorded
-        if wanted.items() <= line.items()
-    }
+        return corpus_table(read_lines(args.lines))
+    wanted = {name: getattr(args, name) for name in ("corpus", "phase", "decoding")}
+    runs = select_lines(args.lines, **wanted)
+    lines = {(line["system"], line["seed"]): line for line in runs}
     if args.only:
         lines = {k: lines[k] for name in args.only for k in lines if k[0] == name}
     if not lines:
