@@ -162,7 +162,8 @@ class MixedIterFactory(AbsIterFactory):
         self._batches = tuple(map(EndlessBatches, batches, self._seeds))
         self._schedule = schedule
         self._usable_share = usable_share
-        self.plan = None if make_plan is None else make_plan(len(batches[1]))
+        self.unlabeled_pass = len(batches[1])  # Mini-batches of one pass.
+        self.plan = None if make_plan is None else make_plan(self.unlabeled_pass)
         # Set by the trainer: whether the visit at a draw evicted the mini-batch.
         self.evicted: Callable[[int], bool] | None = None
         if num_iters_per_epoch is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import math
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from espnet2.train.distributed_utils import DistributedOption
 
 from espnet_softpl.core import errors
 from espnet_softpl.core.modules import drops_layers
+from espnet_softpl.core.processes import rank_and_world
 from espnet_softpl.data import tables
 from espnet_softpl.data.usable_audio import (
     CleanAndAugmented,
@@ -25,6 +27,7 @@ from espnet_softpl.data.usable_audio import (
     UsableShare,
 )
 from espnet_softpl.training import augmentation, build, checks, inputs, lengths, options
+from espnet_softpl.training.announcement import Run, announce
 from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
@@ -229,4 +232,13 @@ class SoftPLTask(ASRTask):
         config.teacher.begin_run(config.schedule.updates(steps, args.accum_grad))
         filling = 0 if mixed.plan is None else mixed.plan.size
         checks.check_schedule(config.schedule, args.seed, steps, filling)
+        if rank_and_world()[0] == 0:
+            hours = sum(samples.values()) / 3600 / rate
+            run = Run(
+                mini_batches=steps,
+                unlabeled_pass=mixed.unlabeled_pass,
+                utterances=len(samples),
+                hours=hours if args.input_size is None else math.nan,
+            )
+            logger.info("%s", announce(config, run))
         return SigtermTolerantFactory(mixed)

@@ -18,6 +18,7 @@ from espnet_softpl.core.processes import (
     wait_for_all,
 )
 from espnet_softpl.training import guarding
+from espnet_softpl.training.epoch_line import EpochLine
 from espnet_softpl.training.gradients import GradientLog
 from espnet_softpl.training.resume import (
     checkpoints,
@@ -44,6 +45,7 @@ class SoftPLTrainer(Trainer):
 
     stop = interruption.StopRequest()
     idle_epoch: int | None = None  # That ended without a single update.
+    line: EpochLine  # About the epoch that is trained.
 
     @classmethod
     def run(cls, **kwargs: Any) -> None:
@@ -95,6 +97,7 @@ class SoftPLTrainer(Trainer):
         if engine.cache is not None:
             engine.cache.plan = factory.plan
             factory.evicted = engine.cache.evicted
+        cls.line = EpochLine(options.max_epoch)
         with cls.stop.on_signals(), checkpoints.whole_files():
             super().run(**kwargs)
         weights = teacher.state_dict().get("model")
@@ -141,6 +144,7 @@ class SoftPLTrainer(Trainer):
                 guarding.consult_guard(training)
 
             batches.after_step = look_and_consult
+        cls.line.begin(model.pl)
         valid = False
         done = snapshot.find_interruption(output_dir, epoch)
         if done is None:
@@ -157,6 +161,7 @@ class SoftPLTrainer(Trainer):
             kwargs["iterator"] = batches
             valid = not super().train_one_epoch(**kwargs) or valid
         gradients.end_epoch()
+        cls.line.after_training(reporter, model.pl)
         if any_process(cls.stop.is_set and not batches.complete):
             if batches.done > 0:
                 interruption.save_interruption(training, batches.done, valid)
@@ -188,6 +193,9 @@ class SoftPLTrainer(Trainer):
             epoch = kwargs["reporter"].get_epoch()
             snapshot.save_epoch_end(Training(model, output_dir, epoch))
             wait_for_all()  # Or a checkpoint could be newer than another's snapshot.
+            line = cls.line.after_validation(kwargs["reporter"], model.pl)
+            if rank_and_world()[0] == 0:
+                logger.info("%s", line)
 
     @staticmethod
     def resume(**kwargs: Any) -> None:

@@ -23,9 +23,12 @@ def written(exp: Path) -> set[str]:
 
 
 def test_mixed_precision_on_a_cpu_is_switched_off(data, tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
     options = config(**data.options(), **PL, max_epoch=1, use_amp=True)
     exp = train(SoftPLTask, options, tmp_path / "exp")
     assert "use_amp is for GPUs" in caplog.text
+    assert "Pseudo-labeling is on" in caplog.text
+    assert "Epoch 1 of 1: dev CER" in caplog.text
     assert load(exp / "checkpoint.pth")["scaler"] is None
     state = load(exp / "pl_state" / "1epoch.rank0.pth")
     assert state["epoch"] == 1 and "teacher.pth" in written(exp)

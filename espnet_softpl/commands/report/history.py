@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-from espnet_softpl.training.resume.layout import CHECKPOINT, load_checkpoint
+from espnet_softpl.training.resume.layout import Statistics
 
-# Values by name, by `train` or `valid`, by epoch.
-Statistics = Mapping[int, Mapping[str, Mapping[str, Any]]]
 # Curve by `train/name` or `valid/name`: mini-batches trained on, the epoch's mean.
 History = dict[str, list[tuple[int, float]]]
-
-# What loading raises if a file is missing, half written, or no checkpoint.
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
-
-
-def read_statistics(directory: Path) -> Statistics:
-    """Read what ESPnet's reporter knows; nothing if no checkpoint can be loaded."""
-    try:
-        return load_checkpoint(directory / CHECKPOINT)["reporter"]["stats"]
-    except UNREADABLE:
-        return {}
 
 
 def read_history(stats: Statistics) -> History:

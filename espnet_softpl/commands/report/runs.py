@@ -19,10 +19,8 @@ from espnet_softpl.commands.report.decodings import (
     find_decodings,
 )
 from espnet_softpl.commands.report.history import (
-    UNREADABLE,
     History,
     read_history,
-    read_statistics,
     seconds_of,
 )
 from espnet_softpl.core.errors import UserError
@@ -32,7 +30,11 @@ from espnet_softpl.monitors import guard as monitors_guard
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.samples import SAMPLES_DIR
 from espnet_softpl.training.guarding import REPORT_DIR
-from espnet_softpl.training.resume.layout import CHECKPOINT
+from espnet_softpl.training.resume.layout import (
+    CHECKPOINT,
+    UNREADABLE,
+    read_statistics,
+)
 
 SIGNS_OF_LIFE = ("config.yaml", CHECKPOINT, "train.log")
 SAMPLE_KEYS = ("step", "made", "utterance", "label", "student", "weight", "dropped_by")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ SAFE_GLOBALS = [
 ]
 
 
+# Values by name, by `train` or `valid`, by epoch.
+Statistics = Mapping[int, Mapping[str, Mapping[str, Any]]]
+
+# What loading raises if a file is missing, half written, or no checkpoint.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Load ESPnet's `checkpoint.pth` without running code from it (ESPnet would).
 
@@ -44,3 +52,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     with torch.serialization.safe_globals(SAFE_GLOBALS):
         return load_state(path, mmap=True)
+
+
+def read_statistics(directory: Path) -> Statistics:
+    """Read what ESPnet's reporter knows; nothing if no checkpoint can be loaded."""
+    try:
+        return load_checkpoint(directory / CHECKPOINT)["reporter"]["stats"]
+    except UNREADABLE:
+        return {}

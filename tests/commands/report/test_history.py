@@ -7,11 +7,8 @@ from pathlib import Path
 
 import torch
 
-from espnet_softpl.commands.report.history import (
-    read_history,
-    read_statistics,
-    seconds_of,
-)
+from espnet_softpl.commands.report.history import read_history, seconds_of
+from espnet_softpl.training.resume.layout import read_statistics
 from tests.support.espnet_runs import load
 from tests.support.report_pages import copy
 

@@ -1,0 +1,94 @@
+"""One readable line about an epoch, beside ESPnet's own."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from espnet2.train.reporter import SubReporter, aggregate
+from humanfriendly import format_timespan
+
+from espnet_softpl.monitors import statistics
+from espnet_softpl.monitors.guard import MONITORS, Guard
+from espnet_softpl.training.engine import PseudoLabeling
+
+
+class EpochLine:
+    """Says how an epoch went, and when the run will end.
+
+    The time to the end is estimated from whole epochs of this process, without what
+    comes before the first of them.
+
+    Args:
+        max_epoch: Number of the run's last epoch.
+    """
+
+    def __init__(self, max_epoch: int) -> None:
+        self._max_epoch = max_epoch
+        self._seconds: list[float] = []  # What each epoch took.
+        self._words: list[str] = []
+
+    def begin(self, engine: PseudoLabeling) -> None:
+        """An epoch begins."""
+        self._start, self._hours = time.perf_counter(), engine.kept_hours
+
+    def after_training(self, reporter: SubReporter, engine: PseudoLabeling) -> None:
+        """The mini-batches of the epoch were trained on."""
+        cer, kept = (
+            _mean(reporter, each.name) for each in (statistics.CER, statistics.KEPT)
+        )
+        self._words = [f"CER of the labels {cer:.1%}"] if not math.isnan(cer) else []
+        if not math.isnan(kept):
+            self._words.append(f"{kept:.0%} of the labels used")
+        seconds = time.perf_counter() - self._start
+        hours = engine.kept_hours - self._hours
+        if hours > 0:  # Not so for features, whose hours are not known.
+            self._words.append(
+                f"learned from {60 * hours:.1f} unlabeled minutes "
+                f"({3600 * hours / seconds:.1f} times real time)"
+            )
+
+    def after_validation(self, reporter: SubReporter, engine: PseudoLabeling) -> str:
+        """Return the line."""
+        cer, epoch = _mean(reporter, "cer_ctc"), reporter.get_epoch()
+        words = [f"dev CER {cer:.1%}"] if not math.isnan(cer) else []
+        words += self._words
+        if engine.guard is not None and (margin := closest(engine.guard)):
+            words.append("guard: {} has {:.0%} of its margin left".format(*margin))
+        if torch.cuda.is_available():
+            gigabytes = torch.cuda.max_memory_allocated() / 1e9
+            words.append(f"{gigabytes:.1f} GB of GPU memory at most")
+        self._seconds.append(time.perf_counter() - self._start)
+        mean = sum(self._seconds) / len(self._seconds)
+        if left := max(self._max_epoch - epoch, 0):
+            words.append(f"{format_timespan(left * mean, max_units=2)} to go")
+        return f"Epoch {epoch} of {self._max_epoch}: {'; '.join(words)}"
+
+
+def closest(guard: Guard) -> tuple[str, float] | None:
+    """Find the monitor that is closest to a limit of the guard.
+
+    Returns:
+        Its name, and what is left of the way from the base model's level to the limit:
+        1 at that level, 0 at the limit or beyond. None as long as no level is known.
+    """
+    margins = {}
+    for name in MONITORS:
+        level, reference = guard.level(name), guard.reference(name)
+        if math.isnan(level) or math.isnan(reference):
+            continue
+        if math.isinf(level):
+            return name, 0.0
+        low, high = guard.bounds(name)
+        limit = low if level < reference else high
+        if math.isfinite(limit) and limit != reference:
+            margins[name] = max((limit - level) / (limit - reference), 0.0)
+    return min(margins.items(), key=lambda item: item[1]) if margins else None
+
+
+def _mean(reporter: SubReporter, name: str) -> float:
+    """Return the epoch's mean as ESPnet will report it; NaN if no value is known."""
+    values = reporter.stats.get(name, [])
+    known = [value for value in values if math.isfinite(value.value)]
+    return float(aggregate(known)) if known else math.nan
