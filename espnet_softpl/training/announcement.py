@@ -55,7 +55,7 @@ def announce(config: PLConfig, run: Run) -> str:
         ("run", f"{run.mini_batches} mini-batches, {updates} updates"),
         ("optimizer", _optimizer(args)),
     ]
-    rows += [("base model", _base_model(value)) for value in args.init_param]
+    rows += [("base model", judge_base(value)) for value in args.init_param]
     lines = [f"  {name:<11} {words}" for name, words in rows if words]
     return "\n".join(["Pseudo-labeling is on", *lines])
 
@@ -109,8 +109,8 @@ def _optimizer(args: Namespace) -> str:
     return words
 
 
-def _base_model(value: str) -> str:
-    """Name the base model of an `init_param`; what it got right, if that is known."""
+def judge_base(value: str) -> str:
+    """Name the base model of an `init_param`, and tell whether it is good enough."""
     file = Path(value.partition(":")[0])
     best = best_dev_cer(file.parent)
     if math.isnan(best):

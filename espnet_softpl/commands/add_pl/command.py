@@ -20,6 +20,7 @@ from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write, load_weights
 from espnet_softpl.data import scan, tables
 from espnet_softpl.training import lengths
+from espnet_softpl.training.announcement import judge_base
 
 
 def _check_options(args: argparse.Namespace, exp_dir: Path) -> None:
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> list[str]:
     with atomic_write(args.out) as stream:
         stream.write(render(config, source, command, criteria.available()))
     return [
-        f"Base model: {weights.source}",
+        f"Base model: {judge_base(weights.source)}",
         *notes,
         *(f"Changed: {change}" for change in config.changes),
         *(f"Note: {note}" for note in config.notes),
