@@ -105,6 +105,10 @@ class Guard:
         patience: Unlabeled steps in a row beyond a limit for an alarm, at least 1.
         lower_weight: Factor on the unlabeled loss for each back-off, in [0, 1].
         max_back_offs: Back-offs after which there is no use in another, at least 1.
+        on_alarm: A shell command that the first process runs at each alarm, such as
+            one that sends a message; the environment has the alarm's words as
+            PL_ALARM and its report as PL_REPORT. It has a minute; if it fails, the
+            log says so and training goes on.
         limits: What to change in `DEFAULT_LIMITS`: by monitor, `Limits` attributes by
             name; None takes a limit away.
 
@@ -121,6 +125,7 @@ class Guard:
         patience: int = 5,
         lower_weight: float = 0.5,
         max_back_offs: int = 3,
+        on_alarm: str | None = None,
         limits: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> None:
         self.action = choice("action", action, ACTIONS)
@@ -130,6 +135,9 @@ class Guard:
         self.patience = at_least("patience", patience, 1)
         self.lower_weight = fraction("lower_weight", lower_weight)
         self.max_back_offs = at_least("max_back_offs", max_back_offs, 1)
+        if not (on_alarm is None or isinstance(on_alarm, str) and on_alarm.strip()):
+            raise ValueError(f"on_alarm must be a shell command, got {on_alarm!r}")
+        self.on_alarm = on_alarm
         self.limits = _merge_limits({} if limits is None else limits)
         self.alarms = 0
         self.back_offs = 0

@@ -11,6 +11,9 @@ import dataclasses
 import itertools
 import logging
 import math
+import os
+import subprocess
+from pathlib import Path
 
 from espnet2.train.reporter import SubReporter
 
@@ -92,6 +95,8 @@ def consult_guard(training: Training) -> None:
         directory = training.output_dir / REPORT_DIR
         report = write_report(directory, alarm, guard, label, ids)
         logger.warning("The batch and a plot of the monitors are in %s", report)
+        if guard.on_alarm is not None:
+            call_for_help(guard.on_alarm, explain(alarm), report)
     if guard.action == "warn" and not broken:
         return
     if guard.action != "back_off" or guard.exhausted:
@@ -107,6 +112,29 @@ def consult_guard(training: Training) -> None:
         engine.healthy_epoch,
         guard.weight_factor,
     )
+
+
+def call_for_help(command: str, words: str, report: Path, seconds: int = 60) -> None:
+    """Run a user's shell command about an alarm; a failure is only logged.
+
+    Args:
+        command: The command; it finds `words` in PL_ALARM and `report` in PL_REPORT.
+        words: What the alarm says.
+        report: Where its report is.
+        seconds: How long the command may take.
+    """
+    environment = {**os.environ, "PL_ALARM": words, "PL_REPORT": str(report)}
+    try:
+        subprocess.run(
+            command,
+            shell=True,  # noqa: S602: it is the user's, written for a shell.
+            check=True,
+            env=environment,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("pl_guard_conf.on_alarm: %s", error)
 
 
 def keep_healthy(training: Training) -> None:

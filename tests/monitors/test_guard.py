@@ -360,6 +360,8 @@ def test_names() -> None:
         ({"window": 2.5}, "window must be an integer >= 1, got 2.5"),
         ({"patience": True}, "patience must be"),
         ({"max_back_offs": -1}, "max_back_offs must be"),
+        ({"on_alarm": True}, "on_alarm must be a shell command"),
+        ({"on_alarm": " "}, "on_alarm must be a shell command"),
         ({"lower_weight": 1.5}, r"lower_weight must be a number in \[0, 1\], got 1.5"),
         ({"lower_weight": math.nan}, "lower_weight must be"),
         ({"lower_weight": "half"}, "lower_weight must be"),

@@ -75,6 +75,21 @@ def test_a_warning_is_reported_and_a_stop_ends(tmp_path, caplog) -> None:
         report(training, 2.0)
 
 
+def test_an_alarm_calls_for_help(tmp_path, caplog) -> None:
+    command = f'echo "$PL_ALARM" > {tmp_path}/alarm; test -d "$PL_REPORT" && exit 7'
+    training = build(tmp_path / "exp", "warn", on_alarm=command)
+    report(training, 0.5)
+    assert not (tmp_path / "alarm").exists()
+    report(training, 2.0)
+    assert "pl_frame_entropy" in (tmp_path / "alarm").read_text()
+    assert "on_alarm" in caplog.text and "exit status 7" in caplog.text
+
+
+def test_a_call_for_help_may_not_take_forever(tmp_path, caplog) -> None:
+    guarding.call_for_help("exec sleep 30", "words", tmp_path, seconds=0.1)
+    assert "timed out" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_back_off_returns_to_the_healthy_epoch(tmp_path, caplog) -> None:
     training = build(tmp_path, "back_off", max_back_offs=1)
