@@ -125,9 +125,9 @@ def call_for_help(command: str, words: str, report: Path, seconds: int = 60) -> 
     """
     environment = {**os.environ, "PL_ALARM": words, "PL_REPORT": str(report)}
     try:
-        subprocess.run(
+        subprocess.run(  # noqa: S602 (it is the user's, written for a shell)
             command,
-            shell=True,  # noqa: S602: it is the user's, written for a shell.
+            shell=True,
             check=True,
             env=environment,
             timeout=seconds,
