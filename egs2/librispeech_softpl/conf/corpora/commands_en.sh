@@ -4,7 +4,7 @@
 # CC BY 4.0.
 # shellcheck shell=bash disable=SC2034
 corpus_kind=words
-corpus_args="--labeled_speakers 60 --dev_speakers 25 --test_speakers 30 \
+corpus_args="--labeled_speakers 20 --dev_speakers 25 --test_speakers 30 \
 --labeled_words 8"
 labeled_sets="train-labeled"
 unlabeled_sets="train-unlabeled"
