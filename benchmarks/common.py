@@ -7,6 +7,8 @@ installed, so that it comes first among a benchmark's own imports.
 from __future__ import annotations
 
 import argparse
+import collections
+import functools
 import gc
 import importlib.util
 import json
@@ -48,15 +50,51 @@ def median_times(
     Returns:
         The median time of each step, in milliseconds.
     """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(1 + repeats):
-        for name, step in steps.items():
-            _wait(device)
-            start = time.perf_counter()
-            step()
-            _wait(device)
-            times[name].append(1000.0 * (time.perf_counter() - start))
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+    def elapsed(step: Callable[[], Any]) -> float:
+        _wait(device)
+        start = time.perf_counter()
+        step()
+        _wait(device)
+        return 1000.0 * (time.perf_counter() - start)
+
+    arms = {name: functools.partial(elapsed, step) for name, step in steps.items()}
+    times = take_turns(arms, repeats)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def take_turns(
+    arms: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, list[float]]:
+    """Run arms that measure themselves, in turn and in an order that rotates.
+
+    Args:
+        arms: What to run, by name; each returns what it took.
+        rounds: Rounds that count, at least 1; one before them warms up.
+
+    Returns:
+        What each arm returned, by round: values at one place are of one round.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in arms}
+    names = collections.deque(arms)
+    for _ in range(1 + rounds):
+        for name in names:
+            taken[name].append(arms[name]())
+        names.rotate(1)
+    return {name: values[1:] for name, values in taken.items()}
+
+
+def now(device: torch.device) -> float:
+    """Read the clock that claims are measured by, in seconds.
+
+    Args:
+        device: On a CPU it is the processor time of this process, which other work on
+            the machine changes little; on a GPU elapsed time, after waiting for it.
+    """
+    if device.type == "cuda":
+        _wait(device)
+        return time.perf_counter()
+    return time.process_time()
 
 
 def _wait(device: torch.device) -> None:

@@ -131,6 +131,26 @@ def calibration_conf() -> dict[str, Any]:
     return conf
 
 
+def parse(
+    conf: dict[str, Any], tokens: Sequence[str], work: Path
+) -> argparse.Namespace:
+    """Read a configuration as a training does, by the parser of ESPnet's task.
+
+    Args:
+        conf: The configuration.
+        tokens: The token list, blank and specials included.
+        work: The output directory; it also gets the files that the parser wants.
+    """
+    from espnet_softpl.training.task import SoftPLTask
+
+    (work / "tokens.txt").write_text("\n".join(tokens) + "\n")
+    (work / "conf.yaml").write_text(yaml.safe_dump(conf))
+    arguments = ["--config", str(work / "conf.yaml"), "--output_dir", str(work)]
+    arguments += ["--token_list", str(work / "tokens.txt"), "--token_type", "char"]
+    arguments += ["--normalize", "utterance_mvn", "--normalize_conf", "{}"]
+    return SoftPLTask.get_parser().parse_args(arguments)
+
+
 def build(conf: dict[str, Any], vocab: int, work: Path) -> torch.nn.Module:
     """Build a model as a training would, with ESPnet's task.
 
@@ -142,12 +162,7 @@ def build(conf: dict[str, Any], vocab: int, work: Path) -> torch.nn.Module:
     from espnet_softpl.training.task import SoftPLTask
 
     tokens = ["<blank>", "<unk>", *(f"t{i}" for i in range(vocab - 3)), "<sos/eos>"]
-    (work / "tokens.txt").write_text("\n".join(tokens) + "\n")
-    (work / "conf.yaml").write_text(yaml.safe_dump(conf))
-    arguments = ["--config", str(work / "conf.yaml"), "--output_dir", str(work)]
-    arguments += ["--token_list", str(work / "tokens.txt"), "--token_type", "char"]
-    arguments += ["--normalize", "utterance_mvn", "--normalize_conf", "{}"]
-    return SoftPLTask.build_model(SoftPLTask.get_parser().parse_args(arguments))
+    return SoftPLTask.build_model(parse(conf, tokens, work))
 
 
 def make_steps(
