@@ -385,11 +385,13 @@ def write_page(figures: Mapping[str, Any], page: Path) -> None:
     )
     for key in ("cpu", "threads", "device", "torch"):
         machine = machine.replace(f"{{machine.{key}}}", str(figures[f"machine.{key}"]))
+    # Where a run wrote its figures is of one machine.
+    command = re.sub(r" --(json|page)[ =]\S+", "", str(figures["command"]))
     steps = ("stock", "teacher", "labeled", "hard_ctc", "soft_ctc", "cached")
     times = ", ".join(f"{name} {figures[f'{name}_ms']:.0f}" for name in steps)
     lines = [
         "<!-- figures -->",
-        f"`{figures['command']}`: {figures['date']}, commit {figures['commit']}, "
+        f"`{command}`: {figures['date']}, commit {figures['commit']}, "
         f"{machine}; {figures['rounds']} rounds, {figures['batch']} utterances of "
         f"{figures['seconds']:g} s, random seed {figures['seed']}. "
         f"Milliseconds of the steps: {times}.",

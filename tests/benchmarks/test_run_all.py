@@ -42,7 +42,7 @@ def test_all_claims_are_measured_and_the_page_is_made_of_them(bench, tmp_path) -
     assert figures["profile.teacher follows.arithmetic_ms"] == 0.0
     written = page.read_text()
     assert written.startswith("before\n") and written.endswith("\nafter\n")
-    assert "old" not in written
+    assert "old" not in written and str(tmp_path) not in written
     page.write_text(EMPTY)
     bench.write_page(figures, page)
     assert page.read_text() == written
