@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import re
+import reprlib
 import shutil
 import signal
 import tempfile
@@ -119,8 +120,9 @@ def _refuse_other_contents(corpus: Corpus, root: Path, marker: Path) -> None:
             f"{root} is not empty and holds no {corpus.name} corpus: "
             "choose another directory"
         )
+    short = reprlib.repr  # A list of speakers may have hundreds.
     different = [
-        f"{key} {there.get(key)!r} instead of {wanted.get(key)!r}"
+        f"{key} {short(there.get(key))} instead of {short(wanted.get(key))}"
         for key in sorted(there.keys() | wanted.keys())
         if there.get(key) != wanted.get(key)
     ]
