@@ -5,9 +5,12 @@
 Every way to compress frame posteriors is applied to the same frames. Of each:
 
     bytes     per frame, and megabytes (10^6 bytes) per hour of speech
+    stored    bytes in a file of the cache, which are compressed, as a share of float32
     KL        of what is restored from the original, in nats per frame: mean and 99 %
     gradient  largest difference of an element of the gradient of `soft_ce` with respect
               to the student's log-posteriors (whose largest element is 1)
+    loss      mean change of `soft_ce` of an utterance, relative; the student is the
+              teacher with a temperature of 1.25 and noise of one nat
     time      to compress and to restore an hour of speech, and that as a ratio to
               copying the uncompressed float32 tensor
 
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,21 +154,32 @@ def read_posteriors(file: Path, rate: float) -> Speech:
     return Speech(padded, lengths, rate)
 
 
-def settings_of(vocab: int, top_k: Sequence[int | None]) -> dict[str, Compression]:
+def settings_of(
+    vocab: int, top_k: Sequence[int | None], min_p: Sequence[float] = ()
+) -> dict[str, Compression]:
     """List the ways to compress that differ for a vocabulary.
 
     Args:
         vocab: V.
         top_k: Numbers of tokens to keep, None for all.
+        min_p: Least shares of the best token's probability, each tried with all
+            numbers of tokens, as `uint8`.
 
     Returns:
-        Settings by name, as `top8_uint8` or `all_float16`.
+        Settings by name, as `top8_uint8`, `all_float16` or `top8_uint8_p0.001`.
     """
-    numbers = [k for k in top_k if k is None or k < vocab]
-    return {
-        f"{'all' if k is None else f'top{k}'}_{precision}": Compression(k, precision)
-        for k in numbers
+    numbers = {
+        "all" if k is None else f"top{k}": k for k in top_k if k is None or k < vocab
+    }
+    settings = {
+        f"{name}_{precision}": Compression(k, precision)
+        for name, k in numbers.items()
         for precision in PRECISIONS
+    }
+    return settings | {
+        f"{name}_uint8_p{least:g}": Compression(k, "uint8", least)
+        for name, k in numbers.items()
+        for least in min_p
     }
 
 
@@ -214,8 +229,29 @@ def soft_ce_gradient(teacher: torch.Tensor) -> torch.Tensor:
     return student.grad[0]
 
 
+def loss_change(speech: Speech, restored: torch.Tensor) -> float:
+    """Measure how much a restored copy changes what a student is told.
+
+    Args:
+        speech: The original, on any device.
+        restored: (B, T, V).
+
+    Returns:
+        The relative change of `soft_ce`, without its sign, mean over utterances.
+    """
+    log_probs, lengths, _ = speech
+    generator = torch.Generator(log_probs.device).manual_seed(0)
+    noise = torch.randn(log_probs.shape, generator=generator, device=log_probs.device)
+    student = (0.8 * log_probs + noise).log_softmax(-1)
+    one, two = (soft_ce(student, lengths, each) for each in (log_probs, restored))
+    return float((two / one - 1.0).abs().mean())
+
+
 def measure(
-    speech: Speech, top_k: Sequence[int | None], repeats: int
+    speech: Speech,
+    top_k: Sequence[int | None],
+    repeats: int,
+    min_p: Sequence[float] = (),
 ) -> dict[str, float]:
     """Measure all ways to compress one batch of posteriors.
 
@@ -223,6 +259,7 @@ def measure(
         speech: The posteriors.
         top_k: Numbers of tokens to keep, None for all.
         repeats: Rounds of timing, at least 1.
+        min_p: See `settings_of`.
 
     Returns:
         Figures by name: `<setting>.<figure>`, and those of the batch and of hard
@@ -233,13 +270,18 @@ def measure(
     size = log_probs.shape[1:]
     steps: dict[str, Any] = {"copy": log_probs.clone}
     figures = describe(speech)
-    settings = settings_of(log_probs.size(2), top_k)
+    settings = settings_of(log_probs.size(2), top_k, min_p)
     for name, setting in settings.items():
         packed = setting.compress(log_probs, lengths)
         num_bytes = sum(tensor.nbytes for tensor in packed.values())
         figures[f"{name}.bytes_per_frame"] = num_bytes / speech.num_frames
         figures[f"{name}.mb_per_hour"] = num_bytes / hours / MEGABYTE
-        found = losses(speech, setting.restore(packed, lengths, *size))
+        content = b"".join(tensor.numpy().tobytes() for tensor in packed.values())
+        whole = 4 * speech.num_frames * log_probs.size(2)
+        figures[f"{name}.stored_share"] = len(zlib.compress(content, 1)) / whole
+        restored = setting.restore(packed, lengths, *size)
+        figures[f"{name}.loss_change"] = loss_change(speech, restored)
+        found = losses(speech, restored)
         figures |= {f"{name}.{key}": value for key, value in found.items()}
         steps[f"{name}.compress"] = lambda s=setting: s.compress(log_probs, lengths)
         steps[f"{name}.restore"] = lambda s=setting, p=packed: s.restore(
@@ -284,6 +326,8 @@ HEADER = (
     "label",
     "B/frame",
     "MB/h",
+    "stored",
+    "loss",
     "KL mean",
     "KL 99 %",
     "gradient",
@@ -296,6 +340,8 @@ HEADER = (
 FORMS = {
     "bytes_per_frame": ".0f",
     "mb_per_hour": ".2f",
+    "stored_share": ".2%",
+    "loss_change": ".2%",
     "kl_mean_nats": ".1e",
     "kl_p99_nats": ".1e",
     "gradient_difference": ".1e",
@@ -405,7 +451,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--rate", type=float, default=25.0, help="of --posteriors, frames per second"
     )
     parser.add_argument(
-        "--top_k", type=parse_top_k, nargs="+", default="1 4 8 16 32 all".split()
+        "--top_k", type=parse_top_k, nargs="+", default="1 4 8 16 32 128 all".split()
+    )
+    parser.add_argument(
+        "--min_p", type=float, nargs="+", default=[0.003, 0.0002, 0.00002]
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of timing")
     parser.add_argument("--seed", type=int, default=1)
@@ -465,7 +514,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in figures.items()))
     for name, (log_probs, lengths, rate) in cases(options).items():
         speech = Speech(log_probs.to(device), lengths.to(device), rate)
-        found = measure(speech, options.top_k, options.repeats)
+        found = measure(speech, options.top_k, options.repeats, options.min_p)
         title = f"V = {log_probs.size(2)}, {rate:g} frames a second"
         print(f"\n{report(title, found)}")
         figures |= {f"{name}.{key}": value for key, value in found.items()}

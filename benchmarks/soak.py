@@ -41,6 +41,7 @@ import torch
 import yaml
 from mini import RECIPE, prepare, read_preset, seed_model
 
+from espnet_softpl.cache.store import LabelStore
 from espnet_softpl.training.resume.interruption import EXIT_STATUS
 from espnet_softpl.training.resume.layout import load_checkpoint
 
@@ -381,16 +382,18 @@ def plain(state: Any, directory: Path) -> Any:
     Returns:
         Nested dicts and lists.
     """
+    if isinstance(state, Mapping) and "places" in state:
+        store = LabelStore(directory)
+        store.load_state_dict(state)
+        return {slot: plain(store.get(slot), directory) for slot in store.slots()}
     if isinstance(state, Mapping):
         return {
             key: plain(value, directory)
             for key, value in state.items()
-            if not is_time(str(key)) and str(key) not in ("number", "clean_number")
+            if not is_time(str(key))
         }
     if isinstance(state, (list, tuple)):
         return [plain(value, directory) for value in state]
-    if isinstance(state, str) and (directory / state).is_file() and "slot" in state:
-        return plain(torch.load(directory / state, weights_only=True), directory)
     return state
 
 

@@ -5,7 +5,7 @@ gap 0 and every other a gap above 0 at any precision, so that rounding keeps the
 token; gaps are normalized when restored, so that any rounding gives a distribution.
 
 B utterances, T frames after subsampling, V tokens with blank, N frames of all
-utterances without padding, K tokens kept per frame.
+utterances without padding, K tokens kept per frame, M of all frames.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 
 import torch
 
-from espnet_softpl.core.ranges import at_least, choice
+from espnet_softpl.core.ranges import at_least, choice, fraction
 from espnet_softpl.ctc import frame_mask, in_float32
 
 PRECISIONS = ("float32", "float16", "uint8")
@@ -38,7 +38,8 @@ class Compression:
     """How a soft label is kept: how many tokens of a frame, and how exactly.
 
     The mass of the tokens that are not kept is spread evenly over them, and kept as one
-    more gap, that of each of them.
+    more gap, that of each of them. With `min_p` a frame keeps as many tokens as it
+    needs, often one: about 0.1 / V changes `soft_ce` by 1 % (docs/benchmarks.md).
 
     Rounding errors, of the log-probability relative to the best token, u nats below
     it: `float32` 1.5e-5 nats; `float16` that or 0.05 % of u, whichever is more;
@@ -49,16 +50,22 @@ class Compression:
     What was restored and is compressed again restores the same values, bit for bit,
     with the same settings on the same device.
 
-    Source: ours. slimIPL's cache (https://arxiv.org/abs/2010.11524) keeps transcripts.
+    Source: ours. slimIPL's cache (https://arxiv.org/abs/2010.11524) keeps transcripts;
+    `min_p` is a rule for sampling from language models
+    (https://arxiv.org/abs/2407.01082).
     """
 
     top_k: int | None = 32  # K, at least 1; more than V is V, None keeps all tokens.
     precision: str = "uint8"  # One of `PRECISIONS`, of the numbers kept.
+    # Tokens of a smaller share of the best one's probability are not kept, in [0, 1].
+    min_p: float | None = None
 
     def __post_init__(self) -> None:
         if self.top_k is not None:
             at_least("top_k", self.top_k, 1)
         choice("precision", self.precision, PRECISIONS)
+        if self.min_p is not None:
+            fraction("min_p", self.min_p)
 
     @torch.no_grad()
     def compress(
@@ -74,7 +81,8 @@ class Compression:
         Returns:
             Frames of one utterance after the other. With K < V: `tokens` (N, K), the
             best one first, uint8, int16 or int32 by V; `gaps` (N, K), of the second to
-            the K-th token and of each of the rest. Else only `gaps` (N, V).
+            the K-th token and of each of the rest. Else only `gaps` (N, V). With
+            `min_p` both are (M,), and `counts` (N,) says how many are whose.
 
         Raises:
             ValueError: A frame has no best token: it holds NaN, or nothing finite.
@@ -86,16 +94,33 @@ class Compression:
             raise ValueError("log_probs hold a frame with NaN, or with nothing finite")
         heights = frames.sub_(best).float()  # A copy already; large ones cost time.
         vocabulary = log_probs.size(-1)
-        if self.top_k is None or self.top_k >= vocabulary:
+        top_k = vocabulary if self.top_k is None else self.top_k
+        if self.min_p is not None and vocabulary > 1:
+            top_k = min(top_k, vocabulary - 1)
+        if top_k >= vocabulary:
             packed = _encode(heights.neg_(), self.precision).scatter_(1, best_token, 0)
             return {"gaps": packed.cpu()}
-        tokens, gaps = _nearest(heights, best_token, self.top_k)
+        tokens, gaps = _nearest(heights, best_token, top_k)
         # The smallest type that numbers the tokens and can be indexed with.
         wide = torch.int16 if vocabulary <= 2**15 else torch.int32
-        return {
-            "tokens": tokens.to(torch.uint8 if vocabulary <= 2**8 else wide).cpu(),
-            "gaps": _encode(gaps, self.precision).cpu(),
-        }
+        small = torch.uint8 if vocabulary <= 2**8 else wide
+        packed = {"tokens": tokens, "gaps": gaps}
+        if self.min_p is not None:
+            packed = _probable(tokens, gaps, vocabulary, self._is_kept(gaps))
+            packed["counts"] = packed["counts"].to(small)
+        packed["tokens"] = packed["tokens"].to(small)
+        packed["gaps"] = _encode(packed["gaps"], self.precision)
+        return {name: tensor.cpu() for name, tensor in packed.items()}
+
+    def _is_kept(self, gaps: torch.Tensor) -> torch.Tensor:
+        """Tell of the best token and those of all gaps but the last, (N, K).
+
+        It is judged after rounding, so that it is the same of what was restored.
+        """
+        kept = torch.ones_like(gaps, dtype=torch.bool)
+        rounded = _decode(_encode(gaps[:, :-1].clone(), self.precision))
+        kept[:, 1:] = rounded.neg_().exp_() >= self.min_p
+        return kept
 
     @torch.no_grad()
     def restore(
@@ -122,16 +147,28 @@ class Compression:
             ValueError: The copy is not of as many frames or tokens.
         """
         gaps = _decode(packed["gaps"].to(lengths.device))
-        tokens = packed.get("tokens")
+        tokens, counts = packed.get("tokens"), packed.get("counts")
         mask = frame_mask(lengths, num_frames)
-        columns = vocabulary if tokens is None else tokens.size(1)
+        columns = vocabulary if tokens is None else tokens.size(-1)
         shape = (int(mask.sum()), columns)
+        if counts is not None:
+            gaps_of = gaps.shape == tokens.shape and counts.long().sum() == columns
+            columns = int(counts.max()) + 1 if counts.numel() else 0
+            shape = gaps.shape if gaps_of and len(counts) == shape[0] else ()
         longest = int(lengths.max()) if lengths.numel() else 0
         if gaps.shape != shape or columns > vocabulary or longest > num_frames:
             raise ValueError(
                 f"a copy of gaps {tuple(gaps.shape)} is not of {vocabulary} tokens "
                 f"in {int(lengths.sum())} frames, at most {num_frames} each"
             )
+        if counts is not None:
+            counts, tokens = (
+                t.to(lengths.device, torch.long) for t in (counts, tokens)
+            )
+            padded = gaps.new_full((*mask.shape, vocabulary), -math.log(vocabulary))
+            if counts.numel():
+                padded[mask] = _spread_some(tokens, gaps, counts, vocabulary)
+            return padded
         # Equal gaps of 0 are the uniform distribution: the padding.
         padded = gaps.new_zeros(*mask.shape, columns)
         padded[mask] = gaps
@@ -168,6 +205,43 @@ def _spread(tokens: torch.Tensor, gaps: torch.Tensor, vocabulary: int) -> torch.
     below = gaps.add(total).neg_()
     log_probs = below[..., -1:].expand(*gaps.shape[:-1], vocabulary).contiguous()
     return log_probs.scatter_(2, tokens, torch.cat([-total, below[..., :-1]], -1))
+
+
+def _probable(
+    tokens: torch.Tensor, gaps: torch.Tensor, vocabulary: int, kept: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Keep some of what `_nearest` returned, the nearest ones of each frame (N, K)."""
+    counts = kept.sum(1)
+    near = torch.cat([torch.zeros_like(gaps[:, :1]), gaps[:, :-1]], 1)
+    rest = near.neg().exp_().masked_fill_(kept, 0.0).sum(1)
+    rest += gaps[:, -1].neg().exp_() * (vocabulary - gaps.size(1))
+    each = (vocabulary - counts).log() - rest.log()
+    # No nearer than the first one left out, which rounding could bring about.
+    first = torch.cat([near, gaps[:, -1:]], 1).gather(1, counts[:, None])
+    last = counts[:, None] - 1
+    # Nothing changes in a frame of which all K tokens are kept.
+    each = torch.where(counts == gaps.size(1), gaps[:, -1], each.maximum(first[:, 0]))
+    gaps = gaps.scatter(1, last, each[:, None])
+    return {"tokens": tokens[kept], "gaps": gaps[kept], "counts": counts}
+
+
+def _spread_some(
+    tokens: torch.Tensor, gaps: torch.Tensor, counts: torch.Tensor, vocabulary: int
+) -> torch.Tensor:
+    """Invert `_probable`, (M,) twice and (N,), and normalize to (N, V)."""
+    kept = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+    wide = torch.zeros_like(kept, dtype=gaps.dtype).masked_scatter_(kept, gaps)
+    rest = wide.gather(1, counts[:, None] - 1)
+    near = torch.cat([torch.zeros_like(rest), wide[:, :-1]], 1)
+    total = near.neg().exp_().mul_(kept).sum(1, keepdim=True)
+    total += rest.neg().exp_() * (vocabulary - counts[:, None])
+    total.log_()
+    # A frame with less tokens than another writes its best one several times.
+    near.masked_fill_(~kept, 0.0)
+    places = torch.zeros_like(kept, dtype=torch.long).masked_scatter_(kept, tokens)
+    places = torch.where(kept, places, places[:, :1])
+    below = (rest + total).neg_().expand(-1, vocabulary).contiguous()
+    return below.scatter_(1, places, (near + total).neg_())
 
 
 def _encode(gaps: torch.Tensor, precision: str) -> torch.Tensor:

@@ -144,13 +144,17 @@ class LabelCache:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, tensors and plain values only."""
+        store = self._store.state_dict()
+        slots = self._store.slots()
         return {
             "settings": self._identity(),
             "counts": dataclasses.asdict(self.counts),
-            "store": self._store.state_dict(),
-            "uses": dict(self._uses),
-            "inserted_at": dict(self._inserted_at),
+            "store": store,
+            # In the order of the slots.
+            "uses": torch.tensor([self._uses[slot] for slot in slots]),
+            "inserted_at": torch.tensor([self._inserted_at[slot] for slot in slots]),
             "decisions": torch.tensor(self._decisions, dtype=torch.bool),
+            "position": self.plan and self.plan.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,9 +173,17 @@ class LabelCache:
             )
         self.counts = Counts(**state["counts"])
         self._store.load_state_dict(state["store"])
-        self._uses = dict(state["uses"])
-        self._inserted_at = dict(state["inserted_at"])
+        self._uses = self._by_slot(state["uses"])
+        self._inserted_at = self._by_slot(state["inserted_at"])
         self._decisions = state["decisions"].tolist()
+        if self.plan is not None:
+            self.plan.load_state_dict(state.get("position"))
+
+    def _by_slot(self, values: Any) -> dict[int, int]:
+        """Give the slots their saved numbers, in a dict already in older states."""
+        if isinstance(values, dict):
+            return dict(values)
+        return dict(zip(self._store.slots(), values.tolist(), strict=True))
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that saved labels depend on."""

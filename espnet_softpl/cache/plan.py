@@ -4,7 +4,8 @@ A *draw* is an unlabeled turn of the schedule, counted from 0. The first C draws
 the cache; each one after them visits a slot, in passes over all slots in an order drawn
 anew for each pass, as slimIPL's published code does (https://arxiv.org/abs/2010.11524,
 wav2letter recipes/slimIPL). A plan follows from seed, draw and the decisions taken:
-data loading can run ahead of training, and a resumed run goes on alike.
+data loading can run ahead of training, and a resumed run goes on alike. What it has
+come to is remembered and saved, so that an epoch begins without a replay of all.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 # Another stream than the schedule's, which is drawn from [seed, block].
 STREAM = 1
@@ -28,7 +31,16 @@ class Load:
     insert: bool  # To label and store it; else to train on it.
 
 
-@dataclasses.dataclass(frozen=True)
+class Position(NamedTuple):
+    """What a plan has come to before a draw."""
+
+    draw: int
+    fresh: int  # The mini-batch that is read next.
+    slots: list[int]  # The mini-batch in each.
+    visits: list[tuple[int, int]]  # Those not yet decided: slot, mini-batch.
+
+
+@dataclasses.dataclass
 class CachePlan:
     """The visits of a cache with C slots, each of them one mini-batch.
 
@@ -42,6 +54,10 @@ class CachePlan:
     probability: float | None = 0.1  # p, in [0, 1].
     in_place: bool = False  # Label the same mini-batch again, take no other.
     lag: int = 1  # At least 1: more than the loader reads ahead.
+    # The first draw that was asked for last: later ones need no replay from draw 0.
+    position: Position | None = dataclasses.field(
+        init=False, default=None, compare=False, repr=False
+    )
 
     def _pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the order of the slots in a pass, and a number in [0, 1) for each."""
@@ -69,10 +85,16 @@ class CachePlan:
         """
         for draw in range(first, self.size):
             yield [Load(draw, draw, insert=True)]
-        slots = list(range(self.size))  # The mini-batch in each.
-        fresh = self.size
-        visits: list[tuple[int, int]] = []  # Those not yet decided: slot, mini-batch.
-        for draw in itertools.count(self.size):
+        first = max(first, self.size)
+        begin = self.position
+        if begin is None or begin.draw > first:
+            begin = Position(self.size, self.size, list(range(self.size)), [])
+        start, fresh, slots, visits = begin
+        slots, visits = list(slots), list(visits)
+        order, chances = self._pass((start - self.size) // self.size)
+        for draw in itertools.count(start):
+            if draw == first:
+                self.position = Position(draw, fresh, list(slots), list(visits))
             turn, position = divmod(draw - self.size, self.size)
             if position == 0:
                 order, chances = self._pass(turn)
@@ -93,3 +115,21 @@ class CachePlan:
                 loads.insert(0, Load(slots[target], target, insert=True))
             if draw >= first:
                 yield loads
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the position, if there is one, and which plan it is of."""
+        if self.position is None:
+            return None
+        numbers = dict(self.position._asdict(), slots=torch.tensor(self.position.slots))
+        return {"plan": self._identity(), **numbers}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on from a position; one of another plan (or none) is replayed from 0."""
+        self.position = None
+        if state is not None and state["plan"] == self._identity():
+            numbers = dict(state, slots=state["slots"].tolist())
+            del numbers["plan"]
+            self.position = Position(**numbers)
+
+    def _identity(self) -> list[Any]:
+        return [self.size, self.seed, self.probability, self.in_place, self.lag]

@@ -21,6 +21,9 @@ class CacheSettings(abc.ABC):
         top_k: Tokens whose posteriors are kept per frame, at least 1; None for all.
             Any are kept only if a criterion or a regularizer looks at them.
         precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
+        min_p: Tokens of a smaller share of the probability of their frame's best one
+            are not kept, in [0, 1]; 0.1 / V changes the loss by 1 %. None keeps
+            `top_k` of every frame.
         memory_limit_mb: Without effect: labels are in files in the experiment
             directory, and the system keeps those in memory as it has room.
     """
@@ -28,6 +31,7 @@ class CacheSettings(abc.ABC):
     size: int | str = 100
     top_k: int | None = 32
     precision: str = "uint8"
+    min_p: float | None = None
     memory_limit_mb: float | None = None
 
     def __post_init__(self) -> None:
@@ -39,7 +43,7 @@ class CacheSettings(abc.ABC):
 
     def compression(self) -> Compression:
         """Return how posteriors are kept."""
-        return Compression(self.top_k, self.precision)
+        return Compression(self.top_k, self.precision, self.min_p)
 
     @abc.abstractmethod
     def plan(self, num_batches: int, seed: int) -> CachePlan:

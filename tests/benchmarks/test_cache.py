@@ -22,6 +22,8 @@ SIZES = ["--utterances", "2", "--seconds", "1", "--repeats", "1"]
 FIGURES = (
     "bytes_per_frame",
     "mb_per_hour",
+    "stored_share",
+    "loss_change",
     "kl_mean_nats",
     "kl_p99_nats",
     "gradient_difference",
@@ -55,7 +57,8 @@ def test_figures_are_complete(bench, tmp_path, capsys) -> None:
     table = capsys.readouterr().out
     # 20 of 9 tokens are all of them.
     for case, numbers in (("v9_25", ["top2"]), ("v300_33.3", ["top2", "top20"])):
-        names = [f"{k}_{p}" for k in [*numbers, "all"] for p in PRECISIONS]
+        kinds = [*PRECISIONS, "uint8_p0.003", "uint8_p0.0002", "uint8_p2e-05"]
+        names = [f"{k}_{p}" for k in [*numbers, "all"] for p in kinds]
         for name in names:
             assert f"\n{name} " in table
             for figure in FIGURES:
@@ -87,6 +90,19 @@ def test_costs_are_those_of_the_tensors(bench, tmp_path) -> None:
     assert figures["v300_20.float32.mb_per_hour"] == pytest.approx(
         1200 * frames_per_hour / 1e6
     )
+
+
+@pytest.mark.parametrize(
+    "size, min_p, most_bytes", [(32, 3e-3, 0.05), (500, 2e-4, 0.01)]
+)
+def test_few_bytes_are_nearly_the_label(bench, size, min_p, most_bytes) -> None:
+    log_probs = bench.make_posteriors((2, 300, size), 25.0, 1)
+    speech = bench.Speech(log_probs, torch.tensor([300, 300]), 25.0)
+    figures = bench.measure(speech, [32 if size > 32 else None], 1, [min_p])
+    name = f"{'top32' if size > 32 else 'all'}_uint8_p{min_p:g}"
+    assert 0.0 < figures[f"{name}.stored_share"] <= most_bytes
+    assert 0.0 < figures[f"{name}.loss_change"] < 0.015
+    assert figures[f"{name}.best_token_kept"] == 1.0
 
 
 def test_hard_labels_cost_their_tokens(bench, tmp_path) -> None:

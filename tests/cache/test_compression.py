@@ -14,14 +14,17 @@ from espnet_softpl.cache.compression import (
     PRECISIONS,
     ROOT,
     Compression,
+    _decode,
+    _encode,
 )
 from espnet_softpl.ctc import frame_mask
 from tests.conftest import make_log_probs
 
 B, T, V = 4, 9, 12
 LENGTHS = torch.tensor([9, 6, 1, 0])
-SETTINGS = list(itertools.product([1, 2, 5, V - 1, V, None], PRECISIONS))
-every_setting = pytest.mark.parametrize("top_k, precision", SETTINGS)
+SETTINGS = list(itertools.product([1, 2, 5, V - 1, V, None], PRECISIONS, [None]))
+SETTINGS += itertools.product([1, 5, V, None], PRECISIONS, [0.0, 0.02, 0.3, 1.0])
+every_setting = pytest.mark.parametrize("top_k, precision, min_p", SETTINGS)
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 
@@ -62,13 +65,29 @@ def expected_frame(
     return kept, [frame[v] if v in kept else each for v in range(size)]
 
 
+def kept_by(
+    frame: list[float], top_k: int | None, precision: str, min_p: float | None
+) -> int | None:
+    """Count the tokens of one frame that are kept."""
+    if min_p is None:
+        return top_k
+    most = min(top_k or len(frame), len(frame) - 1)
+    gaps = torch.tensor([max(frame) - height for height in frame])
+    rounded = _decode(_encode(gaps, precision))
+    probable = int((rounded.neg().exp() >= min_p).sum())
+    return max(min(probable, most), 1)
+
+
 @every_setting
-def test_frames_are_as_written_down(top_k, precision) -> None:
+def test_frames_are_as_written_down(top_k, precision, min_p) -> None:
     log_probs = make_log_probs(B, T, V, torch.float64)
-    restored = round_trip(Compression(top_k, precision), log_probs.float(), LENGTHS)
+    restored = round_trip(
+        Compression(top_k, precision, min_p), log_probs.float(), LENGTHS
+    )
     for b, length in enumerate(LENGTHS.tolist()):
         for t in range(length):
-            _, expected = expected_frame(log_probs[b, t].tolist(), top_k)
+            frame = log_probs[b, t].tolist()
+            _, expected = expected_frame(frame, kept_by(frame, top_k, precision, min_p))
             found = restored[b, t].tolist()
             for v in range(V):
                 gap = max(expected) - expected[v]
@@ -78,9 +97,11 @@ def test_frames_are_as_written_down(top_k, precision) -> None:
 
 @every_setting
 @pytest.mark.parametrize("size", [V, 5000])
-def test_frames_sum_to_1(top_k, precision, size) -> None:
+def test_frames_sum_to_1(top_k, precision, min_p, size) -> None:
     log_probs = make_log_probs(2, 20, size)
-    restored = round_trip(Compression(top_k, precision), log_probs, full(log_probs))
+    restored = round_trip(
+        Compression(top_k, precision, min_p), log_probs, full(log_probs)
+    )
     assert restored.dtype == torch.float32
     # A log-posterior near -16 is rounded to 1e-6 itself.
     sums = restored.double().exp().sum(-1)
@@ -89,7 +110,7 @@ def test_frames_sum_to_1(top_k, precision, size) -> None:
 
 @every_setting
 @pytest.mark.parametrize("kind", ["random", "near", "tied", "flat", "one_hot", "sure"])
-def test_the_best_token_stays_the_best(top_k, precision, kind) -> None:
+def test_the_best_token_stays_the_best(top_k, precision, min_p, kind) -> None:
     log_probs = make_log_probs(8, 40, V)
     if kind == "near":
         # One ulp apart, the better one on either side of the other.
@@ -108,7 +129,9 @@ def test_the_best_token_stays_the_best(top_k, precision, kind) -> None:
         log_probs = torch.full_like(log_probs, -math.inf).scatter(-1, best, 0.0)
     elif kind == "sure":
         log_probs = (60.0 * log_probs).log_softmax(-1)
-    restored = round_trip(Compression(top_k, precision), log_probs, full(log_probs))
+    restored = round_trip(
+        Compression(top_k, precision, min_p), log_probs, full(log_probs)
+    )
     best = log_probs.argmax(-1, keepdim=True)
     assert torch.equal(restored.argmax(-1, keepdim=True), best)
     # Alone on top, so that no later rule about ties matters.
@@ -128,10 +151,12 @@ def test_the_best_of_float64_survives(top_k) -> None:
 
 
 @every_setting
-def test_order_is_kept(top_k, precision) -> None:
+def test_order_is_kept(top_k, precision, min_p) -> None:
     """No token overtakes another; ties may arise."""
     log_probs = make_log_probs(4, 50, V)
-    restored = round_trip(Compression(top_k, precision), log_probs, full(log_probs))
+    restored = round_trip(
+        Compression(top_k, precision, min_p), log_probs, full(log_probs)
+    )
     for frame, again in zip(log_probs.flatten(0, 1), restored.flatten(0, 1)):
         assert (again[frame.argsort(descending=True)].diff() <= 0).all()
 
@@ -152,22 +177,23 @@ def test_the_rest_does_not_overtake_by_rounding(precision) -> None:
 @every_setting
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
 @pytest.mark.parametrize("size", [V, 700])
-def test_compressing_again_changes_no_bit(top_k, precision, scale, size) -> None:
-    conf = Compression(top_k, precision)
+def test_compressing_again_changes_no_bit(top_k, precision, min_p, scale, size) -> None:
+    conf = Compression(top_k, precision, min_p)
     log_probs = (scale * make_log_probs(4, 50, size)).log_softmax(-1)
     once = round_trip(conf, log_probs, full(log_probs))
     assert torch.equal(round_trip(conf, once, full(log_probs)), once)
 
 
 @every_setting
-def test_padding_and_company_do_not_matter(top_k, precision) -> None:
-    conf = Compression(top_k, precision)
+def test_padding_and_company_do_not_matter(top_k, precision, min_p) -> None:
+    conf = Compression(top_k, precision, min_p)
     log_probs = make_log_probs(B, T, V)
     garbage = torch.where(
         frame_mask(LENGTHS, T).unsqueeze(-1), log_probs, torch.tensor(math.nan)
     )
     packed = conf.compress(garbage, LENGTHS)
-    assert all(len(tensor) == LENGTHS.sum() for tensor in packed.values())
+    counts = packed.get("counts", next(iter(packed.values())))
+    assert len(counts) == LENGTHS.sum()
     wide = conf.restore(packed, LENGTHS, T + 5, V)
     assert wide.shape == (B, T + 5, V)
     for b, length in enumerate(LENGTHS.tolist()):
@@ -179,9 +205,11 @@ def test_padding_and_company_do_not_matter(top_k, precision) -> None:
 
 @every_setting
 @pytest.mark.parametrize("shape", [(0, 3, V), (2, 0, V), (1, 1, V)])
-def test_empty_and_single(top_k, precision, shape) -> None:
+def test_empty_and_single(top_k, precision, min_p, shape) -> None:
     log_probs = make_log_probs(*shape)
-    restored = round_trip(Compression(top_k, precision), log_probs, full(log_probs))
+    restored = round_trip(
+        Compression(top_k, precision, min_p), log_probs, full(log_probs)
+    )
     assert restored.shape == shape
     torch.testing.assert_close(restored.exp().sum(-1), torch.ones(shape[:2]))
 
@@ -194,29 +222,33 @@ def test_a_vocabulary_of_one(precision) -> None:
 
 
 @every_setting
-def test_probabilities_of_0_stay_tiny(top_k, precision) -> None:
+def test_probabilities_of_0_stay_tiny(top_k, precision, min_p) -> None:
     log_probs = make_log_probs(2, 5, V)
     log_probs[..., 3:9] = -math.inf
     log_probs = log_probs.log_softmax(-1)
-    restored = round_trip(Compression(top_k, precision), log_probs, full(log_probs))
+    restored = round_trip(
+        Compression(top_k, precision, min_p), log_probs, full(log_probs)
+    )
     assert torch.isfinite(restored).all()
     assert (restored >= -MAX_GAP - math.log(V)).all()
-    if top_k is None or top_k >= V - 6:
+    if (top_k is None or top_k >= V - 6) and min_p in (None, 0.0):
         assert (restored[..., 3:9].exp() <= 2e-12).all()
 
 
 @every_setting
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_input_is_that_of_its_values(top_k, precision, dtype) -> None:
-    conf = Compression(top_k, precision)
+def test_half_precision_input_is_that_of_its_values(
+    top_k, precision, min_p, dtype
+) -> None:
+    conf = Compression(top_k, precision, min_p)
     half = make_log_probs(B, T, V).to(dtype)
     expected = round_trip(conf, half.float(), LENGTHS)
     assert torch.equal(round_trip(conf, half, LENGTHS), expected)
 
 
 @every_setting
-def test_inputs_are_left_alone_and_no_gradient_flows(top_k, precision) -> None:
-    conf = Compression(top_k, precision)
+def test_inputs_are_left_alone_and_no_gradient_flows(top_k, precision, min_p) -> None:
+    conf = Compression(top_k, precision, min_p)
     log_probs = make_log_probs(B, T, V)
     copy = log_probs.clone()
     packed = conf.compress(log_probs.requires_grad_(True), LENGTHS)
@@ -305,9 +337,9 @@ def test_frames_without_a_best_token_are_refused(bad, top_k) -> None:
             Compression(top_k).compress(log_probs, torch.tensor([3, 3]))
 
 
-@pytest.mark.parametrize("top_k", [2, None])
-def test_a_copy_of_something_else_is_refused(top_k) -> None:
-    conf = Compression(top_k)
+@pytest.mark.parametrize("top_k, min_p", [(2, None), (None, None), (None, 0.2)])
+def test_a_copy_of_something_else_is_refused(top_k, min_p) -> None:
+    conf = Compression(top_k, min_p=min_p)
     packed = conf.compress(make_log_probs(2, 5, V), torch.tensor([5, 3]))
     for lengths, num_frames, size in (
         ([5, 4], 5, V),
@@ -328,8 +360,8 @@ def test_other_settings_restore_the_same() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_setting
-def test_gpu_in_and_out(top_k, precision) -> None:
-    conf = Compression(top_k, precision)
+def test_gpu_in_and_out(top_k, precision, min_p) -> None:
+    conf = Compression(top_k, precision, min_p)
     log_probs = make_log_probs(B, T, V)
     packed = conf.compress(log_probs.cuda(), LENGTHS.cuda())
     assert all(tensor.device.type == "cpu" for tensor in packed.values())
@@ -351,6 +383,8 @@ def test_gpu_in_and_out(top_k, precision) -> None:
         ({"top_k": True}, "top_k"),
         ({"precision": "float8"}, "precision must be one of float32, float16, uint8"),
         ({"precision": None}, "precision"),
+        ({"min_p": -0.1}, "min_p must be a number in"),
+        ({"min_p": 1.5}, "min_p must be a number in"),
     ],
 )
 def test_bad_settings_are_refused(conf, message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -55,6 +56,37 @@ def test_any_window_is_a_cut_of_the_whole(plan) -> None:
     whole = take(plan, 60, evicted=evicted)
     for first in (0, 3, 5, 6, 17, 40):
         assert take(plan, 20, first, evicted) == whole[first : first + 20]
+
+
+@pytest.mark.parametrize(
+    "plan", [CachePlan(5, 1, 0.4), CachePlan(5, 1, 0.4, True), CachePlan(5, 1, None)]
+)
+def test_a_later_draw_needs_no_replay_from_the_first(plan, monkeypatch) -> None:
+    """In the next epoch, and after a resume from what was saved in this one."""
+
+    def evicted(draw: int) -> bool:
+        return chances[draw] < 0.4
+
+    chances = {draw: plan.chance(draw) for draw in range(5, 605)}
+    whole = take(plan, 600, evicted=evicted)
+    assert take(plan, 100, 400, evicted) == whole[400:500]
+    resumed = dataclasses.replace(plan)
+    resumed.load_state_dict(plan.state_dict())
+    assert resumed.position == plan.position and plan.position.draw == 400
+    passes: list[int] = []
+    draw_pass = CachePlan._pass
+    monkeypatch.setattr(
+        CachePlan, "_pass", lambda *a: passes.append(a[1]) or draw_pass(*a)
+    )
+    for each in (plan, resumed):
+        assert take(each, 100, 500, evicted) == whole[500:600]
+        assert min(passes) == (400 - 5) // 5
+        # An earlier one is right, too: after a back-off, or with other settings.
+        assert take(each, 20, 30, evicted) == whole[30:50]
+        passes.clear()
+    other = dataclasses.replace(plan, seed=2)
+    other.load_state_dict(plan.state_dict())
+    assert other.position is None
 
 
 def test_probabilities_of_zero_and_one() -> None:

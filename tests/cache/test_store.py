@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 import copy
 import io
-import os
 import pickle
+import random
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from espnet_softpl.cache import store as cache_store
 from espnet_softpl.cache.store import LabelStore
 from espnet_softpl.core.errors import UserError
+from tests.support.espnet_runs import flip_bit
 
 KILOBYTE = 1000
 
@@ -67,13 +69,14 @@ def test_what_goes_in_comes_out(directory) -> None:
     store = LabelStore(directory)
     for slot in (3, 0, 12):
         store.put(slot, record(slot))
-    assert len(store) == 3
-    assert 12 in store and 1 not in store
+    assert store.slots() == [0, 3, 12]
+    assert 12 in store and 1 not in store and 13 not in store
     for slot in (12, 3, 0, 3):
         assert equal(store.get(slot), record(slot))
-    with pytest.raises(KeyError):
-        store.get(1)
-    assert len(names(directory)) == 3
+    for slot in (1, 13):
+        with pytest.raises(KeyError):
+            store.get(slot)
+    assert names(directory) == {"segment1.bin"}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_edits_of_the_caller_do_not_reach_the_store(directory) -> None:
     state = saved(store.state_dict())
     other = LabelStore(directory)
     other.load_state_dict(state)
-    state["files"].clear()
+    state["places"].zero_()
     assert equal(other.get(0), record(1))
 
 
@@ -150,7 +153,6 @@ def test_only_tensors_and_plain_values(directory, bad) -> None:
     with pytest.raises(TypeError, match="a record"):
         store.put(0, bad)
     assert equal(store.get(0), record(1))
-    assert len(names(directory)) == 1
 
 
 class Trap:
@@ -164,13 +166,11 @@ class Trap:
 
 def test_a_file_with_code_is_refused(directory) -> None:
     store = LabelStore(directory)
-    store.put(0, record(1))
-    (path,) = directory.iterdir()
-    torch.save({"a": Trap()}, path)
-    with pytest.raises(UserError, match=path.name):
+    file = io.BytesIO()
+    torch.save({"a": Trap()}, file)
+    store._append(0, zlib.compress(file.getvalue()))
+    with pytest.raises(UserError, match=r"segment1\.bin"):
         store.get(0)
-    with pytest.raises(UserError, match=path.name):
-        LabelStore(directory).load_state_dict(saved(store.state_dict()))
     assert not Trap.sprung
     # The trap itself works.
     pickle.loads(pickle.dumps(Trap()))
@@ -190,26 +190,29 @@ def test_a_resumed_store_holds_the_same(directory) -> None:
     resumed = LabelStore(directory)
     resumed.put(9, record(40))  # A store is not empty, necessarily.
     resumed.load_state_dict(state)
-    assert len(resumed) == 5 and 9 not in resumed
+    assert resumed.slots() == [0, 1, 2, 3, 4]
     expected = {0: 0, 1: 20, 2: 2, 3: 3, 4: 4}
     for slot, value in expected.items():
         assert equal(resumed.get(slot), record(value))
-    assert saved(resumed.state_dict())["files"] == state["files"]
+    for key in ("segments", "slots", "places"):
+        assert equal(saved(resumed.state_dict())[key], state[key])
 
 
 def test_no_file_is_overwritten(directory) -> None:
-    """Whatever is written, resumed, killed: a name has one content."""
+    """Whatever is written, resumed, killed: a file may grow, until a state names it."""
     contents: dict[str, bytes] = {}
 
     def check() -> None:
         for path in directory.iterdir():
-            assert contents.setdefault(path.name, path.read_bytes()) == (
-                path.read_bytes()
-            )
+            now = path.read_bytes()
+            assert now.startswith(contents.get(path.name, b""))
+            contents[path.name] = now
 
     store = LabelStore(directory)
     store.put(0, record(0))
     early = saved(store.state_dict())
+    check()
+    named = dict(contents)
     for value in range(1, 4):
         store.put(0, record(value))
         check()
@@ -226,7 +229,8 @@ def test_no_file_is_overwritten(directory) -> None:
     fresh = LabelStore(directory)
     fresh.put(0, record(12))
     check()
-    assert len(contents) == 7
+    # Of the early state, of the late one (copied), and one for each way to go on.
+    assert len(contents) == 6 and contents == {**contents, **named}
     for state, value in ((early, 0), (late, 3)):
         fresh.load_state_dict(state)
         assert equal(fresh.get(0), record(value))
@@ -238,6 +242,7 @@ def test_names_are_not_reused_when_files_are_gone(directory) -> None:
     for value in range(4):
         store.put(0, record(value))
         seen += names(directory)
+        assert len(names(directory)) == 1
         store.clear()
         store.forget([])
         state = saved(store.state_dict())
@@ -250,29 +255,115 @@ def test_names_are_not_reused_when_files_are_gone(directory) -> None:
     "harm, message",
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
-        (lambda path: path.write_bytes(path.read_bytes()[:700]), "cannot be read"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "cannot be read"),
-        (lambda path: path.write_bytes(bytes(2000)), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "is damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
+        (flip_bit, "is damaged"),
     ],
 )
 def test_a_missing_or_torn_file_is_named(directory, harm, message) -> None:
     store = LabelStore(directory)
     store.put(0, record(0))
+    store.state_dict()
     store.put(1, record(1))
     state = saved(store.state_dict())
-    path = directory / "slot1-2.pt"
+    other = LabelStore(directory)
+    other.put(7, record(7))
+    path = directory / "segment2.bin"
     harm(path)
     with pytest.raises(UserError, match=message) as refusal:
         store.get(1)
     assert str(path) in str(refusal.value)
-    other = LabelStore(directory)
-    other.put(7, record(7))
+    assert equal(store.get(0), record(0))
     with pytest.raises(UserError, match=message) as refusal:
         other.load_state_dict(state)
     assert str(path) in str(refusal.value)
     # As it was before.
-    assert len(other) == 1 and equal(other.get(7), record(7))
+    assert other.slots() == [7] and equal(other.get(7), record(7))
+
+
+def test_every_bit_counts(directory) -> None:
+    store = LabelStore(directory)
+    store.put(0, record(0))
+    state, path = saved(store.state_dict()), directory / "segment1.bin"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        )
+        with pytest.raises(UserError, match=r"segment1\.bin is damaged"):
+            LabelStore(directory).load_state_dict(state)
+    path.write_bytes(whole)
+    LabelStore(directory).load_state_dict(state)
+
+
+def old_state(directory: Path, slots: int) -> dict[str, Any]:
+    """Write what version 0.1 has written: a file of torch per slot."""
+    directory.mkdir()
+    files = {slot: f"slot{slot}-{slot + 5}.pt" for slot in range(slots)}
+    for slot, name in files.items():
+        torch.save(record(slot), directory / name)
+    return {"number": slots + 5, "files": files}
+
+
+def test_a_state_of_a_file_per_slot_can_be_loaded(directory) -> None:
+    state = old_state(directory, 3)
+    store = LabelStore(directory)
+    store.load_state_dict(state)
+    for slot in range(3):
+        assert equal(store.get(slot), record(slot))
+    # The files stay as long as a state names them.
+    new = saved(store.state_dict())
+    store.forget([state, new])
+    assert names(directory) == {*state["files"].values(), "segment1.bin"}
+    store.forget([new])
+    assert names(directory) == {"segment1.bin"}
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, flip_bit])
+def test_a_damaged_file_of_a_slot_is_named(directory, harm) -> None:
+    state = old_state(directory, 2)
+    harm(directory / state["files"][1])
+    store = LabelStore(directory)
+    with pytest.raises(UserError, match="slot1-6.pt"):
+        store.load_state_dict(state)
+    assert store.slots() == []
+
+
+@pytest.mark.parametrize("per_epoch", [1, 7, 100])
+def test_the_space_is_bounded(directory, monkeypatch, per_epoch) -> None:
+    """Whatever is replaced how often, of a few slots or of all of them."""
+    monkeypatch.setattr(cache_store, "SEGMENT_BYTES", 4 * KILOBYTE)
+    draw = random.Random(3)
+    store = LabelStore(directory)
+    kept, states, copied = dict.fromkeys(range(30), 0), [], 0
+
+    def noise(value: int) -> torch.Tensor:  # Zeros would take no space.
+        generator = torch.Generator().manual_seed(value)
+        return torch.randint(256, (KILOBYTE,), dtype=torch.uint8, generator=generator)
+
+    for slot, value in kept.items():
+        store.put(slot, noise(value))
+    states = [saved(store.state_dict())]
+    for epoch in range(60):
+        for number in range(per_epoch):
+            slot, value = draw.randrange(30), 100 * epoch + number
+            kept[slot] = value
+            store.put(slot, noise(value))
+        states = [states[-1], saved(store.state_dict())]
+        store.forget(states)
+        sizes = {p.name: p.stat().st_size for p in directory.iterdir()}
+        least = [int(state["places"][:, 2].sum()) for state in states]
+        of_last = sum(sizes[f"segment{n}.bin"] for n in states[1]["segments"])
+        copied += of_last < sum(sizes.values())
+        assert of_last <= cache_store.MOST_SPACE * least[1]
+        assert sum(sizes.values()) <= cache_store.MOST_SPACE * sum(least)
+        if per_epoch == 1:  # Most of the last state is that of the one before it.
+            assert sum(sizes.values()) <= 1.7 * least[1]
+    assert copied > 5
+    resumed = LabelStore(directory)
+    resumed.load_state_dict(states[1])
+    for each in (store, resumed):
+        assert all(torch.equal(each.get(s), noise(v)) for s, v in kept.items())
 
 
 def test_forget_keeps_what_states_and_the_store_name(directory) -> None:
@@ -285,8 +376,8 @@ def test_forget_keeps_what_states_and_the_store_name(directory) -> None:
     store.put(0, record(99))
     store.put(0, record(100))
     store.forget(states[2:])
-    # 3 files of one state and 4 of the next, and the live one of slot 0.
-    assert len(names(directory)) == 3 + 4 + 1
+    # Each state has a segment, and there is the one that grows.
+    assert names(directory) == {f"segment{number}.bin" for number in (3, 4, 5)}
     assert equal(store.get(0), record(100))
     for epoch in (2, 3):
         resumed = LabelStore(directory)
@@ -302,7 +393,7 @@ def test_loading_leaves_all_files_alone(directory) -> None:
     store = LabelStore(directory)
     state = saved(store.state_dict())
     store.put(0, record(0))
-    (directory / ".slot0-2.pt.tmp").write_bytes(b"half")
+    (directory / "segment7.bin").write_bytes(b"half")
     before = names(directory)
     LabelStore(directory).load_state_dict(state)
     assert names(directory) == before
@@ -313,18 +404,18 @@ def test_nothing_is_left_after_clear_and_forget(directory) -> None:
     for slot in range(3):
         store.put(slot, record(slot))
     store.clear()
-    assert len(store) == 0 and 0 not in store
+    assert store.slots() == [] and 0 not in store
     store.forget([])
     assert names(directory) == set()
     store.put(0, record(5))
-    assert len(store) == len(names(directory)) == 1
+    assert names(directory) == {"segment2.bin"} and equal(store.get(0), record(5))
 
 
 def test_forget_touches_no_files_of_others(directory) -> None:
     LabelStore(directory).forget([])  # Before there is a directory.
     store = LabelStore(directory)
     store.put(0, record(0))
-    others = {"notes.txt", "slot1.pt", "slot1-2.pt.bak", ".hidden", "my.slot1-2.pt"}
+    others = {"notes.txt", "slot1.pt", "slot1-2.pt.bak", ".hidden", "segment.bin"}
     for name in others:
         (directory / name).write_text("mine")
     store.clear()
@@ -336,50 +427,64 @@ def test_a_kill_while_a_file_is_written(directory) -> None:
     store = LabelStore(directory)
     store.put(0, record(0))
     state = saved(store.state_dict())
-    (directory / "slot0-2.pt").write_bytes(b"half of a record")
+    (directory / "segment2.bin").write_bytes(b"half of a record")
     resumed = LabelStore(directory)
     resumed.load_state_dict(state)
     resumed.put(0, record(2))
     assert equal(resumed.get(0), record(2))
     resumed.forget([state])
-    assert names(directory) == {"slot0-1.pt", "slot0-3.pt"}
+    assert names(directory) == {"segment1.bin", "segment3.bin"}
 
 
 def test_a_full_disk_leaves_the_store_as_it_was(directory, monkeypatch) -> None:
     store = LabelStore(directory)
     store.put(0, record(0))
-    save = torch.save
+    length = (directory / "segment1.bin").stat().st_size
 
-    def break_off(value: Any, path: Path) -> None:
-        save(value, path)
-        os.truncate(path, 100)
-        raise OSError(28, "No space left on device")
+    class Full:
+        """A file that takes 100 bytes more."""
+
+        def __init__(self, path: Path) -> None:
+            self.path = path
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *error: Any) -> None:
+            pass
+
+        def write(self, block: bytes) -> None:
+            with open(self.path, "ab") as file:
+                file.write(block[:100])
+            raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", break_off)
+        patch.setattr(Path, "open", lambda path, mode: Full(path))
         for slot in (0, 1):
             with pytest.raises(OSError, match="No space"):
                 store.put(slot, record(1))
+        assert (directory / "segment1.bin").stat().st_size == length
     assert equal(store.get(0), record(0)) and 1 not in store
-    assert len(names(directory)) == 1
     store.put(1, record(1))
-    assert equal(store.get(1), record(1))
+    assert equal(store.get(1), record(1)) and len(names(directory)) == 1
 
 
 def test_a_state_waits_for_the_disk(directory, monkeypatch) -> None:
-    """Every file that a state names is synced before, once; the others need not be."""
+    """Every segment that a state names is synced before, once; others need not be."""
     synced: list[str] = []
     monkeypatch.setattr(cache_store, "sync", lambda path: synced.append(path.name))
     store = LabelStore(directory)
-    for value in range(3):
-        store.put(0, record(value))
-    store.put(1, record(4))
+    for slot in range(3):
+        store.put(slot, record(slot))
     assert not synced
     store.state_dict()
-    assert sorted(synced[:2]) == ["slot0-3.pt", "slot1-4.pt"]
-    assert synced[2:] == [directory.name]
+    assert synced == ["segment1.bin", directory.name]
     store.state_dict()
-    assert len(synced) == 3
+    assert len(synced) == 2
+    for _ in range(9):  # Most of it is not worth its space, and is left out.
+        store.put(0, record(5))
+    store.state_dict()
+    assert synced[2:] == ["segment3.bin", directory.name]
 
 
 def test_a_record_outlives_its_file(directory) -> None:

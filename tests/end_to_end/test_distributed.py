@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from espnet_softpl.cache.store import LabelStore
 from tests import ROOT, python_path
 from tests.end_to_end.test_training import SLIMIPL
 from tests.support import warm_python
@@ -254,11 +255,13 @@ def test_each_process_has_its_part_of_the_cache(data, tmp_path) -> None:
     out = run_well(options, tmp_path / "exp")
     caches = [state["cache"] for state in states(out, 2)]
     assert caches[0]["counts"] == caches[1]["counts"]
-    assert caches[0]["inserted_at"] == caches[1]["inserted_at"]
+    assert torch.equal(caches[0]["inserted_at"], caches[1]["inserted_at"])
     ids = [set(), set()]
     for rank in (0, 1):
-        for file in (out / "pl_cache" / f"rank{rank}").iterdir():
-            ids[rank] |= set(load(file)["utterance_ids"])
+        store = LabelStore(out / "pl_cache" / f"rank{rank}")
+        store.load_state_dict(caches[rank]["store"])
+        for slot in store.slots():
+            ids[rank] |= set(store.get(slot)["utterance_ids"])
     assert ids[0] and ids[1] and not ids[0] & ids[1]
 
 

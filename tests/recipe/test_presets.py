@@ -324,7 +324,7 @@ def check_cache(name: str, state: dict[str, Any] | None) -> None:
         return
     unlabeled_batches = 5  # Of one pass over the tiny data.
     slots = unlabeled_batches if conf["size"] == "all" else 2
-    assert len(state["store"]["files"]) == slots
+    assert len(state["store"]["slots"]) == slots
     assert state["counts"]["made"] >= slots
     assert state["settings"]["pl_cache"].lower() == read(name)["pl_cache"].replace(
         "_", ""

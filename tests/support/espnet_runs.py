@@ -14,6 +14,8 @@ import soundfile
 import torch
 import yaml
 
+from espnet_softpl.cache.store import LabelStore
+
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
 RATE = 16000
 
@@ -168,15 +170,21 @@ def load(path: Path) -> Any:
 def flip_bit(path: Path, where: float = 0.5) -> None:
     """Flip a bit in the largest record (numbers) of what torch saved, at a share of it.
 
-    A file of another name links to it no more: the bit is flipped in a copy.
+    In a segment of a label cache, of which parts may be out of use, one every 100
+    bytes. A file of another name links to it no more: a copy is changed.
     """
     content = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as records:
-        record = max(records.infolist(), key=lambda info: info.file_size)
-    # The local header has 30 bytes, and says how long name and filling are.
-    begin = record.header_offset
-    begin += 30 + sum(struct.unpack_from("<HH", content, begin + 26))
-    content[begin + round(where * (record.file_size - 1))] ^= 16
+    if path.suffix == ".bin":
+        places = range(0, len(content), 100)
+    else:
+        with zipfile.ZipFile(path) as records:
+            record = max(records.infolist(), key=lambda info: info.file_size)
+        # The local header has 30 bytes, and says how long name and filling are.
+        begin = record.header_offset
+        begin += 30 + sum(struct.unpack_from("<HH", content, begin + 26))
+        places = [begin + round(where * (record.file_size - 1))]
+    for place in places:
+        content[place] ^= 16
     path.unlink()
     path.write_bytes(content)
 
@@ -188,9 +196,9 @@ def load_snapshot(exp: Path, epoch: int, rank: int = 0) -> dict[str, Any]:
     """
     state = load(exp / "pl_state" / f"{epoch}epoch.rank{rank}.pth")
     if state["cache"] is not None:
-        directory = exp / "pl_cache" / f"rank{rank}"
-        files = state["cache"].pop("store")["files"]
-        state["labels"] = {slot: load(directory / files[slot]) for slot in files}
+        store = LabelStore(exp / "pl_cache" / f"rank{rank}")
+        store.load_state_dict(state["cache"].pop("store"))
+        state["labels"] = {slot: store.get(slot) for slot in store.slots()}
     return state
 
 

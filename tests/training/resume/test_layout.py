@@ -89,7 +89,7 @@ def stopped(tmp_path_factory) -> tuple[Data, dict[str, Any], Path]:
         "checkpoint.pth",
         "pl_state/1epoch.rank0.pth",
         "pl_state/2epoch.*batches.rank0.pth",
-        "pl_cache/rank0/slot*.pt",
+        "pl_cache/rank0/segment*.bin",
         "1epoch.pth",
     ],
 )
