@@ -4,8 +4,10 @@ Greedy CTC transcripts, as a training with pseudo-labels makes them of the same 
 In --out: text and wav.scp (Kaldi's, of what the filters keep: a labeled set for any
 ESPnet recipe), confidence (of every utterance, 0 to 1), dropped (the rest, with the
 filter that dropped it, or 'unusable'), and label.yaml (how they were made, and counts).
-A run that was stopped goes on where it was; one that is finished is left alone. Exit
-status 2 if something is wrong.
+A run that was stopped goes on where it was; one that is finished is left alone. With
+--num_shards each shard labels its part of the mini-batches, into --out/shard0of8 and so
+on; all shards' files of a name, joined by cat, are those of one run. Exit status 2 if
+something is wrong.
 """
 
 from __future__ import annotations
@@ -74,7 +76,22 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         choices=(0, 1),
         default=0,
-        help="number of GPUs, 0 to 1; for several split the wav.scp (default: 0)",
+        help="number of GPUs, 0 to 1; for several run a shard on each (default: 0)",
+    )
+    add(
+        "--num_shards",
+        "--num-shards",
+        type=at_least(1),
+        default=1,
+        help="parts that the work is split into, at least 1 (default: 1)",
+    )
+    add(
+        "--shard",
+        type=at_least(0),
+        nargs="+",
+        metavar="I",
+        help="which parts this process labels, one after the other, each from 0 to "
+        "num_shards - 1 (default: all)",
     )
     add(
         "--num_workers",
@@ -107,14 +124,16 @@ def main(cmd: Sequence[str] | None = None) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        counts = run(args)
+        results = run(args)
     except (ValueError, OSError) as error:
         refuse(error, status_of(error))
-    lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
-    print(
-        f"{args.out}: {counts['kept']} of {counts['utterances']} utterances kept, "
-        f"{counts['kept_hours']} of {counts['hours']} hours; dropped: {lost or 'none'}"
-    )
+    for out, counts in results.items():
+        lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
+        print(
+            f"{out}: {counts['kept']} of {counts['utterances']} utterances kept, "
+            f"{counts['kept_hours']} of {counts['hours']} hours; "
+            f"dropped: {lost or 'none'}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -199,17 +200,24 @@ def _load(
 
 
 def label_set(
-    labeler: Labeler, audio: Audio, settings: dict[str, Any], args: argparse.Namespace
+    labeler: Labeler,
+    audio: Audio,
+    settings: dict[str, Any],
+    args: argparse.Namespace,
+    shard: int = 0,
 ) -> dict[str, Any]:
-    """Label a set, or what is left of it; write the labels and return the counts.
+    """Label a shard of a set, or what is left of it; write the labels, return counts.
 
-    Labels are a function of the settings: those of a run that was killed and begun
-    again are those of one that was not.
+    A shard has every `num_shards`-th mini-batch of the whole set, so its labels, bit
+    for bit, and every such utterance of what cannot be read. Labels are a function of
+    the settings: those of a run that was killed and begun again are those of one that
+    was not. A shard refuses no more unusable audio than the whole set may have.
 
     Raises:
         UserError: Too much audio is unusable, or `--out` holds other labels.
     """
-    summary = args.out / label_files.SUMMARY
+    out = out_of(args, shard)
+    summary = out / label_files.SUMMARY
     if summary.exists():
         written = read_yaml(summary)
         label_files.check_settings(written, settings, summary)
@@ -218,8 +226,12 @@ def label_set(
     scan.check_bad_share(audio.bad, total, most, "cannot be read")
     for key, reason in sorted(audio.bad.items()):
         logger.warning("Utterance %s is left out: %s", key, reason)
-    progress = Progress(args.out, settings)
+    progress = Progress(out, settings)
     batches = dict(enumerate(batches_of(audio.lengths, args.batch_bins)))
+    batches = {n: batches[n] for n in range(shard, len(batches), args.num_shards)}
+    unreadable = audio.bad
+    mine = sorted(unreadable)[shard :: args.num_shards]
+    audio = _part_of(audio, {*mine, *itertools.chain(*batches.values())})
     todo = {n: ids for n, ids in batches.items() if n not in progress.done}
     share = UsableShare(most)
     loader = _load(labeler, audio, list(todo.values()), args.num_workers)
@@ -233,15 +245,36 @@ def label_set(
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
     labels = {r["id"]: r for records in progress.done.values() for r in records}
     bad = {k: k for k, r in labels.items() if r["reason"] == label_files.UNUSABLE}
-    scan.check_bad_share({**audio.bad, **bad}, total, most, "cannot be used")
+    scan.check_bad_share({**unreadable, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)
-    counts = label_files.write_labels(args.out, audio, labels, settings, hour)
-    (args.out / label_files.PROGRESS).unlink()
+    counts = label_files.write_labels(out, audio, labels, settings, hour)
+    (out / label_files.PROGRESS).unlink()
     return counts
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Label as the options of `bin.label` say; return the counts."""
+def _part_of(audio: Audio, keys: set[str]) -> Audio:
+    """Return the audio of some utterances, in the order of the whole."""
+    columns = (audio.entries, audio.lengths, audio.bad)
+    parts = ({k: v for k, v in column.items() if k in keys} for column in columns)
+    return Audio(audio.path, audio.kind, *parts)
+
+
+def out_of(args: argparse.Namespace, shard: int) -> Path:
+    """Return where the labels of a shard go."""
+    if args.num_shards == 1:
+        return args.out
+    digits = len(str(args.num_shards - 1))  # `cat shard*` takes them in order.
+    return args.out / f"shard{shard:0{digits}d}of{args.num_shards}"
+
+
+def run(args: argparse.Namespace) -> dict[Path, dict[str, Any]]:
+    """Label as the options of `bin.label` say; return the counts by directory."""
+    shards = range(args.num_shards) if args.shard is None else args.shard
+    if wrong := [shard for shard in shards if shard >= args.num_shards]:
+        raise UserError(
+            f"--shard: {wrong[0]} is not in 0 to {args.num_shards - 1}, the shards of "
+            f"--num_shards {args.num_shards}"
+        )
     if args.ngpu and not torch.cuda.is_available():
         raise UserError("--ngpu 1: torch finds no GPU here; use --ngpu 0")
     judges = build_filters(args)
@@ -265,4 +298,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "batch_bins": args.batch_bins,
         "seed": args.seed,
     }
-    return label_set(labeler, audio, settings, args)
+    results = {}
+    for shard in shards:
+        of = {} if args.num_shards == 1 else {"shard": f"{shard} of {args.num_shards}"}
+        counts = label_set(labeler, audio, {**settings, **of}, args, shard)
+        results[out_of(args, shard)] = counts
+    return results

@@ -120,6 +120,33 @@ def test_they_are_the_labels_of_a_training(
     assert sum(compared.values()) >= 0.8 * len(compared)
 
 
+def test_shards_together_are_the_whole(data, base_model, tmp_path, capsys) -> None:
+    """Bit for bit, dropout included, what cannot be read, and one begun again."""
+    scp = tmp_path / "wav.scp"
+    lines = Path(data.path("unlabeled", "wav.scp")).read_text()
+    scp.write_text(f"{lines}zz {tmp_path}/missing.wav\n")
+    more = ["--batch_bins", 40000, "--pl_max_bad_share", 0.5, "--pl_filter"]
+    more += ["tokens", "dropout_agreement"]
+    whole = label_in_process(base_model, scp, tmp_path / "whole", *more)
+    out, more = tmp_path / "out", [*more, "--num_shards", 3]
+    for shards in ([2], [0, 1, 2]):
+        words = ["--asr_exp", base_model, "--wav_scp", scp, "--out", out]
+        words += ["--num_workers", 0, *more, "--shard", *shards]
+        label.main([str(word) for word in words])
+    parts = [out / f"shard{shard}of3" for shard in range(3)]
+    for name in ("text", "wav.scp", "confidence", "dropped"):
+        joined = "".join((part / name).read_text() for part in parts)
+        assert sorted(joined.splitlines()) == sorted(
+            (tmp_path / "whole" / name).read_text().splitlines()
+        )
+    counts = [yaml.safe_load((part / "label.yaml").read_text()) for part in parts]
+    for key in ("utterances", "kept"):
+        assert sum(count[key] for count in counts) == whole[key]
+    assert all(0 < count["utterances"] < 21 for count in counts)
+    message = "--shard: 3 is not in 0 to 2, the shards of --num_shards 3"
+    check_refusal(base_model, scp, out, [*more, "--shard", 3], message, capsys)
+
+
 def test_bad_audio_is_counted(base_model, tmp_path, capsys) -> None:
     """Missing, torn, empty, too short; each alone, and in the way of no other."""
     sizes = (8000, 8000, 8000, 0, 100, 9000, *range(8100, 8700, 100))
