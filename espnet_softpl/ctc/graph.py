@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import pad, threshold_
 
-from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
+from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32, kernels
+from espnet_softpl.ctc.compiled_ctc import compiled_nll
 from espnet_softpl.ctc.confusion import ConfusionNetwork
 
 FLOOR = -1e30
@@ -84,6 +85,14 @@ def graph_ctc(log_probs: Tensor, lengths: Tensor, network: ConfusionNetwork) -> 
         frames or weights of probability 0 rule out every path.
     """
     log_probs = in_float32(log_probs)
+
+    def reference(rows: Tensor) -> Tensor:
+        part = ConfusionNetwork(*(field[rows] for field in network))
+        graph = _build_graph(part, log_probs.dtype)
+        return _GraphCTC.apply(log_probs[rows], lengths[rows], graph)
+
+    if kernels.usable(log_probs):
+        return compiled_nll(log_probs, lengths, network, reference)
     graph = _build_graph(network, log_probs.dtype)
     return _GraphCTC.apply(log_probs, lengths, graph)
 

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_softpl.ctc import BLANK, frame_mask, in_float32
+from espnet_softpl.ctc import BLANK, frame_mask, in_float32, kernels
+from espnet_softpl.ctc.compiled_ctc import compiled_nll
+from espnet_softpl.ctc.confusion import ConfusionNetwork
 
 
 def ctc_nll(
@@ -36,7 +38,22 @@ def ctc_nll(
         its loss and gradient are 0.
     """
     log_probs = in_float32(log_probs)
-    return _CTCNegativeLogLikelihood.apply(log_probs, lengths, tokens, token_lengths)
+    if not kernels.usable(log_probs):
+        return _ReducedCTC.apply(log_probs, lengths, tokens, token_lengths)
+    num = tokens.size(1)
+    transcripts, ends = tokens.flatten(0, 1), token_lengths.flatten()
+
+    def reference(rows: Tensor) -> Tensor:
+        those = rows // num
+        lists = transcripts[rows].unsqueeze(1), ends[rows].unsqueeze(1)
+        return _ReducedCTC.apply(log_probs[those], lengths[those], *lists).squeeze(1)
+
+    # A transcript is a network with one alternative per bin.
+    certain = torch.ones_like(transcripts, dtype=torch.float64)
+    network = ConfusionNetwork(
+        transcripts.unsqueeze(2), certain.unsqueeze(2), 1.0 - certain, ends
+    )
+    return compiled_nll(log_probs, lengths, network, reference).view(-1, num)
 
 
 def occupancies(
@@ -59,10 +76,10 @@ def occupancies(
         (B, T, V): every frame sums to the weights of the transcripts that have an
         alignment; frames of padding are 0.
     """
-    log_probs = in_float32(log_probs.detach())
-    symbols, labels = _reduce(tokens, token_lengths)
-    _, reduced = _reduced_ctc(log_probs, lengths, symbols, labels, token_lengths)
-    return _expand(reduced, weights, symbols, log_probs.shape)
+    with torch.enable_grad():
+        leaf = in_float32(log_probs).detach().requires_grad_(True)
+        losses = ctc_nll(leaf, lengths, tokens, token_lengths)
+        return -torch.autograd.grad((losses * weights).sum(), leaf)[0]
 
 
 def _reduce(tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +155,7 @@ def _expand(
     return full
 
 
-class _CTCNegativeLogLikelihood(torch.autograd.Function):
+class _ReducedCTC(torch.autograd.Function):
     """See `ctc_nll`; the forward pass computes the gradient along with the loss."""
 
     @staticmethod
