@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least
-from espnet_softpl.ctc import BLANK, collapse, frame_mask, in_float32
+from espnet_softpl.ctc import (
+    BLANK,
+    PADDING,
+    collapse,
+    frame_mask,
+    in_float32,
+    kernels,
+)
 
 NO_MASS = -float("inf")
 
@@ -83,8 +90,11 @@ def prefix_beam_search(
     at_least("beam_size", beam_size, nbest)
     at_least("token_beam", token_beam, 1)
     log_probs = in_float32(log_probs)
+    token_beam = min(token_beam, log_probs.size(2) - 1)
+    if kernels.usable(log_probs):
+        return _compiled(log_probs, lengths, nbest, beam_size, token_beam)
     frames = log_probs.transpose(0, 1)
-    choices, extensions = _candidates(frames, min(token_beam, frames.size(2) - 1))
+    choices, extensions = _candidates(frames, token_beam)
 
     beam = _empty_prefix(log_probs, beam_size)
     stay = torch.arange(beam_size, device=log_probs.device).expand_as(beam.scores)
@@ -106,6 +116,23 @@ def prefix_beam_search(
     paths = paths.masked_fill((best_scores == NO_MASS).unsqueeze(-1), BLANK)
     # To collapse merges no true double: a token is only added anew after a blank.
     return NBest(*collapse(paths, lengths + 1), best_scores)
+
+
+def _compiled(
+    log_probs: Tensor, lengths: Tensor, nbest: int, beam_size: int, token_beam: int
+) -> NBest:
+    """Search frames (B, T, V) of `lengths` (B,) by the kernel."""
+    from espnet_softpl.ctc.beam_kernel import search
+
+    shape = (len(log_probs), nbest)
+    tokens = lengths.new_full((*shape, log_probs.size(1)), PADDING)
+    token_lengths = lengths.new_zeros(shape)
+    scores = log_probs.new_full(shape, NO_MASS)
+    given = log_probs.contiguous().numpy(), lengths.contiguous().numpy()
+    found = tokens.numpy(), token_lengths.numpy(), scores.numpy()
+    search(*given, beam_size, token_beam, *found)
+    width = int(token_lengths.max()) if len(log_probs) else 0
+    return NBest(tokens[..., :width].contiguous(), token_lengths, scores)
 
 
 def _candidates(frames: Tensor, token_beam: int) -> tuple[Tensor, Tensor]:
