@@ -22,7 +22,7 @@ import numpy as np
 
 from espnet_softpl.ctc.kernels import compiled
 
-BLOCK = 128
+LANES = 64  # Numbers that the compiler compares side by side.
 
 
 @compiled
@@ -55,131 +55,173 @@ def _insert(scores, indices, count, score, index):
 
 
 @compiled
-def _best_tokens(frame, scores, tokens):
-    """Fill the best tokens of a frame (V,), blank left out, with their scores.
+def _best_tokens(frame, peaks, scores, tokens):
+    """Fill the C best tokens of a frame (V,), blank left out, with their scores.
 
-    All of them in their order if there is room. A block is looked at only if a count,
-    which the compiler does many at a time, finds something better than the worst so
-    far, or NaN, which counts as better than all.
+    All of them in their order if there is room. If not, the C-th best of the `peaks`,
+    the best of every LANES-th token, is one that no more than C - 1 need to beat; so
+    that two passes without branches leave few tokens to be put in order. NaN counts as
+    better than all.
     """
     if tokens.size == frame.size - 1:
-        for token in range(1, frame.size):
-            scores[token - 1] = frame[token]
-            tokens[token - 1] = token
+        for place in range(tokens.size):
+            scores[place] = frame[place + 1]
+            tokens[place] = place + 1
         return
+    peaks[:] = -np.inf
+    for start in range(1, frame.size, peaks.size):
+        block = frame[start : start + peaks.size]
+        for lane in range(block.size):
+            value = block[lane]
+            peaks[lane] = value if value > peaks[lane] else peaks[lane]
     count = 0
-    for start in range(1, frame.size, BLOCK):
-        block = frame[start : start + BLOCK]
-        worst = scores[-1] if count == tokens.size else -np.inf
-        better = 0
-        for value in block:
-            better += not value <= worst
-        if better == 0 and count == tokens.size:
-            continue
-        for place in range(block.size):
-            count = _insert(scores, tokens, count, block[place], start + place)
+    for lane in range(peaks.size):
+        count = _insert(scores, tokens, count, peaks[lane], lane)
+    peaks[0] = scores[-1]
+    enough = peaks[0]  # In the frame's type.
+    count = 0
+    for start in range(1, frame.size, peaks.size):
+        block = frame[start : start + peaks.size]
+        good = np.int32(0)
+        for lane in range(block.size):
+            good += np.int32(not block[lane] < enough)
+        for lane in range(block.size if good > 0 else 0):
+            if not block[lane] < enough:
+                count = _insert(scores, tokens, count, block[lane], start + lane)
 
 
 @compiled
-def _child(node, token, nodes, parents, last, child, sibling):
-    """Find the node of a prefix with one more token; a new one has number `nodes`."""
+def _child(node, token, tree):
+    """Find the node of a prefix with one more token, or make it."""
+    parents, last, child, sibling = tree[0], tree[1], tree[2], tree[3]
     found = child[node]
     while found >= 0 and last[found] != token:
         found = sibling[found]
     if found < 0:
-        found = nodes
+        found = parents[-1]
+        parents[-1] += 1
         parents[found], last[found] = node, token
-        child[found], sibling[found] = -1, child[node]
-        child[node] = found
+        sibling[found], child[node] = child[node], found
     return found
 
 
 @compiled
-def _search(frames, beam_size, choices, tokens, lengths, scores):
-    """Search one utterance, frames (T, V), as `search` does a batch.
+def _stay(frame, said, extensions, beam, tree, stays, merged):
+    """Fill what the prefixes of a beam have after a frame that adds no token to them.
 
-    `choices` is C. Returns False if a number that the search needs is NaN.
+    `stays` (3, W): the log-mass that ends in blank, that ends in the last token, and
+    both. A prefix is also its parent with one more token, and takes that mass as well;
+    `merged` (C, W) marks what was taken.
     """
-    size = len(frames) * beam_size + 1
-    parents, last = np.empty(size, np.int64), np.empty(size, np.int64)
-    child, sibling = np.empty(size, np.int64), np.empty(size, np.int64)
-    slots = np.full(size, -1)  # Where in the beam a node is, -1 if it is not.
-    parents[0], last[0], child[0], sibling[0] = -1, 0, -1, -1
-    slots[0] = 0
-    nodes = 1
-    beam, beam_next = np.zeros(beam_size, np.int64), np.zeros(beam_size, np.int64)
-    # Log-mass that ends in blank, that ends in the last token, and both.
-    mass, mass_next = np.zeros((3, beam_size)), np.zeros((3, beam_size))
-    mass[1, 0] = -np.inf
-    width = 1
-    best, indices = np.empty(beam_size), np.empty(beam_size, np.int64)
-    said, extensions = np.empty(choices, np.int64), np.empty(choices)
-    stays, merged = np.empty((3, beam_size)), np.empty((choices, beam_size), np.bool_)
-    for t in range(len(frames)):
-        frame = frames[t]
-        _best_tokens(frame, extensions, said)
-        if math.isnan(frame[0] + extensions.sum()) and (
-            math.isnan(frame[0]) or np.isnan(extensions).any()
-        ):
-            return False
-        merged[:] = False
-        count = 0
-        for w in range(width):
-            node = beam[w]
-            stays[0, w] = mass[2, w] + frame[0]
-            nonblank = -np.inf
-            if node > 0:
-                nonblank = mass[1, w] + frame[last[node]]
-                parent = slots[parents[node]]
-                for c in range(choices if parent >= 0 else 0):
-                    if said[c] == last[node]:
-                        # Its parent, extended, is the same prefix.
-                        repeats = last[beam[parent]] == said[c]
-                        source = mass[0 if repeats else 2, parent]
-                        nonblank = _log_add(nonblank, source + extensions[c])
-                        merged[c, parent] = True
-            stays[1, w] = nonblank
-            stays[2, w] = _log_add(stays[0, w], nonblank)
-            if stays[2, w] > -np.inf:
-                count = _insert(best, indices, count, stays[2, w], w)
-        for c in range(choices):
-            for w in range(width):
-                repeats = last[beam[w]] == said[c]
-                score = mass[0 if repeats else 2, w] + extensions[c]
-                if score > -np.inf and not merged[c, w]:
-                    index = (c + 1) * beam_size + w
-                    count = _insert(best, indices, count, score, index)
-        for w in range(count):
-            choice, source = divmod(indices[w], beam_size)
-            if choice == 0:
-                beam_next[w] = beam[source]
-                mass_next[:, w] = stays[:, source]
-                continue
-            token = said[choice - 1]
-            node = _child(beam[source], token, nodes, parents, last, child, sibling)
-            nodes = max(nodes, node + 1)
-            beam_next[w] = node
-            mass_next[0, w] = -np.inf
-            mass_next[1, w] = mass_next[2, w] = best[w]
-        slots[beam[:width]] = -1
-        slots[beam_next[:count]] = np.arange(count)
-        beam, beam_next, mass, mass_next = beam_next, beam, mass_next, mass
-        width = count
-    for n in range(min(width, scores.size)):
-        scores[n] = mass[2, n]
-        node = beam[n]
-        while parents[node] >= 0:
-            lengths[n] += 1
-            node = parents[node]
-        node = beam[n]
-        for place in range(lengths[n] - 1, -1, -1):
-            tokens[n, place] = last[node]
-            node = parents[node]
-    return True
+    nodes, mass, width = beam
+    parents, last, slots = tree[0], tree[1], tree[4]
+    merged[:] = False
+    for w in range(width):
+        node = nodes[w]
+        stays[0, w] = mass[2, w] + frame[0]
+        stays[1, w] = -np.inf
+        if node > 0:
+            stays[1, w] = mass[1, w] + frame[last[node]]
+            parent = slots[parents[node]]
+            for c in range(said.size if parent >= 0 else 0):
+                if said[c] == last[node]:
+                    source = mass[0 if last[nodes[parent]] == said[c] else 2, parent]
+                    stays[1, w] = _log_add(stays[1, w], source + extensions[c])
+                    merged[c, parent] = True
+        stays[2, w] = _log_add(stays[0, w], stays[1, w])
 
 
 @compiled
-def search(log_probs, lengths, beam_size, choices, tokens, token_lengths, scores):
+def _rank(said, extensions, beam, last, stays, merged, best, indices):
+    """Find the best candidates, row * W + slot; row 0 stays, row c + 1 adds token c.
+
+    Returns how many there are.
+    """
+    nodes, mass, width = beam
+    count = 0
+    for w in range(width):
+        if stays[2, w] > -np.inf:
+            count = _insert(best, indices, count, stays[2, w], w)
+    for c in range(said.size):
+        for w in range(width):
+            # A second equal token needs a blank between.
+            score = mass[0 if last[nodes[w]] == said[c] else 2, w] + extensions[c]
+            if score > -np.inf and not merged[c, w]:
+                index = (c + 1) * best.size + w
+                count = _insert(best, indices, count, score, index)
+    return count
+
+
+@compiled
+def _keep(said, beam, tree, stays, best, indices, count, grown):
+    """Make the next beam of `count` candidates: nodes and masses go to `grown`."""
+    nodes, _, width = beam
+    slots = tree[4]
+    for w in range(width):
+        slots[nodes[w]] = -1
+    for w in range(count):
+        row, source = indices[w] // best.size, indices[w] % best.size
+        if row == 0:
+            grown[0][w] = nodes[source]
+            for part in range(3):
+                grown[1][part, w] = stays[part, source]
+        else:
+            grown[0][w] = _child(nodes[source], said[row - 1], tree)
+            grown[1][0, w] = -np.inf
+            grown[1][1, w] = grown[1][2, w] = best[w]
+        slots[grown[0][w]] = w
+
+
+@compiled
+def _spell(node, tree, tokens):
+    """Write a prefix, from its last token to its first; return its length."""
+    parents, last = tree[0], tree[1]
+    length, end = 0, node
+    while end > 0:
+        length += 1
+        end = parents[end]
+    for place in range(length - 1, -1, -1):
+        tokens[place] = last[node]
+        node = parents[node]
+    return length
+
+
+@compiled
+def _search(frames, beam_size, choices, tokens, lengths, scores):
+    """Search one utterance, frames (T, V), as `search` does a batch."""
+    size = len(frames) * beam_size + 2
+    # Parent, last token, first child, next child of the same parent, slot in the beam;
+    # -1 for none. How many nodes there are stands at the end of the first.
+    tree = np.full((5, size), -1)
+    tree[1, 0] = tree[4, 0] = 0
+    tree[0, -1] = 1
+    nodes, mass = np.zeros(beam_size, np.int64), np.zeros((3, beam_size))
+    mass[1, 0] = -np.inf
+    grown = np.empty_like(nodes), np.empty_like(mass)
+    best, indices = np.empty(beam_size), np.empty(beam_size, np.int64)
+    said, extensions = np.empty(choices, np.int64), np.empty(choices)
+    stays, merged = np.empty((3, beam_size)), np.empty((choices, beam_size), np.bool_)
+    peaks = np.empty(max(LANES, choices), frames.dtype)
+    width = 1
+    for t in range(len(frames)):
+        _best_tokens(frames[t], peaks, extensions, said)
+        if math.isnan(frames[t, 0]) or math.isnan(extensions.sum()):
+            scores[:] = np.nan
+            return
+        beam = nodes, mass, width
+        _stay(frames[t], said, extensions, beam, tree, stays, merged)
+        width = _rank(said, extensions, beam, tree[1], stays, merged, best, indices)
+        _keep(said, beam, tree, stays, best, indices, width, grown)
+        (nodes, mass), grown = grown, (nodes, mass)
+    for n in range(min(width, scores.size)):
+        scores[n] = mass[2, n]
+        lengths[n] = _spell(nodes[n], tree, tokens[n])
+
+
+@compiled
+def search(
+    log_probs, lengths, beam_size, choices, tokens, token_lengths, scores
+) -> None:
     """Find the best transcripts of each utterance.
 
     Args:
@@ -199,5 +241,4 @@ def search(log_probs, lengths, beam_size, choices, tokens, token_lengths, scores
             raise ValueError("lengths must be in [0, T]")
         frames = log_probs[b, : lengths[b]]
         found = tokens[b], token_lengths[b], scores[b]
-        if not _search(frames, beam_size, choices, *found):
-            scores[b] = np.nan
+        _search(frames, beam_size, choices, *found)

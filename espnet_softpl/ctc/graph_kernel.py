@@ -33,7 +33,20 @@ ENOUGH = 1e-260
 
 
 @compiled
-def lay_out(tokens, weights, skips, bins, num_tokens):
+def _find_rivals(j, first, symbols, skips, rivals):
+    """Mark the labels of bin j and of those that it may follow that share a token."""
+    i = j - 1
+    while i > 0:
+        for one in range(first[i], first[i + 1]):
+            for other in range(first[j], first[j + 1]):
+                if symbols[one] == symbols[other]:
+                    rivals[other] |= 1
+                    rivals[one] |= 2
+        i = i - 1 if skips[i] > 0 else 0
+
+
+@compiled
+def lay_out(tokens, weights, skips, bins, num_tokens) -> tuple:
     """Number the labels of each network bin by bin, and its distinct tokens.
 
     Args:
@@ -82,15 +95,8 @@ def lay_out(tokens, weights, skips, bins, num_tokens):
                 symbols[p, label] = known[token]
                 label_weights[p, label] = weights[p, j - 1, a]
                 label += 1
-            i = j - 1
-            while i > 0:
-                for one in range(first[p, i], first[p, i + 1]):
-                    for other in range(first[p, j], label):
-                        if symbols[p, one] == symbols[p, other]:
-                            rivals[p, other] |= 1
-                            rivals[p, one] |= 2
-                i = i - 1 if all_skips[p, i] > 0 else 0
             first[p, j + 1] = label
+            _find_rivals(j, first[p], symbols[p], all_skips[p], rivals[p])
         for token in tokens_of[p, : sizes[p]]:
             known[token] = 0
     return first, symbols, tokens_of, sizes, label_weights, all_skips, rivals
@@ -246,7 +252,9 @@ def _backward(
 
 
 @compiled
-def forward_backward(log_probs, lengths, bins, layout, scratch, losses, occupancy):
+def forward_backward(
+    log_probs, lengths, bins, layout, scratch, losses, occupancy
+) -> None:
     """Compute the loss of each network and the occupancies of its tokens.
 
     Args:
@@ -288,7 +296,7 @@ def forward_backward(log_probs, lengths, bins, layout, scratch, losses, occupanc
 
 
 @compiled
-def add_gradient(gradient, scale, lengths, layout, occupancy):
+def add_gradient(gradient, scale, lengths, layout, occupancy) -> None:
     """Subtract `scale` (P,) times the occupancies from the gradient, (B, T, V).
 
     The other arguments are those of `forward_backward`.
