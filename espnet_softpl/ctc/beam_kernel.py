@@ -58,10 +58,10 @@ def _insert(scores, indices, count, score, index):
 def _best_tokens(frame, peaks, scores, tokens):
     """Fill the C best tokens of a frame (V,), blank left out, with their scores.
 
-    All of them in their order if there is room. If not, the C-th best of the `peaks`,
-    the best of every LANES-th token, is one that no more than C - 1 need to beat; so
-    that two passes without branches leave few tokens to be put in order. NaN counts as
-    better than all.
+    All of them in their order if there is room. If there are many, each of the `peaks`
+    is the best of every LANES-th token, and the C-th best peak is one that the C-th
+    best token reaches: two passes without branches leave few tokens to be put in order.
+    NaN counts as better than all.
     """
     if tokens.size == frame.size - 1:
         for place in range(tokens.size):
@@ -69,15 +69,16 @@ def _best_tokens(frame, peaks, scores, tokens):
             tokens[place] = place + 1
         return
     peaks[:] = -np.inf
-    for start in range(1, frame.size, peaks.size):
-        block = frame[start : start + peaks.size]
-        for lane in range(block.size):
-            value = block[lane]
-            peaks[lane] = value if value > peaks[lane] else peaks[lane]
-    count = 0
-    for lane in range(peaks.size):
-        count = _insert(scores, tokens, count, peaks[lane], lane)
-    peaks[0] = scores[-1]
+    if frame.size > 4 * peaks.size:
+        for start in range(1, frame.size, peaks.size):
+            block = frame[start : start + peaks.size]
+            for lane in range(block.size):
+                value = block[lane]
+                peaks[lane] = value if value > peaks[lane] else peaks[lane]
+        count = 0
+        for lane in range(peaks.size):
+            count = _insert(scores, tokens, count, peaks[lane], lane)
+        peaks[0] = scores[-1]
     enough = peaks[0]  # In the frame's type.
     count = 0
     for start in range(1, frame.size, peaks.size):

@@ -79,8 +79,12 @@ def confusion_network(
 def _merge(hypotheses: list[tuple[list[int], float]], max_gap: int) -> list[_Bin]:
     """Make the bins of one utterance from its (tokens, probability) pairs."""
     pivot = hypotheses[0][0]
-    aligned = [(align(pivot, tokens, PADDING), mass) for tokens, mass in hypotheses]
-    kept = [(pairs, mass) for pairs, mass in aligned if _longest_gap(pairs) <= max_gap]
+    kept = [(list(zip(pivot, pivot)), hypotheses[0][1])]
+    for tokens, mass in hypotheses[1:]:
+        pairs = align(pivot, tokens, PADDING)
+        gaps_in_all = 2 * len(pairs) - len(pivot) - len(tokens)
+        if gaps_in_all <= max_gap or _longest_gap(pairs) <= max_gap:
+            kept.append((pairs, mass))
     total = sum(mass for _, mass in kept)
     positions: list[_Bin] = [{} for _ in pivot]
     gaps: list[list[_Bin]] = [[] for _ in range(len(pivot) + 1)]

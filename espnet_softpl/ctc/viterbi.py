@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32
+from espnet_softpl.ctc import BLANK, PADDING, frame_mask, in_float32, kernels
 
 # Finite, so that differences stay numbers; below any sum of real log-probabilities.
 NEVER = -1e30
@@ -31,6 +31,8 @@ def viterbi(
     """
     log_probs = in_float32(log_probs)
     states, may_skip = _states(tokens, token_lengths)
+    if kernels.usable(log_probs):
+        return _compiled(log_probs, lengths, states, may_skip, token_lengths)
     index = states.unsqueeze(1).expand(-1, log_probs.size(1), -1)
     emissions = log_probs.gather(2, index).clamp_(min=NEVER).transpose(0, 1)
     moves, best = _forward(emissions.contiguous(), lengths, may_skip)
@@ -43,6 +45,26 @@ def viterbi(
     feasible = score > NEVER / 2
     path = path.masked_fill(~feasible.unsqueeze(1), PADDING)
     return path, score.masked_fill(~feasible, -torch.inf)
+
+
+def _compiled(
+    log_probs: Tensor,
+    lengths: Tensor,
+    states: Tensor,
+    may_skip: Tensor,
+    token_lengths: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Align by the kernel: frames (B, T, V), and what `_states` makes of the rest."""
+    from espnet_softpl.ctc.viterbi_kernel import best_paths
+
+    num_frames = log_probs.size(1)
+    moves = states.new_empty(num_frames, states.size(1), dtype=torch.int8)
+    paths = states.new_full((len(states), num_frames), PADDING)
+    scores = log_probs.new_empty(len(states))
+    given = log_probs, lengths, states, may_skip, token_lengths
+    found = moves, paths, scores
+    best_paths(*(part.contiguous().numpy() for part in (*given, *found)))
+    return paths, scores
 
 
 def _states(tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
