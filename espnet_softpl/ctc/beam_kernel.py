@@ -61,7 +61,7 @@ def _best_tokens(frame, peaks, scores, tokens):
     All of them in their order if there is room. If there are many, each of the `peaks`
     is the best of every LANES-th token, and the C-th best peak is one that the C-th
     best token reaches: two passes without branches leave few tokens to be put in order.
-    NaN counts as better than all.
+    Of a frame with NaN the scores have one as well.
     """
     if tokens.size == frame.size - 1:
         for place in range(tokens.size):
@@ -87,6 +87,9 @@ def _best_tokens(frame, peaks, scores, tokens):
         for lane in range(block.size):
             good += np.int32(not block[lane] < enough)
         for lane in range(block.size if good > 0 else 0):
+            if math.isnan(block[lane]):
+                scores[0] = np.nan
+                return
             if not block[lane] < enough:
                 count = _insert(scores, tokens, count, block[lane], start + lane)
 

@@ -10,6 +10,8 @@ from espnet_softpl.ctc import PADDING, beam_search
 from espnet_softpl.ctc.beam_search import NBest, prefix_beam_search
 from tests.conftest import all_paths, make_log_probs, path_log_prob, reference_collapse
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 Transcripts = dict[tuple[int, ...], float]
 
 

@@ -1,5 +1,6 @@
 """CTC of several transcripts at once, and the occupancies behind it."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -13,6 +14,8 @@ from tests.ctc.test_viterbi import (
     batch,
     several,
 )
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 
 
 def test_ctc_of_several_transcripts_is_torchs_ctc_of_each() -> None:

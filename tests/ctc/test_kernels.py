@@ -1,0 +1,51 @@
+"""When kernels are used, and that they are compiled once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from espnet_softpl.ctc.kernels import compiled, usable
+from tests import ROOT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cpu_has_kernels_of_two_types(dtype: torch.dtype) -> None:
+    assert usable(torch.zeros(1, 2, 3, dtype=dtype))
+    assert not usable(torch.zeros(1, 2, 3, dtype=dtype, device="meta"))
+    assert not usable(torch.zeros(1, 2, 3, dtype=torch.bfloat16))
+
+
+def test_without_a_folder_to_keep_it_a_function_is_compiled_all_the_same() -> None:
+    function = eval("lambda number: number + 1")  # Of no file.
+    with pytest.warns(UserWarning, match="every process compiles anew"):
+        assert compiled(function)(2) == 3
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
+    script = """
+import torch
+from espnet_softpl.ctc import viterbi_kernel
+from espnet_softpl.ctc.viterbi import viterbi
+ones = torch.ones(1, dtype=torch.long)
+viterbi(torch.zeros(1, 2, 3), 2 * ones, ones.unsqueeze(1), ones)
+stats = viterbi_kernel.best_paths.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    seen = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert seen == [["0", "1"], ["1", "0"]]
