@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     "ConfigArgParse>=1.5",
     "PyYAML>=6.0",
     "librosa>=0.10.2",
+    "numba>=0.60",
     "soundfile>=0.12",
     "h5py>=3.8",
     "kaldiio>=2.18",

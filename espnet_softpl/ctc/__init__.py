@@ -1,4 +1,6 @@
-"""CTC: the collapse map, alignments, likelihoods and searches, in pure torch.
+"""CTC: the collapse map, alignments, likelihoods and searches, in torch.
+
+Loops over frames also stand in kernels for the CPU (`kernels`).
 
 The letters of shapes, here and in the rooms above: B utterances, T frames after
 subsampling, V tokens, of which 0 is blank as in ESPnet, U labels of a transcript. Half

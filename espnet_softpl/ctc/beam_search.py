@@ -1,12 +1,13 @@
 """Batched CTC prefix beam search: the best transcripts of a teacher, with their mass.
 
-N hypotheses, W prefixes in the beam, C tokens that may extend a prefix. One loop over
-frames and one back, for the whole batch.
+N hypotheses, W prefixes in the beam, C tokens that may extend a prefix. On the CPU
+`beam_kernel` searches. The torch code here is for GPUs, and what the tests compare the
+kernel with: one loop over frames and one back, for the whole batch.
 
 The search is that of Hannun et al. 2014, https://arxiv.org/abs/1408.2873, without a
 language model. A prefix carries the log-mass of its alignments that end in blank and of
 those that end in its last token, so alignments of one transcript are summed, not
-compared. Prefixes are told apart by a 64-bit hash: equal ones are merged exactly, and
+compared. Here prefixes are told apart by a 64-bit hash: equal ones are merged exactly, and
 two unequal ones of a beam are confused with a chance of about 2**-60.
 """
 
@@ -68,7 +69,8 @@ def prefix_beam_search(
     The scores are exact when the beam holds every prefix and every token may extend
     one; otherwise each is a lower bound. An utterance's result does not depend on its
     padding frames, on its place in the batch or on the other utterances, bit for bit;
-    on a GPU, equal scores may be ordered differently in another batch.
+    on a GPU, equal scores may be ordered differently in another batch. On
+    the CPU, NaN in a frame makes all scores NaN.
 
     Args:
         log_probs: Frame log-posteriors, (B, T, V), in nats.

@@ -17,7 +17,8 @@ alternatives there:
     label s of bin j     = (label s + w_s sum over i < j of skips_(i+1..j-1) exit i) p_s
     blank i              = exit i p_blank
 
-All in log space, where FLOOR stands for log 0: finite, so that no difference is NaN.
+On the CPU `graph_kernel` runs this in probabilities. The torch code here is for GPUs,
+for what the kernel leaves over, and for the tests: in log space, where FLOOR stands for log 0: finite, so that no difference is NaN.
 """
 
 import math
@@ -83,6 +84,9 @@ def graph_ctc(log_probs: Tensor, lengths: Tensor, network: ConfusionNetwork) -> 
     Returns:
         (B,), in nats. 0 without gradient if no path fits the frames, or if
         frames or weights of probability 0 rule out every path.
+
+    Raises:
+        ValueError: On the CPU, a length or a token is out of its range.
     """
     log_probs = in_float32(log_probs)
 

@@ -1,7 +1,8 @@
 """The CTC likelihood of several transcripts at once, and the occupancies behind it.
 
-K transcripts of each utterance. Both are computed by torch's own CTC on the tokens of
-the transcript alone, so that time and memory grow with U and not with the vocabulary.
+K transcripts of each utterance. Both are computed on the tokens of the transcript
+alone, so that time and memory grow with U and not with the vocabulary: on the CPU by
+`graph_kernel`, elsewhere, and for what the kernel leaves over, by torch's own CTC.
 
 Source: Graves et al. 2006, "Connectionist temporal classification"; the trick that
 reads the occupancies off the gradient is derived at `_reduced_ctc`.
@@ -36,6 +37,9 @@ def ctc_nll(
     Returns:
         (B, K), in nats. A transcript longer than its frames allow has no alignment;
         its loss and gradient are 0.
+
+    Raises:
+        ValueError: On the CPU, a length or a token is out of its range.
     """
     log_probs = in_float32(log_probs)
     if not kernels.usable(log_probs):

@@ -1,5 +1,6 @@
 """The best CTC alignment of a transcript: batched Viterbi, one loop over frames.
 
+On the CPU `viterbi_kernel` runs it; the loop in torch is for GPUs and for the tests.
 S = 2U + 1 states: blank, label, blank, label, ..., blank.
 """
 
