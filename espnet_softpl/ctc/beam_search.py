@@ -7,8 +7,8 @@ kernel with: one loop over frames and one back, for the whole batch.
 The search is that of Hannun et al. 2014, https://arxiv.org/abs/1408.2873, without a
 language model. A prefix carries the log-mass of its alignments that end in blank and of
 those that end in its last token, so alignments of one transcript are summed, not
-compared. Here prefixes are told apart by a 64-bit hash: equal ones are merged exactly, and
-two unequal ones of a beam are confused with a chance of about 2**-60.
+compared. Here prefixes are told apart by a 64-bit hash: equal ones are merged exactly,
+and two unequal ones of a beam are confused with a chance of about 2**-60.
 """
 
 from typing import NamedTuple

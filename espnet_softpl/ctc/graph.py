@@ -18,7 +18,8 @@ alternatives there:
     blank i              = exit i p_blank
 
 On the CPU `graph_kernel` runs this in probabilities. The torch code here is for GPUs,
-for what the kernel leaves over, and for the tests: in log space, where FLOOR stands for log 0: finite, so that no difference is NaN.
+for what the kernel leaves over, and for the tests: in log space, where FLOOR stands for
+log 0: finite, so that no difference is NaN.
 """
 
 import math
