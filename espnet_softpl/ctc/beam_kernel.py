@@ -10,8 +10,8 @@ For W = 2, after a frame that said "a" or "b" and one that says "b":
 
 A node that leaves the beam stays in the tree, and is found there if it comes back, for
 its children may still be in the beam. Equal scores keep the order of the candidates:
-prefixes as they are, best first, then those extended by the first of the frame's
-tokens, by the second, and so on.
+prefixes as they are, best first, then the best prefix with each of the frame's tokens,
+then the second, and so on.
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -146,8 +146,8 @@ def _rank(said, extensions, beam, last, stays, merged, best, indices):
     for w in range(width):
         if stays[2, w] > -np.inf:
             count = _insert(best, indices, count, stays[2, w], w)
-    for c in range(said.size):
-        for w in range(width):
+    for w in range(width):
+        for c in range(said.size):
             # A second equal token needs a blank between.
             score = mass[0 if last[nodes[w]] == said[c] else 2, w] + extensions[c]
             if score > -np.inf and not merged[c, w]:
