@@ -78,4 +78,5 @@ def decoder_disagreement(label: DecoderLabel, targets: Tensor) -> Tensor:
     A scalar in [0, 1], from what the teacher's decoder answered and the transcript that
     it was fed, with the end, (B, P), padded with -1.
     """
-    return (label.tokens != targets)[targets != PADDING].float().mean()
+    mask = targets != PADDING
+    return (mask & (label.tokens != targets)).sum() / mask.sum()

@@ -79,11 +79,12 @@ def collapse(
     keep = starts_token & (path != BLANK) & frame_mask(lengths, path.size(1))
     token_lengths = keep.sum(1)
     width = int(token_lengths.max()) if path.size(0) else 0
-    tokens = path.new_full((path.size(0), width), PADDING)
-    rows = keep.nonzero(as_tuple=True)[0]
-    columns = (keep.cumsum(1) - 1)[keep]
-    tokens[rows, columns] = path[keep]
-    return tokens, token_lengths
+    # What is left out goes to one more column, and away with it: no frame has to be
+    # looked for, which a GPU would have to tell. (1, 1, 0, 2) has columns (0, 2, 2, 1).
+    columns = torch.where(keep, keep.cumsum(1) - 1, width)
+    tokens = path.new_full((path.size(0), width + 1), PADDING)
+    tokens.scatter_(1, columns, torch.where(keep, path, PADDING))
+    return tokens[:, :width], token_lengths
 
 
 def greedy(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,8 @@ class Filter(Stateful, abc.ABC):
     needs_rate: bool = False  # Whether `Candidate.labeled_tokens_per_sample` is used,
     needs_labeled: bool = False  # `observe` is to be called,
     needs_dropout: bool = False  # and `Candidate.relabel` is used.
+    # Whether it takes so little that it is called even if nothing is left of a batch.
+    is_cheap: bool = False
     # Whether lists and samples of transcripts that a criterion makes of a label that is
     # kept leave out the empty one.
     excludes_empty: bool = False
@@ -66,8 +68,8 @@ def apply(
 ) -> tuple[Tensor, Tensor]:
     """Weigh a batch of labels by several filters, in order.
 
-    Once nothing is left of a batch, the filters that remain are not called: the later
-    ones are the expensive ones if the user orders them so.
+    Once nothing is left of a batch, the filters that remain are not called, except for
+    cheap ones: the later ones are the expensive ones if the user orders them so.
 
     Args:
         filters: Names and filters.
@@ -86,7 +88,8 @@ def apply(
     reason = reason.masked_fill(weight == 0, len(filters))
     for index, (name, judge) in enumerate(filters):
         remaining = reason == KEPT
-        if not bool(remaining.any()):
+        # To ask a GPU takes longer than a cheap filter does.
+        if not judge.is_cheap and not bool(remaining.any()):
             break
         factor = judge(candidate)
         if factor.shape != weight.shape:

@@ -76,6 +76,8 @@ class Confidence(Filter):
         window: Labeled utterances that are remembered for `max_error`, at least 1.
     """
 
+    is_cheap = True
+
     def __init__(
         self,
         threshold: float | None = None,

@@ -24,6 +24,8 @@ class Feasible(Filter):
         slack: Frames that must be left over, at least 0.
     """
 
+    is_cheap = True
+
     def __init__(self, slack: int = 0) -> None:
         self.slack = at_least("slack", slack, 0)
 

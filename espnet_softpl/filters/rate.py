@@ -27,6 +27,7 @@ class Rate(Filter):
             upper limit. At least one of the two is needed.
     """
 
+    is_cheap = True
     needs_rate = True
 
     def __init__(

@@ -28,6 +28,8 @@ class TokenCount(Filter):
             if `min_tokens` is at least 1; true or false.
     """
 
+    is_cheap = True
+
     def __init__(
         self,
         min_tokens: int = 1,

@@ -102,12 +102,7 @@ def best_path(log_probs: Tensor, lengths: Tensor) -> Tensor:
     return path.masked_fill(~frame_mask(lengths, path.size(1)), PADDING)
 
 
-def is_sound(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """Tell which of (B, T, V) have no frame that is NaN or gives no token a chance."""
-    return _all_frames(log_probs.amax(-1).isfinite(), lengths)
-
-
-def _all_frames(flags: Tensor, lengths: Tensor) -> Tensor:
+def all_frames(flags: Tensor, lengths: Tensor) -> Tensor:
     """Tell of which utterances all frames are flagged, (B, T) -> (B,)."""
     return (flags | ~frame_mask(lengths, flags.size(1))).all(1)
 
@@ -118,6 +113,6 @@ def without_nan(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     Returns log_probs, and (B,), False for the utterances that have such frames.
     """
     sound = log_probs.amax(-1).isfinite()
-    flat = log_probs.new_tensor(-math.log(log_probs.size(-1)))
-    cleaned = torch.where(sound.unsqueeze(-1), log_probs, flat)
-    return cleaned, _all_frames(sound, lengths)
+    uniform = -math.log(log_probs.size(-1))
+    cleaned = torch.where(sound.unsqueeze(-1), log_probs, uniform)
+    return cleaned, all_frames(sound, lengths)

@@ -6,8 +6,6 @@ import collections
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 NO_WEIGHT = "mini-batches of weight 0 (lambda)"
 UNUSABLE = "utterances whose audio or loss cannot be used"
 NO_TRUST = "utterances whose label has a weight of 0 (by shaping, or not finite)"
@@ -27,21 +25,20 @@ class LearnedFrom:
 
     def count(
         self,
-        weight: torch.Tensor,
-        reason: torch.Tensor,
-        usable: torch.Tensor,
+        kept: Sequence[bool],
+        reason: Sequence[int],
+        usable: Sequence[bool],
         factor: float,
     ) -> None:
-        """Count a mini-batch: of its labels the final weight and `Labels.reason`, (B,).
+        """Count a mini-batch: whether each label has a weight, and its `Labels.reason`.
 
-        `usable`, (B,), tells whose audio and loss can be used; `factor` is lambda.
+        `usable` tells whose audio and loss can be used; `factor` is lambda.
         """
         counts = collections.Counter(seen=1)
-        rows = torch.stack([weight > 0, reason, usable], 1).tolist()
-        counts["learned"] = int(factor > 0 and any(kept for kept, _, _ in rows))
+        counts["learned"] = int(factor > 0 and any(kept))
         counts[NO_WEIGHT] = int(factor == 0)
-        for kept, index, is_usable in rows:
-            if not kept:
+        for is_kept, index, is_usable in zip(kept, reason, usable):
+            if not is_kept:
                 counts[self._why(index, is_usable)] += 1
         self._epoch += counts
         self._run += counts

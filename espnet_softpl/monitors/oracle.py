@@ -6,27 +6,39 @@ utterance ids and finished pseudo-labels, and gets two numbers back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import kaldialign
-import torch
+
+Rates = tuple[float, float]  # WER and CER.
 
 
-def error_rates(
-    references: Sequence[str], hypotheses: Sequence[str]
-) -> tuple[float, float]:
+def _count(reference: str, hypothesis: str) -> list[int]:
+    """Count wrong and true words, wrong and true characters."""
+    counts = []
+    for split in (str.split, list):
+        true, said = split(reference), split(hypothesis)
+        counts += [kaldialign.edit_distance(true, said)["total"], len(true)]
+    return counts
+
+
+def _rates(counts: Iterable[list[int]]) -> Rates:
+    """Sum `_count` over utterances, and divide."""
+    words, of_words, characters, of_characters = map(sum, zip((0, 0, 0, 0), *counts))
+    return (
+        words / of_words if of_words else math.nan,
+        characters / of_characters if of_characters else math.nan,
+    )
+
+
+def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> Rates:
     """Compute WER and CER of a batch of transcripts.
 
     They are fractions of the batch's reference words and characters (spaces count as
     characters); NaN if there are none.
     """
-    rates = []
-    for split in (str.split, list):
-        pairs = [(split(r), split(h)) for r, h in zip(references, hypotheses)]
-        total = sum(len(r) for r, _ in pairs)
-        errors = sum(kaldialign.edit_distance(r, h)["total"] for r, h in pairs)
-        rates.append(errors / total if total else float("nan"))
-    return rates[0], rates[1]
+    return _rates(map(_count, references, hypotheses))
 
 
 class Oracle:
@@ -41,20 +53,20 @@ class Oracle:
     def score(
         self,
         utterance_ids: Sequence[str],
-        tokens: torch.Tensor,
-        token_lengths: torch.Tensor,
-        chosen: torch.Tensor | None = None,
-    ) -> tuple[float, float]:
-        """Compute WER and CER of pseudo-labels (B, U); NaN without any transcript.
+        transcripts: Sequence[list[int]],
+        kept: Sequence[bool],
+    ) -> tuple[Rates, Rates, Rates]:
+        """Compute WER and CER of pseudo-labels: of all, the kept, and the others.
 
-        Only the utterances that have a transcript and are `chosen` (B,) are scored.
+        Only utterances that have a true transcript are scored; NaN if none has.
         """
-        rows = [row[:n] for row, n in zip(tokens.tolist(), token_lengths.tolist())]
-        is_chosen = [True] * len(rows) if chosen is None else chosen.tolist()
-        scored = [
-            (self._texts[key], self._to_text(row))
-            for key, row, wanted in zip(utterance_ids, rows, is_chosen)
-            if wanted and key in self._texts
+        counts = [
+            (_count(self._texts[key], self._to_text(tokens)), is_kept)
+            for key, tokens, is_kept in zip(utterance_ids, transcripts, kept)
+            if key in self._texts
         ]
-        references, hypotheses = zip(*scored) if scored else ((), ())
-        return error_rates(references, hypotheses)
+        return (
+            _rates(of_one for of_one, _ in counts),
+            _rates(of_one for of_one, is_kept in counts if is_kept),
+            _rates(of_one for of_one, is_kept in counts if not is_kept),
+        )

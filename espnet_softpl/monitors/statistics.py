@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from espnet_softpl.ctc import BLANK, frame_mask
-from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel, is_sound
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 from espnet_softpl.monitors.limits import Limits
 from espnet_softpl.monitors.oracle import Oracle
 
@@ -163,23 +163,33 @@ def dropped_by(filter_name: str) -> str:
     return DROPPED.name.replace("<filter>", filter_name)
 
 
+def _share(flags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the share of what is flagged in what a mask of the same shape marks."""
+    return (flags & mask).sum() / mask.sum()
+
+
 def frame_statistics(
-    log_probs: torch.Tensor, lengths: torch.Tensor
+    log_probs: torch.Tensor, path: torch.Tensor, mask: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Describe the frame distributions of a batch, log-posteriors (B, T, V).
+
+    `path` has the best token of every frame, and `mask` marks the frames that count,
+    both (B, T). No posterior is NaN, in no frame.
 
     Collapse into one distribution at every frame shows as a mutual information that
     falls to 0, whether that distribution is sharp or flat. It is never negative except
     for rounding.
     """
-    frames = log_probs[frame_mask(lengths, log_probs.size(1))].float()  # (frames, V)
-    probs = frames.exp()
-    # A probability of exactly 0 adds no entropy.
-    plogp = (probs * frames.masked_fill(probs == 0, 0.0)).sum(-1)
-    frame_entropy = -plogp.mean()
-    mean_entropy = torch.special.entr(probs.mean(0)).sum()
+    log_probs = log_probs.float()
+    probs, weights = log_probs.exp(), mask.float().flatten()
+    count = weights.sum()
+    # A probability of exactly 0 adds no entropy: 0 times a number is 0.
+    entropies = -torch.linalg.vecdot(probs, log_probs.clamp(min=-1e30)).flatten()
+    frame_entropy = (weights @ entropies) / count
+    mean_probs = (weights @ probs.flatten(0, 1)) / count
+    mean_entropy = torch.special.entr(mean_probs).sum()
     return {
-        BLANK_SHARE.name: (frames.argmax(-1) == BLANK).float().mean(),
+        BLANK_SHARE.name: _share(path == BLANK, mask),
         FRAME_ENTROPY.name: frame_entropy,
         MEAN_ENTROPY.name: mean_entropy,
         MUTUAL_INFORMATION.name: mean_entropy - frame_entropy,
@@ -199,60 +209,71 @@ def length_ratio(
     return rate / labeled_tokens_per_sample
 
 
-def vocabulary_use(tokens: torch.Tensor, token_lengths: torch.Tensor) -> torch.Tensor:
+def vocabulary_use(
+    tokens: torch.Tensor, token_lengths: torch.Tensor, vocabulary: int
+) -> torch.Tensor:
     """Compute how many tokens the transcripts (B, U) use, as a perplexity.
 
-    The result is a scalar, exp(H(token frequencies over the batch)): 1 if there is but
-    one token, NaN if all transcripts are empty.
+    `vocabulary` is the number of tokens that there are, V. The result is a scalar,
+    exp(H(token frequencies over the batch)): 1 if there is but one token, NaN if all
+    transcripts are empty.
     """
-    used = tokens[frame_mask(token_lengths, tokens.size(1))]
-    if used.numel() == 0:
-        return torch.full((), math.nan, device=tokens.device)
-    counts = torch.bincount(used).float()
+    used = frame_mask(token_lengths, tokens.size(1)).float()
+    counts = used.new_zeros(vocabulary)
+    counts.scatter_add_(0, tokens.clamp(min=0).flatten(), used.flatten())
     return torch.special.entr(counts / counts.sum()).sum().exp()
 
 
 def disagreement(
-    log_probs: torch.Tensor, path: torch.Tensor, lengths: torch.Tensor
+    log_probs: torch.Tensor,
+    path: torch.Tensor,
+    lengths: torch.Tensor,
+    best: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute the share of frames whose best token is not that of a path (B, T).
+    """Compute the share of frames in which no token of a path, (B, T), is the best.
 
-    `log_probs` has (B, T, V); the result is a scalar in [0, 1].
+    `log_probs` has (B, T, V), `best` its highest values, (B, T), if they are known; the
+    result is a scalar in [0, 1].
     """
-    differ = log_probs.argmax(-1) != path
-    return differ[frame_mask(lengths, log_probs.size(1))].float().mean()
+    best = log_probs.amax(-1) if best is None else best
+    # The highest values cost a tenth of the tokens that have them.
+    of_path = log_probs.gather(2, path.clamp(min=0).unsqueeze(2)).squeeze(2)
+    return _share(~(of_path >= best), frame_mask(lengths, path.size(1)))
 
 
 def label_statistics(
     label: PseudoLabel,
+    path: torch.Tensor,
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> dict[str, torch.Tensor]:
     """Collect the statistics, scalars, that the teacher's output alone gives.
 
-    They are of the utterances whose posteriors are finite. If none are, all are
-    infinite, which the guard sees as beyond every limit.
+    They are of the utterances with a weight, those whose posteriors are finite (the
+    others have got finite ones; see `without_nan`). If none has, all are infinite,
+    which the guard sees as beyond every limit. `path`, (B, T), has the best tokens.
     """
-    sound = is_sound(label.log_probs, label.lengths)
-    if not sound.any():
-        return dict.fromkeys(OF_LABEL, torch.full((), math.inf, device=sound.device))
-    if not sound.all():
-        speech_lengths = speech_lengths[sound]
-        label = PseudoLabel(*(part[sound] for part in label[:5]))
-    return {
-        **frame_statistics(label.log_probs, label.lengths),
+    sound = label.weight > 0
+    mask = frame_mask(label.lengths, path.size(1)) & sound.unsqueeze(1)
+    token_lengths = label.token_lengths * sound
+    vocabulary = label.log_probs.size(-1)
+    found = {
+        **frame_statistics(label.log_probs, path, mask),
         LENGTH_RATIO.name: length_ratio(
-            label.token_lengths, speech_lengths, labeled_tokens_per_sample
+            token_lengths, speech_lengths * sound, labeled_tokens_per_sample
         ),
-        EMPTY_SHARE.name: (label.token_lengths == 0).float().mean(),
-        VOCABULARY.name: vocabulary_use(label.tokens, label.token_lengths),
+        EMPTY_SHARE.name: _share(label.token_lengths == 0, sound),
+        VOCABULARY.name: vocabulary_use(label.tokens, token_lengths, vocabulary),
     }
+    any_sound = sound.any()
+    return {name: torch.where(any_sound, v, math.inf) for name, v in found.items()}
 
 
 def step_statistics(
     labels: Labels,
     label: PseudoLabel,
     log_probs: torch.Tensor,
+    best: torch.Tensor,
     usable: torch.Tensor,
     speech_lengths: torch.Tensor,
     step: int,
@@ -260,12 +281,13 @@ def step_statistics(
     """Collect the statistics, scalars, of labels that are trained on.
 
     `labels` are as they were made, `label` has the final weight, `log_probs` (B, T, V)
-    are the student's; `usable` (B,) is False if audio or loss cannot be used.
+    are the student's, `best` (B, T) the highest of each frame; `usable` (B,) is False
+    if audio or loss cannot be used.
     """
     kept, samples = label.weight > 0, speech_lengths.float()
     return {
         **labels.statistics,
-        DISAGREEMENT.name: disagreement(log_probs, labels.path, label.lengths),
+        DISAGREEMENT.name: disagreement(log_probs, labels.path, label.lengths, best),
         KEPT.name: kept.float().mean(),
         KEPT_AUDIO.name: (samples * kept).sum() / samples.sum(),
         UNUSABLE.name: 1.0 - usable.float().mean(),
@@ -278,12 +300,16 @@ def oracle_statistics(
     oracle: Oracle, utterance_ids: Sequence[str], label: PseudoLabel
 ) -> dict[str, float]:
     """Score labels against true transcripts: all, those that are used, the others."""
-    kept = label.weight > 0
-    scored = (utterance_ids, label.tokens, label.token_lengths)
-    wer, cer = oracle.score(*scored)
+    columns = label.tokens, label.token_lengths.unsqueeze(1), label.weight[:, None] > 0
+    rows = torch.cat(columns, 1).tolist()
+    transcripts = [row[: row[-2]] for row in rows]
+    kept = [bool(row[-1]) for row in rows]
+    (wer, cer), (of_kept, _), (of_dropped, _) = oracle.score(
+        utterance_ids, transcripts, kept
+    )
     return {
         WER.name: wer,
         CER.name: cer,
-        WER_KEPT.name: oracle.score(*scored, kept)[0],
-        WER_DROPPED.name: oracle.score(*scored, ~kept)[0],
+        WER_KEPT.name: of_kept,
+        WER_DROPPED.name: of_dropped,
     }

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 
 from espnet_softpl.core.modules import dropouts, evaluating
-from espnet_softpl.ctc import PADDING, frame_mask, greedy
-from espnet_softpl.labels.pseudo_label import DecoderLabel, PseudoLabel
+from espnet_softpl.ctc import PADDING, collapse, frame_mask
+from espnet_softpl.labels.pseudo_label import DecoderLabel, PseudoLabel, best_path
 from espnet_softpl.teacher import Teacher
 
 
@@ -44,13 +44,20 @@ class TeacherOutputs(NamedTuple):
     """
 
     label: PseudoLabel  # That of its CTC head; the weight is 1.
+    path: torch.Tensor  # Its best token of every frame (B, T), -1 in padding.
     encoder_out: torch.Tensor  # What its decoder attends to (B, T, D)
     layers: tuple[PseudoLabel, ...] = ()  # Of intermediate layers, in order.
 
 
-def as_label(log_probs: torch.Tensor, lengths: torch.Tensor) -> PseudoLabel:
-    """Label by the best token of every frame of (B, T, V), with a weight of 1."""
-    tokens, token_lengths = greedy(log_probs, lengths)
+def as_label(
+    log_probs: torch.Tensor, lengths: torch.Tensor, path: torch.Tensor | None = None
+) -> PseudoLabel:
+    """Label by the best token of every frame of (B, T, V), with a weight of 1.
+
+    `path` (B, T) has these tokens if they are known.
+    """
+    path = log_probs.argmax(-1) if path is None else path
+    tokens, token_lengths = collapse(path, lengths)
     weight = torch.ones_like(log_probs[:, 0, 0])
     return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
 
@@ -100,13 +107,14 @@ class PseudoLabelGenerator:
                 for part in dropouts(module):
                     part.train()
             outputs = module.ctc_outputs(speech, speech_lengths, self.layers)
-        label = as_label(outputs.log_probs, outputs.lengths)
+        path = best_path(outputs.log_probs, outputs.lengths)
+        label = as_label(outputs.log_probs, outputs.lengths, path)
         layers = []
         for log_probs in outputs.layers:
             layer = as_label(log_probs, outputs.lengths)
             has_speech = (layer.token_lengths > 0) | (label.token_lengths == 0)  # (B,)
             layers.append(layer._replace(weight=has_speech.to(layer.weight)))
-        return TeacherOutputs(label, outputs.encoder_out, tuple(layers))
+        return TeacherOutputs(label, path, outputs.encoder_out, tuple(layers))
 
     def __call__(
         self,

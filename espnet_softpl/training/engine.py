@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from espnet_softpl.core.errors import CollapseError
-from espnet_softpl.criteria import PLCriterion
+from espnet_softpl.core.reading import read_values
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.labels.prior import RunningMean
-from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel, is_sound
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel, all_frames
 from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.diagnosis import explain
 from espnet_softpl.monitors.guard import Guard, broken_alarm
@@ -23,20 +24,18 @@ from espnet_softpl.teacher.generator import CTCOutputs
 from espnet_softpl.training import time_masks, unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.dropout import DropoutSwitch
-from espnet_softpl.training.labeling import Labeling
-from espnet_softpl.training.schedule import Scheduled
+from espnet_softpl.training.losses import Losses
+from espnet_softpl.training.outcome import Outcome, frames_differ
 
 
 @dataclasses.dataclass(kw_only=True)
-class PseudoLabeling(Labeling):
+class PseudoLabeling(Losses):
     """Labels unlabeled mini-batches, and computes what the student learns from them.
 
     It hangs on the model as a plain attribute, so that nothing in it shows in
     `parameters()` or `state_dict()`.
     """
 
-    criterion: Scheduled[PLCriterion]  # The loss against a pseudo-label.
-    regularizers: Sequence[Scheduled[PLCriterion]] = ()  # Terms added to it.
     dropout: DropoutSwitch | None = None  # Rates before pseudo-labeling and in it.
     start_step: int = 0  # The first mini-batch at which there may be unlabeled ones.
     oracle: Oracle | None = None  # Scores the labels if true transcripts exist.
@@ -81,12 +80,19 @@ class PseudoLabeling(Labeling):
         labels = super().make(student, batch, step)
         if self.guard is not None:
             self.last_batch = (labels.utterance_ids, labels.label)
-            if self.cache is not None:
-                self.made.append(labels.statistics)
-        if labels.statistics[statistics.FRAME_ENTROPY.name].isinf():
-            module = self.generator.teacher.module(student)
-            self._judge(module.state_dict().values(), "weights of the teacher", step)
+        if self.cache is not None:  # It stores numbers. Else `step` reads them.
+            values = read_values(labels.statistics)
+            labels = dataclasses.replace(labels, statistics=values)
+            if self.guard is not None:
+                self.made.append(values)
+            if math.isinf(values[statistics.FRAME_ENTROPY.name]):
+                self._judge_teacher(student, step)
         return labels
+
+    def _judge_teacher(self, student: torch.nn.Module, step: int) -> None:
+        """Look at a teacher that has said nothing finite; see `_judge`."""
+        module = self.generator.teacher.module(student)
+        self._judge(module.state_dict().values(), "weights of the teacher", step)
 
     def _judge(self, weights: Iterable[torch.Tensor], what: str, step: int) -> None:
         """Look at weights that give no finite output: are they finite themselves?
@@ -125,19 +131,26 @@ class PseudoLabeling(Labeling):
             CollapseError: See `_judge`.
         """
         labels, change = self.labels_of(student, batch, insertions, step)
-        parts, label, log_probs, usable = self._learn(student, batch, labels, step)
-        loss = student.combine_losses(parts)
+        outcome = self._learn(student, batch, labels, step)
+        loss = student.combine_losses(outcome.losses)
         weight = torch.full((), batch.weight, device=loss.device)
+        factor = batch.weight
         if self.guard is not None:
             weight = self.guard.weight_factor * weight
+            factor *= self.guard.weight_factor
             self.last_batch = self.last_batch or (labels.utterance_ids, labels.label)
-        self.learned.count(label.weight, labels.reason, usable, float(weight))
+        self._take_in(student, batch, labels, outcome, factor, step)
+        label = outcome.label
         if self.samples is not None:
-            self.samples.record(step, labels, label, log_probs)
-        samples = batch.speech_lengths[label.weight > 0].sum()
-        self.kept_hours += float(samples) / self.sample_rate / 3600.0
+            self.samples.record(step, labels, label, outcome.log_probs)
         values = statistics.step_statistics(
-            labels, label, log_probs, usable, batch.speech_lengths, step
+            labels,
+            label,
+            outcome.log_probs,
+            outcome.best,
+            outcome.usable,
+            batch.speech_lengths,
+            step,
         )
         values[statistics.KEPT_HOURS.name] = self.kept_hours
         values[statistics.WEIGHT.name] = weight
@@ -149,16 +162,35 @@ class PseudoLabeling(Labeling):
             values[statistics.LABEL_CHANGE.name] = change
         if self.oracle is not None:
             values |= statistics.oracle_statistics(self.oracle, batch.utt_id, label)
-        return {"loss": weight * loss, "loss_pl": loss, **parts}, values
+        return {"loss": weight * loss, "loss_pl": loss, **outcome.losses}, values
+
+    def _take_in(
+        self,
+        student: torch.nn.Module,
+        batch: UnlabeledBatch,
+        labels: Labels,
+        outcome: Outcome,
+        factor: float,
+        step: int,
+    ) -> None:
+        """Read what came of a mini-batch, at once and before anything is learned."""
+        entropy = labels.statistics[statistics.FRAME_ENTROPY.name]
+        silent = None if self.cache is not None else entropy.isinf()
+        seen = outcome.read(labels, batch.speech_lengths, silent)
+        if not all(seen["same_frames"]):
+            raise frames_differ(outcome.label, outcome.lengths)
+        if any(seen["silent"]):
+            self._judge_teacher(student, step)
+        if not any(seen["sound"]):
+            self._judge(student.parameters(), "weights of the student", step)
+        self.learned.count(seen["kept"], seen["reason"], seen["usable"], factor)
+        samples = sum(n for n, kept in zip(seen["samples"], seen["kept"]) if kept)
+        self.kept_hours += samples / self.sample_rate / 3600.0
 
     def _learn(
         self, student: torch.nn.Module, batch: UnlabeledBatch, labels: Labels, step: int
-    ) -> tuple[dict[str, torch.Tensor], PseudoLabel, torch.Tensor, torch.Tensor]:
-        """Compute the branches' losses; tell what was learned from.
-
-        The tuple has the losses by name, the label with its final weight, the student's
-        log-posteriors (B, T, V), and which utterances could be used, (B,).
-        """
+    ) -> Outcome:
+        """Compute the branches' losses; tell what was learned from."""
         label, usable = labels.label, batch.usable
         if usable is None:
             usable = torch.ones_like(label.weight, dtype=torch.bool)
@@ -168,9 +200,8 @@ class PseudoLabeling(Labeling):
         losses = self._losses(log_probs, lengths, label, step)
         # An utterance without a finite loss teaches nothing, and is counted. Of
         # posteriors that are NaN a loss may be 0.
-        sound = is_sound(log_probs.detach(), lengths)
-        if not sound.any():
-            self._judge(student.parameters(), "weights of the student", step)
+        best = log_probs.detach().amax(-1)
+        sound = all_frames(best.isfinite(), lengths)
         usable = torch.isfinite(losses.detach()) & sound & usable
         label = label._replace(weight=label.weight * usable)
         parts = {"loss_pl_ctc": weighted_mean(losses, label.weight)}
@@ -181,7 +212,7 @@ class PseudoLabeling(Labeling):
             parts["loss_pl_decoder"] = student.pseudo_decoder_loss(
                 target, encoder_out, lengths, label, labels.decoder
             )
-        return parts, label, log_probs, usable
+        return Outcome(parts, label, log_probs, lengths, best, sound, usable)
 
     def _student_views(
         self,
@@ -206,11 +237,8 @@ class PseudoLabeling(Labeling):
                 head=unlabeled_head.of(student),
             )
         views = outputs.views(count)
-        if not torch.equal(views[0].lengths, label.lengths):
-            raise RuntimeError(
-                f"teacher and student disagree on the number of frames: "
-                f"{label.lengths.tolist()} and {views[0].lengths.tolist()}"
-            )
+        if views[0].log_probs.shape != label.log_probs.shape:
+            raise frames_differ(label, views[0].lengths)
         second = views[1].log_probs if count == 2 else label.second_view
         label = label._replace(second_view=second)
         if masks:
@@ -218,96 +246,6 @@ class PseudoLabeling(Labeling):
             masked = dict(zip(("masked", "second_masked"), found.chunk(count)))
             label = label._replace(**masked)
         return views, label
-
-    def _losses(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        label: PseudoLabel,
-        step: int,
-        regularized: bool = True,
-    ) -> torch.Tensor:
-        """Compute the loss of each utterance at one layer, (B,), in nats."""
-        if self.prior is not None:
-            label = label._replace(prior=self.prior.value)
-        excludes_empty = any(part.excludes_empty for _, part in self.filters)
-        label = label._replace(excludes_empty=excludes_empty)
-        parts = self._losses_at(step)[: None if regularized else 1]
-        device = log_probs.device  # A user's criterion may hold buffers.
-        return sum(part.to(device)(log_probs, lengths, label) for part in parts)
-
-    def _losses_at(self, step: int) -> list[PLCriterion]:
-        """Return the criterion, and after it the regularizers, of a step."""
-        return [part.at(step) for part in (self.criterion, *self.regularizers)]
-
-    def _layers_loss(
-        self, views: list[CTCOutputs], labels: Labels, label: PseudoLabel, step: int
-    ) -> torch.Tensor:
-        """Compute the criterion's loss at the intermediate layers, their mean."""
-        means = []
-        for index, log_probs in enumerate(views[0].layers):
-            target = label
-            if self.forms.layers == "own":
-                own = labels.layers[index]
-                target = own._replace(
-                    weight=own.weight * label.weight,
-                    masked=label.masked,
-                    second_masked=label.second_masked,
-                )
-            if len(views) == 2:
-                target = target._replace(second_view=views[1].layers[index])
-            lengths = views[0].lengths
-            losses = self._losses(log_probs, lengths, target, step, regularized=False)
-            weight = target.weight * torch.isfinite(losses.detach())
-            means.append(weighted_mean(losses, weight))
-        return sum(means) / len(means)
-
-    def decoder_target(self, student: torch.nn.Module, step: int | None = None) -> str:
-        """Tell what the decoder learns from unlabeled batches; see `LabelForms`.
-
-        At a step, or without one what it learns at any.
-        """
-        transducer = student.use_transducer_decoder
-        if student.ctc_weight == 1.0 and not transducer:
-            return "none"
-        if step is None:
-            on_transcripts = self.criterion.ever("trains_decoder")
-        else:
-            on_transcripts = self.criterion.at(step).trains_decoder
-        return self.forms.decoder_target(on_transcripts, transducer)
-
-    def labeled_views(self, step: int) -> int:
-        """Return how many views of a labeled batch `on_labeled` wants, 0 for none."""
-        if any(part.labeled_weight > 0.0 for part in self._losses_at(step)):
-            return 2
-        observed = any(part.needs_labeled for _, part in self.filters)
-        return int(observed or self.prior is not None)
-
-    def on_labeled(
-        self,
-        log_probs: torch.Tensor,
-        lengths: torch.Tensor,
-        tokens: torch.Tensor,
-        token_lengths: torch.Tensor,
-        step: int,
-    ) -> torch.Tensor | float:
-        """Let the prior, the filters and the losses see a labeled mini-batch.
-
-        It has the student's posteriors (B, T, V) and the true transcripts (B, U), of
-        all views one after the other. The result is the loss between two views, of
-        criterion and regularizers, a mean over utterances; 0 for one view.
-        """
-        if self.prior is not None:
-            self.prior.update(log_probs, lengths)
-        for _, part in self.filters:
-            if part.needs_labeled:
-                part.observe(log_probs.detach(), lengths, tokens, token_lengths)
-        if self.labeled_views(step) < 2:
-            return 0.0
-        first, second = log_probs.chunk(2)
-        views = (first, lengths.chunk(2)[0], second)
-        parts = [p for p in self._losses_at(step) if p.labeled_weight > 0.0]
-        return sum(part.on_labeled(*views).mean() for part in parts)
 
     def statistics_keys(self, student: torch.nn.Module) -> list[str]:
         """Return the keys that this engine's parts add to every batch's, in order."""

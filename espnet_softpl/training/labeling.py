@@ -52,6 +52,9 @@ class Labeling:
         # The monitors are of what the teacher said; of none if no label is sound.
         log_probs, heard = pseudo_label.without_nan(label.log_probs, label.lengths)
         label = label._replace(log_probs=log_probs, weight=label.weight * heard)
+        of_label = label_statistics(
+            label, outputs.path, batch.speech_lengths, self.labeled_tokens_per_sample
+        )
         if batch.usable is not None:
             label = label._replace(weight=label.weight * batch.usable)
         if self.prior is not None:
@@ -73,11 +76,9 @@ class Labeling:
         labels = Labels(
             utterance_ids=list(batch.utt_id),
             label=label._replace(weight=weight),
-            path=pseudo_label.best_path(outputs.label.log_probs, outputs.label.lengths),
+            path=outputs.path,
             reason=reason,
-            statistics=label_statistics(
-                outputs.label, batch.speech_lengths, self.labeled_tokens_per_sample
-            ),
+            statistics=of_label,
             step=step,
             layers=outputs.layers,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,9 +115,15 @@ class SoftPLModel(DecoderModel):
         stats = stats | {name: loss.detach().clone() for name, loss in losses.items()}
         # ESPnet gathers statistics between processes by position: keys that differ
         # between batches would be mixed up without any error.
-        stats = {key: stats.get(key, float("nan")) for key in self.statistics_keys()}
+        stats = {key: stats.get(key, math.nan) for key in self.statistics_keys()}
         loss = factor * losses["loss"]
-        return force_gatherable((loss, stats, size), loss.device)
+        # A number is filled in on the device; to copy one there would wait for it.
+        as_vector = functools.partial(torch.full, (1,), device=loss.device)
+        stats = {
+            key: value if isinstance(value, torch.Tensor) else as_vector(float(value))
+            for key, value in stats.items()
+        }
+        return force_gatherable((loss, stats, as_vector(size)), loss.device)
 
     def combine_losses(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add up the branches' losses, scalars, weighted as ESPnet weighs them.

@@ -17,7 +17,7 @@ from espnet_softpl.core.processes import (
     rank_and_world,
     wait_for_all,
 )
-from espnet_softpl.training import guarding
+from espnet_softpl.training import guarding, reports
 from espnet_softpl.training.epoch_line import EpochLine
 from espnet_softpl.training.gradients import GradientLog
 from espnet_softpl.training.resume import (
@@ -157,7 +157,7 @@ class SoftPLTrainer(Trainer):
             batches.begin = functools.partial(
                 snapshot.set_random_state, state["random"]
             )
-        with only_taught(training, options.accum_grad):
+        with only_taught(training, options.accum_grad), reports.at_once(reporter):
             kwargs["iterator"] = batches
             valid = not super().train_one_epoch(**kwargs) or valid
         gradients.end_epoch()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-
 from espnet_softpl.monitors.learned import LearnedFrom
 
 
 def count(learned: LearnedFrom, weight, reason, usable, factor=1.0) -> None:
-    parts = torch.tensor(weight), torch.tensor(reason), torch.tensor(usable)
-    learned.count(*parts, factor)
+    learned.count([value > 0 for value in weight], reason, usable, factor)
 
 
 def test_an_epoch_without_learning_says_why() -> None:

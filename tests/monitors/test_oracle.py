@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 
 from espnet_softpl.monitors.oracle import Oracle, error_rates
 
@@ -19,6 +18,8 @@ def test_error_rates_by_hand() -> None:
 def test_oracle_scores_by_utterance() -> None:
     texts = {"a": "ABC", "b": "AB", "c": ""}
     oracle = Oracle(texts, lambda ids: "".join("_ABC"[i] for i in ids))
-    tokens = torch.tensor([[1, 2, 3], [1, 1, -1], [3, 3, 3]])
-    wer, cer = oracle.score(["a", "b", "unknown"], tokens, torch.tensor([3, 2, 3]))
-    assert wer == 0.5 and cer == pytest.approx(1 / 5)
+    ids, tokens = ["a", "b", "unknown"], [[1, 2, 3], [1, 1], [3, 3, 3]]
+    of_all, of_kept, of_dropped = oracle.score(ids, tokens, [True, False, True])
+    assert of_all == (0.5, pytest.approx(1 / 5))
+    assert of_kept == (0.0, 0.0) and of_dropped == (1.0, 0.5)
+    assert all(map(math.isnan, oracle.score(["c"], [[1]], [True])[2]))

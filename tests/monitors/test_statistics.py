@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import espnet_softpl
-from espnet_softpl.labels.pseudo_label import Labels
+from espnet_softpl.ctc import frame_mask
+from espnet_softpl.labels.pseudo_label import Labels, best_path, without_nan
 from espnet_softpl.monitors.diagnosis import FORMS
 from espnet_softpl.monitors.limits import Limits
 from espnet_softpl.monitors.oracle import Oracle
@@ -29,9 +30,22 @@ from espnet_softpl.teacher.generator import as_label
 from tests.conftest import make_label, make_log_probs
 
 
+def describe(log_probs, lengths) -> dict:
+    mask = frame_mask(lengths, log_probs.size(1))
+    return frame_statistics(log_probs, log_probs.argmax(-1), mask)
+
+
+def of_labels(log_probs, lengths, speech_lengths, rate=0.01) -> dict:
+    """Return the statistics of a teacher's output as they are computed in training."""
+    cleaned, sound = without_nan(log_probs, lengths)
+    label = as_label(log_probs, lengths)._replace(log_probs=cleaned, weight=sound)
+    path = best_path(log_probs, lengths)
+    return label_statistics(label, path, speech_lengths, rate)
+
+
 def test_frame_statistics_by_hand() -> None:
     sharp = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).log()
-    stats = frame_statistics(sharp.unsqueeze(0), torch.tensor([2]))
+    stats = describe(sharp.unsqueeze(0), torch.tensor([2]))
     assert stats["pl_blank_share"] == 0.5
     assert stats["pl_frame_entropy"] == 0.0
     assert stats["pl_mean_entropy"] == pytest.approx(math.log(2))
@@ -40,7 +54,7 @@ def test_frame_statistics_by_hand() -> None:
 
 def test_collapse_shows_as_no_mutual_information() -> None:
     constant = torch.tensor([0.5, 0.3, 0.2]).log().expand(2, 7, 3)
-    stats = frame_statistics(constant, torch.tensor([7, 4]))
+    stats = describe(constant, torch.tensor([7, 4]))
     assert stats["pl_mutual_information"] == pytest.approx(0.0, abs=1e-6)
     assert stats["pl_frame_entropy"] > 1.0
 
@@ -48,16 +62,16 @@ def test_collapse_shows_as_no_mutual_information() -> None:
 def test_padding_is_left_out() -> None:
     log_probs = make_log_probs(2, 6, 4)
     lengths = torch.tensor([6, 2])
-    before = frame_statistics(log_probs, lengths)
+    before = describe(log_probs, lengths)
     log_probs[1, 2:] = torch.tensor([0.97, 0.01, 0.01, 0.01]).log()
-    assert frame_statistics(log_probs, lengths) == before
+    assert describe(log_probs, lengths) == before
 
 
 def test_label_statistics() -> None:
     path = torch.tensor([[1, 1, 0, 2], [0, 0, 0, 0]])
     log_probs = torch.full((2, 4, 3), -50.0).scatter(2, path.unsqueeze(2), 0.0)
-    label = make_label(log_probs.log_softmax(-1), torch.tensor([4, 4]))
-    stats = label_statistics(label, torch.tensor([100, 300]), 0.01)
+    lengths, samples = torch.tensor([4, 4]), torch.tensor([100, 300])
+    stats = of_labels(log_probs.log_softmax(-1), lengths, samples)
     assert stats["pl_empty_share"] == 0.5
     assert stats["pl_vocabulary"] == pytest.approx(2.0)
     assert stats["pl_length_ratio"] == pytest.approx(2 / 400 / 0.01)
@@ -66,11 +80,11 @@ def test_label_statistics() -> None:
 
 def test_vocabulary_use_is_a_perplexity() -> None:
     tokens = torch.tensor([[1, 2, 1, -1], [3, 1, 4, 4]])
-    use = vocabulary_use(tokens, torch.tensor([3, 2]))
+    use = vocabulary_use(tokens, torch.tensor([3, 2]), 5)
     # Frequencies 3/5, 1/5, 1/5; what lies beyond a length does not count.
     entropy = -(0.6 * math.log(0.6) + 0.4 * math.log(0.2))
     assert float(use) == pytest.approx(math.exp(entropy))
-    assert math.isnan(vocabulary_use(tokens, torch.tensor([0, 0])))
+    assert math.isnan(vocabulary_use(tokens, torch.tensor([0, 0]), 5))
 
 
 def test_disagreement_counts_frames() -> None:
@@ -113,12 +127,13 @@ def test_what_is_computed_is_in_the_table() -> None:
     log_probs = make_log_probs(2, 6, 4)
     label = make_label(log_probs, torch.tensor([6, 2]))
     speech_lengths = torch.tensor([100, 300])
-    made = label_statistics(label, speech_lengths, math.nan)
+    made = of_labels(log_probs, label.lengths, speech_lengths, math.nan)
     path, reason = label.log_probs.argmax(-1), torch.tensor([-1, 0])
     labels = Labels(["a", "b"], label, path, reason, made, step=3, uses=4)
     label = label._replace(weight=torch.tensor([0.5, 0.0]))
     usable = torch.tensor([True, True])
-    stats = step_statistics(labels, label, log_probs, usable, speech_lengths, step=9)
+    student = log_probs, log_probs.amax(-1)
+    stats = step_statistics(labels, label, *student, usable, speech_lengths, step=9)
     oracle = Oracle({"a": "x"}, str)
     stats |= oracle_statistics(oracle, ["a", "b"], label)
     assert set(stats) < {statistic.name for statistic in STATISTICS}
@@ -133,14 +148,13 @@ def test_what_is_computed_is_in_the_table() -> None:
 def test_labels_that_are_not_finite_are_left_out_and_seen_if_all_are() -> None:
     torch.manual_seed(1)
     log_probs, lengths = torch.randn(3, 9, 5).log_softmax(-1), torch.tensor([9, 7, 8])
-    good = as_label(log_probs[:2], lengths[:2])
-    want = label_statistics(good, 100 * lengths[:2], 0.01)
+    want = of_labels(log_probs[:2], lengths[:2], 100 * lengths[:2])
     log_probs[2, 3] = float("nan")
-    some = label_statistics(as_label(log_probs, lengths), 100 * lengths, 0.01)
+    some = of_labels(log_probs, lengths, 100 * lengths)
     assert {k: float(v) for k, v in some.items()} == {
         k: pytest.approx(float(v)) for k, v in want.items()
     }
     log_probs[:2] = float("nan")
-    none = label_statistics(as_label(log_probs, lengths), 100 * lengths, 0.01)
+    none = of_labels(log_probs, lengths, 100 * lengths)
     assert none.keys() == want.keys() == set(OF_LABEL)
     assert all(torch.isinf(value) for value in none.values())

@@ -1,0 +1,88 @@
+"""Statistics exchanged and read in one go, against ESPnet's own way."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+from espnet2.torch_utils.recursive_op import recursive_average
+from espnet2.train import trainer
+from espnet2.train.reporter import Reporter
+
+from espnet_softpl.training import reports
+
+NAN = math.nan
+# Of three processes: values of four statistics, and the weight.
+PROCESSES = [
+    ([1.0, NAN, 0.3, NAN], 8),
+    ([2.0, 5.0, 0.7, NAN], 3),
+    ([4.0, 1.0, NAN, NAN], 5),
+]
+
+
+def mine() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    values, weight = PROCESSES[0]
+    stats = {f"s{i}": torch.tensor([value]) for i, value in enumerate(values)}
+    return stats, torch.tensor([weight])
+
+
+class Others:
+    """Stand in for the other processes in one average; count what is exchanged."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def all_gather(self, parts: list[torch.Tensor], own: torch.Tensor) -> None:
+        """Give the next values of each process, weighted."""
+        done = sum(self.sizes)
+        for part, (values, weight) in zip(parts, PROCESSES):
+            row = torch.tensor([*values, 1.0]) * weight
+            part.copy_(row[done : done + own.numel()].view_as(part))
+        torch.testing.assert_close(parts[0], own, equal_nan=True)
+        self.sizes.append(own.numel())
+
+    def all_reduce(self, weight: torch.Tensor, op=None) -> None:
+        """Sum the weights."""
+        weight.fill_(sum(weight for _, weight in PROCESSES))
+        self.sizes.append(1)
+
+
+def averaged(monkeypatch, average) -> tuple[dict, torch.Tensor, list[int]]:
+    others = Others()
+    monkeypatch.setattr(dist, "all_gather", others.all_gather)
+    monkeypatch.setattr(dist, "all_reduce", others.all_reduce)
+    monkeypatch.setattr(dist, "get_world_size", lambda: len(PROCESSES))
+    monkeypatch.setattr(reports, "rank_and_world", lambda: (0, len(PROCESSES)))
+    return *average(*mine(), distributed=True), others.sizes
+
+
+def test_one_exchange_gives_the_averages_of_espnet(monkeypatch) -> None:
+    theirs, weight, sizes = averaged(monkeypatch, recursive_average)
+    ours, our_weight, our_sizes = averaged(monkeypatch, reports.average)
+    assert sizes == [1] * 5 and our_sizes == [5]
+    assert list(ours) == list(theirs) and weight.dtype == our_weight.dtype
+    assert torch.equal(weight, our_weight)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=0, equal_nan=True)
+    # What a process does not know counts as the mean of the others: (15 + 5) / 2.
+    assert float(ours["s1"]) == pytest.approx(3 * 10 / 16) and ours["s3"].isnan()
+
+
+def test_a_reporter_gets_the_numbers_that_it_would_read() -> None:
+    stats, weight = mine()
+    rows = []
+    for once in (False, True):
+        with Reporter().observe("train", 1) as reporter:
+            if once:
+                with reports.at_once(reporter):
+                    assert trainer.recursive_average is reports.average
+                    reporter.register({**stats, "extra": 2.5, "none": None}, weight)
+                assert "register" not in vars(reporter)
+            else:
+                reporter.register({**stats, "extra": 2.5, "none": None}, weight)
+            rows.append(repr(dict(reporter.stats)))
+            reporter.next()
+    assert rows[0] == rows[1].replace("weight=8.0", "weight=8")
+    assert trainer.recursive_average is recursive_average
