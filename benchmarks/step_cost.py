@@ -325,8 +325,8 @@ def estimate(
     schedule, cache = pl["pl_schedule_conf"], pl.get("pl_cache_conf")
     steps = schedule["labeled_steps"] + schedule["unlabeled_steps"]
     unlabeled = schedule["unlabeled_steps"] / steps
-    # A cache labels a share of the mini-batches, and once more for pl_label_change.
-    labeled_again = 2.0 * cache["probability"] if cache else 1.0
+    # A cache labels a share of the mini-batches.
+    labeled_again = cache["probability"] if cache else 1.0
     per_second = measured["labeled_flops"]
     pl_second = per_second + unlabeled * labeled_again * measured["labeling_flops"]
     model_gb = 4 * measured["parameters"] / 1e9

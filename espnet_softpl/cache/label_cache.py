@@ -163,7 +163,8 @@ class LabelCache:
         Raises:
             ValueError: The state is that of a cache with other settings.
         """
-        saved, now = state["settings"], self._identity()
+        saved, now = dict(state["settings"]), self._identity()
+        saved.pop("measure_change", None)  # Saved once; no label depends on it.
         differ = [k for k in {**saved, **now} if saved.get(k) != now.get(k)]
         if differ:
             words = "; ".join(f"{k}: {saved.get(k)!r}, {now.get(k)!r}" for k in differ)
@@ -189,6 +190,7 @@ class LabelCache:
         """Return the settings that saved labels depend on."""
         settings = dataclasses.asdict(self.settings)
         del settings["memory_limit_mb"]
+        settings.pop("measure_change", None)
         kind = type(self.settings).__name__
         return {"pl_cache": kind, **settings, **self._forms.identity()}
 

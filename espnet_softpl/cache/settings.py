@@ -79,7 +79,7 @@ class SlimIPL(CacheSettings):
 
     probability: float = 0.1
     in_place: bool = False
-    measure_change: bool = True
+    measure_change: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -49,7 +49,13 @@ def layer_drop_rates(module: nn.Module) -> list[tuple[nn.Module, str]]:
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[nn.Module]:
-    """Put a module in eval mode, and every part of it back as it was afterwards."""
+    """Put a module in eval mode, and every part of it back as it was afterwards.
+
+    A `frozen_copy` is in it, and what is changed inside is not changed back.
+    """
+    if getattr(module, "always_evaluates", False):
+        yield module
+        return
     # Only the flags, no eval(): some adapters (LoRA) merge their weights into those
     # below them when it is called, and the student has to go on training unmerged.
     modes = [(part, part.training) for part in module.modules()]
@@ -77,6 +83,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
         part.training = False  # As in `evaluating`: what eval() merged would not match.
     for parameter in clone.parameters():
         parameter.grad = None
+    clone.always_evaluates = True  # Its parts need not be asked.
     return clone
 
 

@@ -31,4 +31,4 @@ class DelayedTeacher(FollowingTeacher):
 
     def move(self, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
         """See `FollowingTeacher.move`: copy the student."""
-        follow(teacher, student)
+        follow(teacher, student, pairs=self.pairs(teacher, student))

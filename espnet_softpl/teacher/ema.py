@@ -128,4 +128,5 @@ class EMATeacher(FollowingTeacher):
     def move(self, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
         """See `FollowingTeacher.move`: average the student in."""
         decay = self.decay_at(self.updates)
-        follow(teacher, student, decay, self.buffers == "average")
+        average = self.buffers == "average"
+        follow(teacher, student, decay, average, self.pairs(teacher, student))

@@ -103,10 +103,14 @@ class PseudoLabelGenerator:
             dropout: Label with the teacher's dropout on, and all else in eval mode.
         """
         with evaluating(self.teacher.module(student)) as module:
-            if dropout:
-                for part in dropouts(module):
-                    part.train()
-            outputs = module.ctc_outputs(speech, speech_lengths, self.layers)
+            dropping = dropouts(module) if dropout else []
+            for part in dropping:
+                part.training = True
+            try:
+                outputs = module.ctc_outputs(speech, speech_lengths, self.layers)
+            finally:
+                for part in dropping:
+                    part.training = False
         path = best_path(outputs.log_probs, outputs.lengths)
         label = as_label(outputs.log_probs, outputs.lengths, path)
         layers = []

@@ -21,7 +21,7 @@ from espnet_softpl.monitors.learned import LearnedFrom
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder
 from espnet_softpl.teacher.generator import CTCOutputs
-from espnet_softpl.training import time_masks, unlabeled_head
+from espnet_softpl.training import features, time_masks, unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.dropout import DropoutSwitch
 from espnet_softpl.training.losses import Losses
@@ -110,6 +110,7 @@ class PseudoLabeling(Losses):
             alarm = explain(broken_alarm(step, 1, what))
             raise CollapseError(f"training is stopped: {alarm}")
 
+    @features.shared()
     def step(
         self,
         student: torch.nn.Module,
@@ -231,8 +232,7 @@ class PseudoLabeling(Losses):
         heard = batch.speech if batch.augmented is None else batch.augmented
         with time_masks.recorded(student.specaug if wanted else None) as masks:
             outputs = student.ctc_outputs(
-                torch.cat([heard] * count),
-                torch.cat([batch.speech_lengths] * count),
+                *features.repeated(heard, batch.speech_lengths, count),
                 layers=self.forms.layers != "none",
                 head=unlabeled_head.of(student),
             )

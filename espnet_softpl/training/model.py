@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 
 from espnet_softpl.monitors import statistics
 from espnet_softpl.teacher.generator import CTCOutputs
-from espnet_softpl.training import unlabeled_head
+from espnet_softpl.training import features, unlabeled_head
 from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.decoder_model import DecoderModel
 from espnet_softpl.training.engine import PseudoLabeling
@@ -82,10 +83,12 @@ class SoftPLModel(DecoderModel):
     ) -> Reported:
         """Run the stock forward, on two views of the batch if they are wanted."""
         size, views = len(batch[0]), self.pl.labeled_views(step)
-        if views == 2:
-            batch = tuple(torch.cat([tensor, tensor]) for tensor in batch)
         self._labeled_encoding = None
-        loss, stats, _ = super().forward(*batch, **kwargs)
+        with features.shared() if views == 2 else contextlib.nullcontext():
+            if views == 2:
+                text = (torch.cat([tensor, tensor]) for tensor in batch[2:])
+                batch = (*features.repeated(*batch[:2], 2), *text)
+            loss, stats, _ = super().forward(*batch, **kwargs)
         if views > 0:
             encoder_out, lengths = self._labeled_encoding
             log_probs = self._frame_log_probs(encoder_out, self.ctc.ctc_lo)
@@ -148,6 +151,13 @@ class SoftPLModel(DecoderModel):
         """Apply a CTC head, (B, T, D) -> (B, T, V), normalized in float32."""
         dropped = F.dropout(encoder_out, self.ctc.dropout_rate, self.training)
         return head(dropped).float().log_softmax(-1)
+
+    def _extract_feats(
+        self, speech: torch.Tensor, speech_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the stock front end, unless its features are known."""
+        extract = super()._extract_feats
+        return features.of(self.frontend, speech, speech_lengths, extract)
 
     def ctc_log_probs(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor

@@ -35,6 +35,15 @@ def test_eval_mode_is_left_as_it_was_found() -> None:
     assert layer.training and layer.drop.training and not layer.rnn.training
 
 
+def test_a_frozen_copy_is_not_walked() -> None:
+    copy = modules.frozen_copy(Layer(0.0))
+    copy.drop.training = True  # Nobody does; it would be put back otherwise.
+    with modules.evaluating(copy) as module:
+        assert module is copy and copy.drop.training
+    with modules.evaluating(Layer(0.0)) as module:
+        assert not module.drop.training
+
+
 def test_a_copy_has_no_graph_and_no_gradient() -> None:
     net = torch.nn.Linear(2, 2).to(torch.bfloat16)
     net.last = net(torch.ones(1, 2, dtype=torch.bfloat16))

@@ -68,3 +68,35 @@ def test_follow_refuses_another_structure() -> None:
         follow(teachers.frozen_copy(Net()), student, 0.5)
     empty = torch.nn.Identity()  # Nothing to follow, nothing to fail.
     follow(teachers.frozen_copy(empty), empty, 0.5)
+
+
+def test_tensors_that_are_replaced_are_followed() -> None:
+    """`to` and `load_state_dict` may put others in their places."""
+    net, teacher = Net(), teachers.build("ema", decay=0.0)
+    copy = teacher.module(net)
+    teacher.update(net)
+    net.norm.running_mean = torch.full((3,), 4.0)
+    weight = next(iter(net.parameters()))
+    weight.data = torch.full_like(weight, 5.0)
+    teacher.update(net)
+    assert copy.norm.running_mean.tolist() == [4.0] * 3
+    assert (next(iter(copy.parameters())) == 5.0).all()
+    state = teacher.state_dict()
+    other = Net()
+    teacher.load_state_dict(state, other)  # Another copy, of another student.
+    teacher.update(other)
+    assert teacher.module(other) is not copy
+    for mine, theirs in zip(teacher.module(other).parameters(), other.parameters()):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_shared_weight_is_averaged_once() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    net[1].weight = net[0].weight
+    teacher = teachers.build("ema", decay=0.5)
+    copy = teacher.module(net)
+    before = copy[0].weight.clone()
+    with torch.no_grad():
+        net[0].weight.add_(1.0)
+    teacher.update(net)
+    torch.testing.assert_close(copy[1].weight, before + 0.5)
