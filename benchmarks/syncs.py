@@ -133,12 +133,14 @@ def count_steps(
     from espnet2.train.reporter import Reporter
     from espnet2.train.trainer import Trainer
 
+    from espnet_softpl.training.epoch_line import EpochLine
     from espnet_softpl.training.trainer import SoftPLTrainer
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     engine, trainer = getattr(model, "pl", None), Trainer
     if engine is not None:
         trainer = SoftPLTrainer
+        trainer.line = EpochLine(1)
         teacher = engine.generator.teacher
         teacher.begin_run(1000)
         optimizer.register_step_post_hook(lambda *_: teacher.update(model))
