@@ -150,7 +150,8 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
         UserError: A file is missing or malformed, the sample rate is another, or
             lengths are not known.
     """
-    entries, _ = scan.speech_scp([(path, "speech", kind)], "--wav_scp")
+    table, _ = scan.speech_scp([(path, "speech", kind)], "--wav_scp")
+    entries = dict(table.items())
     for file, header in scan.read_some_headers(entries, kind):
         if kind == "sound" and header.rate != rate:
             raise UserError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +23,14 @@ from espnet_softpl.data.audio import (
     read_header,
 )
 from espnet_softpl.data.pipes import is_command
-from espnet_softpl.data.tables import read_scp
+from espnet_softpl.data.tables import Table
 
 DataSpec = Sequence[tuple[str, str, str]]
 
 # Reading all headers of a thousand hours would take minutes on a network disk.
 MAX_HEADERS = 500
+# Headers are waited for, on a network disk, more than computed.
+THREADS, PER_THREAD = 16, 64
 # Decoders and resamplers go beyond 1 by a little; whole numbers go to 32768.
 LOUDEST = 2.0
 # Shape files that ESPnet's and Kaldi's tools put beside script files.
@@ -43,7 +48,9 @@ class AudioScan(NamedTuple):
     bad: dict[str, str]  # Why the others cannot.
 
 
-def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
+def speech_scp(
+    specs: DataSpec, option: str, read: Callable[[str], Table] = Table
+) -> tuple[Table, str]:
     """Read the `speech` of an option `*_data_path_and_name_and_type`, and its type.
 
     UserError if there is none, its file is missing, malformed or empty, or an
@@ -57,12 +64,13 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
         )
     path, kind = speech[0]
     try:
-        entries = read_scp(path)
+        entries = read(path)
     except ValueError as error:
         raise UserError(f"{option}: {error}") from error
     if not entries:
         raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
-    if commands := [key for key, value in entries.items() if is_command(value)]:
+    commands = [k for k, value in entries.items() if "|" in value and is_command(value)]
+    if commands:
         raise UserError(
             f"{option}: {path}: {len(commands)} utterances are read from commands "
             f"({commands[0]}: '{entries[commands[0]]}'). Training reads files only, "
@@ -73,16 +81,15 @@ def speech_scp(specs: DataSpec, option: str) -> tuple[dict[str, str], str]:
 
 def shared_utterances(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
     """Find ids of the first set that are in the second too, or whose audio is."""
-    audio = set(second.values())
-    return {key for key, value in first.items() if key in second or value in audio}
+    ids, audio = set(second), set(second.values())
+    return {key for key, value in first.items() if key in ids or value in audio}
 
 
 def some_of(entries: Mapping[str, str]) -> dict[str, str]:
     """Draw `MAX_HEADERS` entries, the same ones each time, or return all of fewer."""
-    keys = sorted(entries)
-    if len(keys) > MAX_HEADERS:
-        keys = random.Random(0).sample(keys, MAX_HEADERS)
-    return {key: entries[key] for key in keys}
+    count = len(entries)
+    rows = set(random.Random(0).sample(range(count), min(count, MAX_HEADERS)))
+    return dict(sorted(p for row, p in enumerate(entries.items()) if row in rows))
 
 
 def read_some_headers(
@@ -151,19 +158,42 @@ def scan_audio(
         if not scan_audio(some_of(entries), kind, input_size).bad:
             return AudioScan({key: lengths[key] for key in entries}, {})
     scan = AudioScan({}, {})
-    for key, value in entries.items():
-        try:
-            header = read_header(value, kind)
-            reason = find_misfit(header, input_size)
-        except READ_ERRORS as error:
-            reason = str(error)
-            if kind != "kaldi_ark" and guess_kind(value) == "kaldi_ark":
-                reason += f" (an archive's entry needs the type kaldi_ark, not {kind})"
-        if reason is None:
-            scan.samples[key] = header.length
-        else:
-            scan.bad[key] = f"{value}: {reason}"
+    items = iter(entries.items())
+    examine = functools.partial(_examine, kind=kind, input_size=input_size)
+    # Not all at once: what waits for a thread takes memory.
+    parts = iter(lambda: list(itertools.islice(items, PER_THREAD)), [])
+    with ThreadPoolExecutor(THREADS) as pool:
+        while some := list(itertools.islice(parts, 4 * THREADS)):
+            for part, found in zip(some, pool.map(examine, some)):
+                for (key, value), length in zip(part, found):
+                    if length is not None:
+                        scan.samples[key] = length
+                        continue
+                    # Again, alone: libsndfile has one place for all threads' errors.
+                    reason = _misfit_of(value, kind, input_size)[1]
+                    scan.bad[key] = f"{value}: {reason}"
     return scan
+
+
+def _examine(
+    part: list[tuple[str, str]], kind: str, input_size: int | None
+) -> list[int | None]:
+    """Return the lengths of some entries, None for what cannot be used."""
+    return [_misfit_of(value, kind, input_size)[0] for _, value in part]
+
+
+def _misfit_of(
+    value: str, kind: str, input_size: int | None
+) -> tuple[int | None, str | None]:
+    """Return an entry's length, or None and why a model cannot take it."""
+    try:
+        header = read_header(value, kind)
+        reason = find_misfit(header, input_size)
+    except READ_ERRORS as error:
+        reason = str(error)
+        if kind != "kaldi_ark" and guess_kind(value) == "kaldi_ark":
+            reason += f" (an archive's entry needs the type kaldi_ark, not {kind})"
+    return (header.length, None) if reason is None else (None, reason)
 
 
 def find_misfit(

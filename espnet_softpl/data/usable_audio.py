@@ -171,7 +171,7 @@ class UsableAudio(CheckedAudio):
     Args:
         dataset: An `ESPnetDataset` of `speech` alone.
         expected_lengths: Samples by utterance id: the length of the silence, which is
-            at least `min_samples`.
+            at least `min_samples`. Of `Lengths`, utterances may be asked for by row.
         min_samples: This and the others are those of `CheckedAudio`.
     """
 
@@ -190,8 +190,10 @@ class UsableAudio(CheckedAudio):
         self._expected_lengths = expected_lengths
         self._warned: set[str] = set()
 
-    def __getitem__(self, uid: str) -> Item:
+    def __getitem__(self, uid: str | int) -> Item:
         """Return an utterance's id, and its audio (both) and `usable` by name."""
+        if isinstance(uid, int):
+            uid = self._expected_lengths.id_at(uid)
         data, reason = self._get(uid)
         if not reason:
             # Not into the dictionary itself, which ESPnet may have in its cache.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,8 +26,9 @@ def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
     So runs on the same data can be compared, and the choice hardly changes if
     utterances are added or left out.
     """
-    ids = sorted(utterance_ids, key=lambda key: hashlib.sha256(key.encode()).digest())
-    return ids[:count]
+    return heapq.nsmallest(
+        count, utterance_ids, key=lambda key: hashlib.sha256(key.encode()).digest()
+    )
 
 
 class SampleRecorder(Stateful):

@@ -56,7 +56,7 @@ def build_samples(config: PLConfig) -> SampleRecorder | None:
     args = config.args
     if args.pl_samples == 0:
         return None
-    ids = choose(tables.read_lengths(usable_shape_file(args)), args.pl_samples)
+    ids = choose(tables.kept_lengths(usable_shape_file(args)), args.pl_samples)
     to_text = build_to_text(args, any_type=True)
     return SampleRecorder(ids, to_text, [name for name, _ in config.filters])
 

@@ -281,7 +281,7 @@ def check_data(args: argparse.Namespace) -> None:
             f"{UNLABELED_DATA}: unlabeled data take no 'text'. True transcripts, for "
             f"statistics only, go to unlabeled_oracle_text"
         )
-    unlabeled, kind = scan.speech_scp(specs, UNLABELED_DATA)
+    unlabeled, kind = scan.speech_scp(specs, UNLABELED_DATA, tables.kept_table)
     (train, train_kind), (valid, valid_kind) = (
         scan.speech_scp(getattr(args, option), option) for option in LABELED_DATA
     )
@@ -309,7 +309,7 @@ def check_data(args: argparse.Namespace) -> None:
             f"{', '.join(AUDIO_KINDS)} can the lengths be read from the files"
         )
     for path in args.unlabeled_shape_file:
-        if missing := tables.read_lengths(path).keys() - unlabeled.keys():
+        if missing := unlabeled.lacks(tables.kept_lengths(path)):
             raise UserError(
                 f"unlabeled_shape_file: {len(missing)} utterances of {path} are not "
                 f"in the unlabeled data: {name_some(missing)}"

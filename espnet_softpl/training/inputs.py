@@ -143,11 +143,11 @@ def check_labeled(args: argparse.Namespace, part: str) -> None:
             f"{scan.HOW_TO_FORMAT}"
         )
     for path in (path for path, name, type_ in specs if (name, type_) == ("text",) * 2):
-        text = tables.read_scp(path, empty=True)
+        text = tables.Table(path, empty=True)
         for file in getattr(args, f"{part}_shape_file"):
-            ids = tables.read_scp(file).keys()
+            ids = tables.Table(file)
             for table, where in ((text, path), (entries, option)):
-                if missing := ids - table.keys():
+                if missing := table.lacks(ids):
                     raise UserError(
                         f"{part}_shape_file: {len(missing)} utterances of {file} are "
                         f"not in {where}: {name_some(missing)}"

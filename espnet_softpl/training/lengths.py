@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
-import statistics
+from collections.abc import Mapping
 from pathlib import Path
 
 import humanfriendly
+import numpy as np
 
 from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.files import atomic_write
 from espnet_softpl.core.modules import evaluating
 from espnet_softpl.data import scan
-from espnet_softpl.data.tables import read_lengths, write_lines
+from espnet_softpl.data.tables import kept_lengths, kept_table, read_lengths
 from espnet_softpl.data.usable_audio import smallest_input
 from espnet_softpl.monitors.statistics import LENGTH_RATIO
 from espnet_softpl.training.model import SoftPLModel, frames_of
@@ -50,15 +53,22 @@ def labeled_lengths(
 LONG = 10
 
 
-def _warn_of_long(args: argparse.Namespace, lengths: dict[str, int], kind: str) -> None:
+def _counts(lengths: Mapping[str, int]) -> np.ndarray:
+    return np.fromiter(lengths.values(), np.int64, len(lengths))
+
+
+def _warn_of_long(
+    args: argparse.Namespace, lengths: Mapping[str, int], kind: str
+) -> None:
     """Name utterances so long among the others that memory may not do for them."""
-    most = LONG * statistics.median(lengths.values()) if lengths else 0
+    counts = _counts(lengths)
+    most = LONG * float(np.median(counts)) if counts.size else 0
     unit, per_unit = "s", sample_rate(args)
     if args.input_size is not None:
         unit, per_unit = "frames", 1
-    long = [key for key, count in lengths.items() if count > most]
-    if long:
-        long.sort(key=lengths.get, reverse=True)
+    if (is_long := counts > most).any():
+        long = list(itertools.compress(lengths, is_long))
+        long.sort(key=lengths.__getitem__, reverse=True)
         named = [f"{key}: {lengths[key] / per_unit:.0f} {unit}" for key in long[:3]]
         logger.warning(
             "%d %s utterances are more than %d times longer than the median (%.1f %s), "
@@ -73,22 +83,30 @@ def sample_rate(args: argparse.Namespace) -> int:
     return humanfriendly.parse_size(rate) if isinstance(rate, str) else int(rate)
 
 
-def unlabeled_lengths(args: argparse.Namespace) -> dict[str, int]:
+def unlabeled_lengths(args: argparse.Namespace) -> Mapping[str, int]:
     """Return samples (frames of features) of the unlabeled utterances by id.
 
     They stand in shape files, or are read from headers. UserError if more than
     `pl_max_bad_share` of the files cannot be used: they are unreadable or empty, or
     have another shape than the model takes. Fewer are named in the log and left out.
     """
-    if files := args.unlabeled_shape_file:
+    if len(files := args.unlabeled_shape_file) == 1:
+        return kept_lengths(files[0])
+    if files:
         return {key: n for path in files for key, n in read_lengths(path).items()}
     specs = getattr(args, UNLABELED_DATA)
-    entries, kind = scan.speech_scp(specs, UNLABELED_DATA)
+    entries, kind = scan.speech_scp(specs, UNLABELED_DATA, kept_table)
     path = next(path for path, name, _ in specs if name == "speech")
     beside = scan.lengths_beside(path) if kind == "kaldi_ark" else None
     known = read_lengths(beside) if beside else None
     lengths, bad = scan.scan_audio(entries, kind, args.input_size, known)
     _leave_out(bad, len(entries), args.pl_max_bad_share, "cannot be used")
+    if known is None:
+        logger.info(
+            "To save reading headers in another run on the same data, give it "
+            "--unlabeled_shape_file %s",
+            usable_shape_file(args),
+        )
     return lengths
 
 
@@ -111,8 +129,9 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     file = usable_shape_file(args)
     if args.resume and file.exists():
         # Audio that has gone bad since must not change the mini-batches.
-        entries, _ = scan.speech_scp(getattr(args, UNLABELED_DATA), UNLABELED_DATA)
-        if missing := read_lengths(file).keys() - entries.keys():
+        specs = getattr(args, UNLABELED_DATA)
+        entries, _ = scan.speech_scp(specs, UNLABELED_DATA, kept_table)
+        if missing := entries.lacks(kept_lengths(file)):
             raise UserError(
                 f"cannot resume: {len(missing)} unlabeled utterances that the run "
                 f"began with ({file}) are not in {UNLABELED_DATA} any more: "
@@ -127,11 +146,16 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
             lambda n: frames_of(model, n, dim), 64000 if dim is None else 400, frames=2
         )
     _warn_of_long(args, lengths, "unlabeled")
-    short = {key: f"{key}: {n}" for key, n in lengths.items() if n < fewest}
+    is_usable = _counts(lengths) >= fewest
+    short = {}
+    if not is_usable.all():
+        short = {key: f"{key}: {n}" for key, n in lengths.items() if n < fewest}
     unit = "samples" if dim is None else "frames of features"
     what = f"have fewer than the {fewest} {unit} that make two frames of the encoder"
     _leave_out(short, len(lengths), args.pl_max_bad_share, what)
-    write_lines(file, {key: n for key, n in lengths.items() if key not in short})
+    with atomic_write(file) as stream:
+        usable = itertools.compress(lengths.items(), is_usable)
+        stream.writelines(f"{key} {count}\n" for key, count in usable)
 
 
 def usable_shape_file(args: argparse.Namespace) -> Path:

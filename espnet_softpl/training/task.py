@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.tasks.asr import ASRTask, model_choices
 from espnet2.train.distributed_utils import DistributedOption
 
@@ -38,6 +39,7 @@ from espnet_softpl.training.resume.interruption import (
     terminating_children,
 )
 from espnet_softpl.training.trainer import SoftPLTrainer
+from espnet_softpl.training.unlabeled import TableDataset, build_batches
 
 logger = logging.getLogger(__name__)
 
@@ -194,28 +196,40 @@ class SoftPLTask(ASRTask):
         config = cls._config
         if config is None or config.args is not args:
             config = PLConfig.from_args(args)
-        # The stock sampler wants one fold length per shape file.
-        ours = argparse.Namespace(**{**vars(args), "fold_length": args.fold_length[:1]})
         shape_file = lengths.usable_shape_file(args)
-        samples = tables.read_lengths(shape_file)
-        kwargs = dict(
-            data_path_and_name_and_type=getattr(args, options.UNLABELED_DATA),
-            shape_files=[str(shape_file)],
-            batch_bins=args.unlabeled_batch_bins or args.batch_bins,
-            batch_size=args.unlabeled_batch_size or args.batch_size,
+        samples = tables.kept_lengths(shape_file)
+        data = cls.build_iter_options(args, distributed_option, mode)
+        data.data_path_and_name_and_type = getattr(args, options.UNLABELED_DATA)
+        data.shape_files = [str(shape_file)]
+        data.batch_bins = args.unlabeled_batch_bins or args.batch_bins
+        data.batch_size = args.unlabeled_batch_size or args.batch_size
+        batches = build_batches(args, data, samples)
+        dataset = TableDataset(
+            data.data_path_and_name_and_type,
+            float_dtype=args.train_dtype,
+            max_cache_size=data.max_cache_size,
+            max_cache_fd=data.max_cache_fd,
+            allow_multi_rates=data.allow_multi_rates,
         )
-        unlabeled = super().build_iter_factory(ours, distributed_option, mode, kwargs)
+        cls.check_task_requirements(dataset, args.allow_variable_data_keys, train=True)
         # The teacher hears clean audio, always.
         clean = cls.build_preprocess_fn(args, train=False)
         if augmentation.options_of(args):
-            clean = CleanAndAugmented(clean, unlabeled.dataset.preprocess)
-        unlabeled.dataset.preprocess = clean
-        unlabeled.dataset = UsableAudio(
-            unlabeled.dataset,
+            clean = CleanAndAugmented(clean, data.preprocess_fn)
+        dataset.preprocess = clean
+        usable = UsableAudio(
+            dataset,
             samples,
-            min_samples=min(samples.values()),
+            min_samples=int(samples.counts.min()),
             sample_shape=() if args.input_size is None else (args.input_size,),
             sample_rate=rate,
+        )
+        unlabeled = SequenceIterFactory(
+            usable,
+            batches,
+            num_workers=args.num_workers,
+            collate_fn=data.collate_fn,
+            pin_memory=args.ngpu > 0,
         )
         plan = config.cache and functools.partial(config.cache.plan, seed=args.seed)
         mixed = MixedIterFactory(

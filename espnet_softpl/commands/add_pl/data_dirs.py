@@ -57,7 +57,8 @@ def find_audio(path: Path, features: bool, option: str) -> Audio:
             f"{file.parent} has a file 'segments': its wav.scp lists recordings, not "
             f"utterances. Cut them first. {scan.HOW_TO_FORMAT}"
         )
-    entries, _ = scan.speech_scp([(str(file), "speech", "sound")], option)
+    table, _ = scan.speech_scp([(str(file), "speech", "sound")], option)
+    entries = dict(table.items())
     if not features and guess_kind(next(iter(entries.values()))) != "kaldi_ark":
         return Audio(file, "sound", entries)
     beside = file.with_name(scan.LENGTHS[name])

@@ -1,0 +1,240 @@
+"""Mini-batches and data set of unlabeled audio, for ten million utterances as for ten.
+
+They are ESPnet's to the last one, but made of arrays instead of strings: rows of the
+shape file, and a `Table` in the place of ESPnet's dictionary of files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from espnet2.samplers.abs_sampler import AbsSampler
+from espnet2.samplers.build_batch_sampler import build_batch_sampler
+from espnet2.tasks.abs_task import IteratorOptions
+from espnet2.train.dataset import ESPnetDataset
+
+from espnet_softpl.core.processes import rank_and_world
+from espnet_softpl.data.audio import AUDIO_KINDS
+from espnet_softpl.data.tables import Lengths, kept_table
+
+logger = logging.getLogger(__name__)
+
+# What `form` forms.
+TYPES = ("unsorted", "sorted", "folded", "length", "numel")
+
+
+class Rows(AbsSampler):
+    """Mini-batches as rows of the shape file, shared out between processes.
+
+    Args:
+        rows: (N,) rows, one mini-batch after the other.
+        begins: (M,) where in `rows` each mini-batch begins.
+        ends: (M,) where it ends.
+        step: -1 if each is taken backwards, else 1.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, begins: np.ndarray, ends: np.ndarray, step: int = 1
+    ) -> None:
+        self._rows, self._begins, self._ends = rows.astype(np.int32), begins, ends
+        self._step = step
+        self._rank, self._world = rank_and_world()
+        sizes = ends - begins
+        if sizes.min() < self._world:
+            raise RuntimeError(
+                f"The batch-size must be equal or more than world_size: "
+                f"{sizes.min()} < {self._world}"
+            )
+        logger.info(
+            "[unlabeled] mini-batch sizes summary: N-batch=%d, mean=%.1f, min=%d, "
+            "max=%d",
+            *(len(sizes), sizes.mean(), sizes.min(), sizes.max()),
+        )
+
+    def __getitem__(self, number: int) -> list[int]:
+        """Return this process's share of a mini-batch."""
+        rows = self._rows[self._begins[number] : self._ends[number]]
+        return rows[:: self._step][self._rank :: self._world].tolist()
+
+    def __len__(self) -> int:
+        """Return the number of mini-batches."""
+        return len(self._begins)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the mini-batches in the order of ESPnet's sampler."""
+        return (self[number] for number in range(len(self)))
+
+    def generate(self, seed: int) -> Rows:
+        """Return itself: a list of the mini-batches would be large."""
+        return self
+
+
+def form(
+    lengths: np.ndarray,
+    type: str,
+    batch_size: int,
+    batch_bins: int,
+    fold_lengths: Sequence[int],
+    sort_in_batch: str,
+    sort_batch: str,
+    drop_last: bool,
+    min_batch_size: int,
+) -> Rows:
+    """Form the mini-batches that ESPnet's sampler forms of one shape file.
+
+    Args:
+        lengths: (N,) lengths by row, N at least 1.
+        type: One of `TYPES`. This and the others are those of ESPnet's
+            `build_batch_sampler`.
+        batch_size: Of `unsorted`, `sorted` and `folded`.
+        batch_bins: Of `length` and `numel`.
+        fold_lengths: One, of `folded`.
+        sort_in_batch: `descending` or `ascending`, not of `unsorted`.
+        sort_batch: Likewise.
+        drop_last: Leave out what makes no whole mini-batch; not of `folded`.
+        min_batch_size: Of `folded`, `length` and `numel`.
+    """
+    is_descending = type == "sorted" and sort_in_batch == "descending"
+    rows = np.argsort(-lengths if is_descending else lengths, kind="stable")
+    if type in ("unsorted", "sorted"):
+        rows = np.arange(len(lengths)) if type == "unsorted" else rows
+        number = np.arange(max(len(lengths) // batch_size, 1) + 1)
+        # As evenly as possible, or cut off.
+        bounds = number * len(lengths) // number[-1]
+        if drop_last:
+            bounds = np.minimum(number * batch_size, len(lengths))
+        step, is_turned = 1, type == "sorted" and sort_in_batch != sort_batch
+    else:
+        if type == "folded":
+            sizes = _folded(lengths[rows], batch_size, fold_lengths[0], min_batch_size)
+        else:
+            sizes = _filled(lengths[rows], batch_bins, min_batch_size, drop_last)
+        bounds = np.concatenate(([0], np.cumsum(sizes)))
+        step = -1 if sort_in_batch == "descending" else 1
+        is_turned = sort_batch == "descending"
+    turn = slice(None, None, -1 if is_turned else 1)
+    return Rows(rows, bounds[:-1][turn], bounds[1:][turn], step)
+
+
+def _folded(lengths: np.ndarray, most: int, fold: int, fewest: int) -> list[int]:
+    """Return sizes that fall with each `fold` of length; lengths ascend."""
+    sizes: list[int] = []
+    start = 0
+    while start < len(lengths):
+        size = max(fewest, 1, int(most / (1 + int(int(lengths[start]) / fold))))
+        sizes.append(min(size, len(lengths) - start))
+        start += size
+    return _share_out_last(sizes, fewest, 2)
+
+
+def _filled(lengths: np.ndarray, bins: int, fewest: int, drop_last: bool) -> list[int]:
+    """Return sizes up to the first utterance with which one is above `bins`, padded."""
+    sizes: list[int] = []
+    start, least = 0, max(fewest, 1)
+
+    def padded(end: int) -> int:
+        return (end - start) * int(lengths[end - 1])
+
+    while start < len(lengths):
+        ends = range(start + least, len(lengths) + 1)
+        size = least + bisect.bisect_right(ends, bins, key=padded)
+        if start + size > len(lengths):
+            if drop_last and sizes:
+                break
+            size = len(lengths) - start
+        sizes.append(size)
+        start += size
+    return _share_out_last(sizes, fewest, 1)
+
+
+def _share_out_last(sizes: list[int], fewest: int, first: int) -> list[int]:
+    """Give the utterances of a small last mini-batch to others, from the end on."""
+    if len(sizes) > 1 and sizes[-1] < fewest:
+        for number in range(sizes.pop()):
+            sizes[-(number % len(sizes) + first) % len(sizes)] += 1
+    return sizes
+
+
+class TableDataset(ESPnetDataset):
+    """ESPnet's data set, its files of audio in a `Table`."""
+
+    def _build_loader(self, path: str, loader_type: str, keys_to_load: Any) -> Mapping:
+        if loader_type not in AUDIO_KINDS:
+            return super()._build_loader(path, loader_type, keys_to_load)
+        loader = super()._build_loader(os.devnull, loader_type, keys_to_load)
+        table = kept_table(path)
+        if loader_type == "kaldi_ark":
+            loader.loader._dict = table
+        elif loader_type == "sound":
+            loader.loader.data = table
+        else:
+            loader.loader.data = _Columns(table)
+        return loader
+
+
+class _Columns(Mapping):
+    """Lists of files by utterance, one a channel."""
+
+    def __init__(self, table: Mapping[str, str]) -> None:
+        self._table = table
+
+    def __getitem__(self, key: str) -> list[str]:
+        return self._table[key].split()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def build_batches(
+    args: argparse.Namespace, options: IteratorOptions, lengths: Lengths
+) -> Rows:
+    """Form the mini-batches of the one shape file of an iterator's options.
+
+    Args:
+        args: ESPnet's options.
+        options: Those of the iterator, with the unlabeled data and sizes.
+        lengths: What is in the shape file.
+
+    Raises:
+        RuntimeError: There is nothing in it, or a mini-batch has less than one
+            utterance for each process.
+        ValueError: The type of mini-batches is none for sequences.
+    """
+    if not lengths:
+        raise RuntimeError(f"0 lines found: {options.shape_files[0]}")
+    how = dict(
+        type=options.batch_type,
+        batch_size=options.batch_size,
+        batch_bins=options.batch_bins,
+        fold_lengths=args.fold_length[:1],
+        sort_in_batch=args.sort_in_batch,
+        sort_batch=args.sort_batch,
+        drop_last=args.drop_last_iter,
+        min_batch_size=args.min_batch_size,
+    )
+    if options.distributed:
+        how["min_batch_size"] = rank_and_world()[1]
+    data = options.data_path_and_name_and_type
+    categories = Path(data[0][0]).parent / "utt2category"
+    by_category = options.batch_type == "folded" and categories.exists()
+    if options.batch_type in TYPES and not by_category:
+        return form(lengths.counts, **how)
+    # ESPnet's own, in memory as much as of strings.
+    file = str(categories) if by_category else None
+    sampler = build_batch_sampler(
+        shape_files=options.shape_files, utt2category_file=file, **how
+    )
+    rows = [[lengths.row_of(key) for key in batch] for batch in sampler]
+    ends = np.cumsum([len(batch) for batch in rows])
+    begins = np.concatenate(([0], ends[:-1]))
+    return Rows(np.concatenate(rows), begins, ends)
