@@ -1,10 +1,13 @@
 """Tables of utterances: read, refused by line, and written whole."""
 
 import gzip
+import pickle
+import random
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from espnet_softpl.core import errors
@@ -81,3 +84,89 @@ def message(path) -> str:
         tables.read_scp(path)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_a_table_is_what_a_dictionary_would_be(tmp_path, monkeypatch) -> None:
+    """Over several parts and blocks, of every sort of white space and letter."""
+    monkeypatch.setattr(tables, "READ_BYTES", 2000)
+    rng = random.Random(1)
+    odd = [" ", "\t", "  ", "\u00a0", " \x0b", "\x1f"]
+    path = tmp_path / "table"
+    for spaces, ends, letters in (
+        ([" "], ["\n"], "abc,|:/"),
+        (odd, ["\n", " \n", "\r\n"], "a\u00e9\u4e2d"),
+    ):
+        expected = {}
+        lines = []
+        for number in range(500):
+            key = "".join(rng.choices(letters, k=rng.randrange(1, 90))) + str(number)
+            value = f"x{rng.choice(odd[:2])}{rng.choice(letters)}{number}"
+            expected[key] = value
+            lines.append(key + rng.choice(spaces) + value + rng.choice(ends))
+        path.write_text("".join(lines)[:-1], encoding="utf-8", newline="")
+        table = tables.Table(path)
+        assert list(table.items()) == list(expected.items()) and table == expected
+        assert list(table) == list(expected) and len(table) == 500
+        assert list(table.values()) == list(expected.values())
+        assert all(table[key] == value for key, value in expected.items())
+        assert all(table.id_at(n) == key for n, key in enumerate(expected))
+        assert all(table.row_of(key) == n for n, key in enumerate(expected))
+        for key in ("", "a", "b" * 500, 7, None):
+            assert key not in table
+        with pytest.raises(KeyError, match="gone"):
+            table["gone"]
+        assert pickle.loads(pickle.dumps(table)) == expected
+        path.write_text("".join([*lines, "b x\n", lines[3]]), encoding="utf-8")
+        with pytest.raises(errors.UserError, match="table:502: .* occurs twice"):
+            tables.Table(path)
+
+
+def test_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tables, "_factors", lambda bits: np.zeros(1 << bits, np.uint64))
+    path = tmp_path / "table"
+    path.write_text("a 1\nb 2\nc 3\n")
+    assert tables.Table(path) == {"a": "1", "b": "2", "c": "3"}
+    assert "d" not in tables.Table(path)
+    path.write_text("a 1\nb 2\nc 3\nb 4\na 5\n")
+    with pytest.raises(errors.UserError, match="table:4: b occurs twice"):
+        tables.Table(path)
+
+
+def test_lengths_are_numbers_as_python_reads_them(tmp_path) -> None:
+    path = tmp_path / "shape"
+    rows = ["7", "0", "1330,80", "999999999999999999", "12,3,4"]
+    for more in ([], ["+5"], ["1_000"], [" 6"], ["-3"], ["1234567890123456789"]):
+        path.write_text("".join(f"u{n} {v}\n" for n, v in enumerate(rows + more)))
+        table = tables.Lengths(path)
+        expected = [int(value.split(",")[0]) for value in rows + more]
+        assert table.counts.tolist() == list(table.values()) == expected
+        assert table["u2"] == 1330 and dict(table.items())["u4"] == 12
+        assert all(type(value) is int for value in table.values())
+    for bad in ("7.5", ",80", "1 2"):
+        path.write_text(f"a {bad}\n")
+        with pytest.raises(errors.UserError, match="not a shape file"):
+            tables.Lengths(path)
+
+
+def test_what_a_table_lacks(tmp_path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("".join(f"u{n} x\n" for n in range(0, 200, 2)))
+    second.write_text("".join(f"u{n} 1\n" for n in range(199, -1, -1)))
+    ours, theirs = tables.Table(first), tables.Lengths(second)
+    assert ours.lacks(theirs) == [f"u{n}" for n in range(199, 0, -2)]
+    assert theirs.lacks(ours) == []
+    first.write_text("")
+    assert tables.Table(first).lacks(ours) == list(ours)
+    assert len(tables.Table(first)) == len(tables.Lengths(first)) == 0
+
+
+def test_a_table_is_kept_until_its_file_changes(tmp_path) -> None:
+    path = tmp_path / "shape"
+    path.write_text("a 1\n")
+    kept = tables.kept_lengths(path)
+    assert tables.kept_lengths(str(path)) is kept
+    tables.write_lines(path, {"a": 2})
+    assert tables.kept_lengths(path) == {"a": 2}
+    path.unlink()
+    with pytest.raises(errors.UserError, match="does not exist"):
+        tables.kept_lengths(path)
