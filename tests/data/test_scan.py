@@ -59,6 +59,21 @@ def test_sample_rates_must_agree(tmp_path) -> None:
         data_scan.check_sample_rates({"unlabeled": wide, "labeled": narrow})
 
 
+def test_threads_keep_the_order(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(data_scan, "THREADS", 2)
+    monkeypatch.setattr(data_scan, "PER_THREAD", 1)
+    entries = {}
+    for number in range(20):
+        seconds = 0.0 if number % 7 == 3 else 0.01 * (number + 1)
+        entries |= write_wavs(tmp_path / "wav", [f"u{number}"], seconds=seconds)
+    scan = data_scan.scan_audio(entries)
+    assert list(scan.bad) == ["u3", "u10", "u17"]
+    assert list(scan.samples) == [key for key in entries if key not in scan.bad]
+    assert all(
+        samples == 160 * (int(key[1:]) + 1) for key, samples in scan.samples.items()
+    )
+
+
 def test_scan_audio_names_what_it_cannot_read(tmp_path) -> None:
     entries = write_wavs(tmp_path / "wav", ["a", "b"])
     entries |= write_wavs(tmp_path / "wav", ["nothing"], seconds=0.0)
