@@ -1,9 +1,9 @@
 """What a large unlabeled set costs before the first update: seconds and memory.
 
-Writes tables of many utterances, starts what a training starts on them (checks, usable
-lengths, model, mini-batches, data set, the first twenty mini-batches), each in a process
-of its own, and takes off what a thousand utterances cost. The paths are all different, and
-lead to a few files.
+Writes tables of many utterances, and starts what a training starts on them (checks,
+usable lengths and model, mini-batches and data set, the first forty mini-batches) in a
+process of its own. What a thousand utterances cost is taken off. The paths are all
+different, and lead to a few files. Loader processes are not counted.
 
     python benchmarks/startup.py --utterances 1000000 --json startup.json
 """
@@ -33,7 +33,7 @@ PARTS = ("checks", "model", "batches", "first")
 
 
 def write_tables(work: Path, utterances: int) -> None:
-    """Write `wav.scp` and `speech_shape` of an unlabeled set, and a small labeled one."""
+    """Write `wav.scp` and `shape` of an unlabeled set, and a small labeled one."""
     rng = np.random.default_rng(1)
     for name in range(FOLDERS):
         (work / f"{name:03}").mkdir(exist_ok=True)
