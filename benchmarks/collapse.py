@@ -44,8 +44,8 @@ ONE_AT_A_TIME = threading.Lock()
 
 # The recipe's own setting but for the teacher, whose decay is 0.99 there, for a slower
 # start, and for the filter: without it hard labels, too, end in blanks on one seed.
-# Found with the dev errors of soft_ce and hard_ctc in sight; docs/collapse.md says what
-# else was tried.
+# Found with the dev errors of soft_ce and hard_ctc in sight; docs/dev/settings.md says
+# what else was tried.
 SETTING: dict[str, Any] = {
     "pl_teacher": "ema",
     "pl_teacher_conf": {"decay": 0.5},

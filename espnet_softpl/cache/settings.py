@@ -66,6 +66,17 @@ build = REGISTRY.build
 class SlimIPL(CacheSettings):
     """Replace labels with a constant probability (`pl_cache: slimipl`).
 
+    At each visit of a slot, with probability p, the next unlabeled mini-batch is
+    labeled and takes it. Labels are used 1/p times and replaced after C/p unlabeled
+    updates, on average.
+
+    Use: with `pl_teacher: student`, or if labeling takes too long.
+
+    Source: slimIPL (Likhomanenko et al. 2020, https://arxiv.org/abs/2010.11524).
+
+    Known failure: in a run not much longer than C/p updates most labels are those of
+    the base model, and it hears C + p N mini-batches in N unlabeled updates only.
+
     Attributes:
         probability: p, in [0, 1]; 0 keeps the labels of the filling for ever.
         in_place: Replace the labels of a slot by new ones of the same mini-batch, not
@@ -97,8 +108,15 @@ class LabelChange(CacheSettings):
 
     At each visit the mini-batch is labeled again. Its slot gets another one with a
     probability of the token edit distance between old and new transcripts, per token of
-    the old, at most 1: our reading of the abstract of "Continuous Pseudo-Labeling from
-    the Start" (https://arxiv.org/abs/2210.08711).
+    the old, at most 1.
+
+    Use: if nobody knows p; early labels change much and go, late ones stay.
+
+    Source: our reading of the abstract of "Continuous Pseudo-Labeling from the Start"
+    (https://arxiv.org/abs/2210.08711).
+
+    Known failure: labels that are always empty do not change, and so they stay. It
+    costs as much as no cache, or more.
 
     Attributes:
         refresh: Whether a mini-batch that stays takes the new labels.

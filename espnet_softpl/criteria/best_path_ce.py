@@ -17,6 +17,8 @@ class BestPathCE(PLCriterion):
     student's logits is p_S - onehot. The limit of `soft_ce` for a temperature towards
     0 and of `sampled_path_ce` likewise.
 
+    Use: to see hard labels without a sum over alignments.
+
     Source: the diagnostic counterpart of `hard_ctc`; with a confidence mask the CTC
     branch of USR (Haliassos et al. 2024, https://arxiv.org/abs/2411.02256).
 

@@ -22,6 +22,8 @@ class Blend(PLCriterion):
     opposes the drift that frame-level parts allow. Every number, the weights included,
     may be scheduled.
 
+    Use: to hold a soft part by a hard one.
+
     Source: hard and soft targets blended, as is usual in distillation (Hinton et al.
     2015, https://arxiv.org/abs/1503.02531).
 

@@ -29,6 +29,8 @@ class Consistency(PLCriterion):
     label carries no second view, the teacher's clean view takes its place, and L is
     KL(p_T || p_S). In `blend` the other criteria are averaged over both views.
 
+    Use: beside a transcript-level part in `blend`.
+
     Source: CR-CTC (Yao et al. 2024, https://arxiv.org/abs/2410.05101), there on
     labeled data beside a CTC loss on each view.
 

@@ -52,6 +52,8 @@ class HardCTC(PLCriterion):
     quotients: rare tokens are held for more frames, blank for fewer. It opposes a drift
     to blank. While q is unknown it is left out.
 
+    Use: first, and as the reference for every other label.
+
     Source: slimIPL (Likhomanenko et al. 2020, https://arxiv.org/abs/2010.11524); MPL
     (Higuchi et al. 2021, https://arxiv.org/abs/2106.08922). The prior: Zeyer et al.
     2021, https://arxiv.org/abs/2105.14849; Huang et al. 2024,

@@ -20,6 +20,8 @@ class MaskedKL(PLCriterion):
     p_S - p_T at masked frames and 0 at all others. If no masks are known, all frames
     count: `soft_ce` less the teacher's entropy.
 
+    Use: beside a transcript-level part in `blend`.
+
     Source: ours. CR-CTC (Yao et al. 2024, https://arxiv.org/abs/2410.05101) names
     masked prediction as one of the things that its consistency loss does, above all
     with more time masks; its published code has 2.5 times as many, a weight of 0.2 and

@@ -18,6 +18,8 @@ class NBestCTC(TranscriptsCriterion):
     no sampling noise. The gradient with respect to the student's logits is
     p_S - sum_n w_n gamma_S(y_n). N = 1 is `hard_ctc`.
 
+    Use: for doubt between transcripts, without sampling noise.
+
     Source: the N-best form of the transcript-level soft label; compare GTC (Moritz et
     al. 2020, https://arxiv.org/abs/2010.15653), whose loss is the logarithm of a sum
     over the list and not a sum of logarithms.

@@ -28,6 +28,8 @@ class OccupancyCE(TranscriptsCriterion):
     P_T(y). Soft between the alternatives of a bin, 0 elsewhere, so that the gradient at
     p_S = p_T is not 0: what P_T gives to transcripts outside is taken away.
 
+    Use: for soft timing of one transcript.
+
     Source: the posterior targets of forward-backward (soft forced alignment); here as
     a pseudo-label between `viterbi_ce` and `soft_ce`. Lattice supervision (Manohar et
     al. 2018) is the form with a network; the gradient is that of GTC (Moritz et al.
@@ -38,10 +40,8 @@ class OccupancyCE(TranscriptsCriterion):
     the list's weights and P_T both count, so that it is sharper than the list.
 
     Args:
-        nbest: See `TranscriptsCriterion`, as the next two; the temperature also holds
-            for the occupancies.
-        beam_size: See there.
-        temperature: See there.
+        temperature: Of the teacher's frames, for search and occupancies; greater than
+            0.
         network: Whether the transcripts are merged into a confusion network.
     """
 

@@ -31,6 +31,8 @@ class SampledCTC(PLCriterion):
     p_S - E_{y ~ P_T} gamma_S(y): soft over transcripts, and silent on where their
     tokens are. Towards temperature 0 it is `hard_ctc`. Both settings may be scheduled.
 
+    Use: for doubt between transcripts, without a search.
+
     Source: Likhomanenko et al. 2022, https://arxiv.org/abs/2210.08711 (one sample in
     place of the greedy transcript); the average of K is ours.
 

@@ -19,6 +19,8 @@ class SampledPathCE(PLCriterion):
     with respect to the student's logits, p_S - q_T; towards temperature 0 it is
     `best_path_ce`.
 
+    Use: as a control for `sampled_ctc`.
+
     Source: alignments sampled from the teacher and used as frame targets, a noisy
     `soft_ce`; the sampling is that of Likhomanenko et al. 2022,
     https://arxiv.org/abs/2210.08711.

@@ -58,6 +58,8 @@ class SoftCE(PLCriterion):
     alignments. The gradient with respect to the student's logits is
     (q_S - q_T) / student_temperature.
 
+    Use: as the plain soft label, with a guard.
+
     Source: Likhomanenko et al. 2022, https://arxiv.org/abs/2211.06007; here without
     the authors' constant scale, and with padding masked. Temperature and its square:
     Hinton et al. 2015, https://arxiv.org/abs/1503.02531. Blank handling: Hilmes et

@@ -22,6 +22,8 @@ class SoftCTC(TranscriptsCriterion):
     alternatives, and it may settle on one of them (`nbest_ctc` asks for all in their
     proportions). A network of one hypothesis is `hard_ctc`.
 
+    Use: for the best label measured so far, at the cost of a search.
+
     Source: SoftCTC (Kišš et al. 2022, https://arxiv.org/abs/2212.02135); GTC (Moritz
     et al. 2020, https://arxiv.org/abs/2010.15653).
 

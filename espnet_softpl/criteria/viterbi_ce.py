@@ -19,6 +19,8 @@ class ViterbiCE(PLCriterion):
     and this equals `best_path_ce`; the two differ where the transcript was changed
     after decoding or comes from elsewhere.
 
+    Use: to pin the alignment of transcripts that were edited.
+
     Source: forced alignment as in hybrid systems; the sequence-consistent end of
     per-frame hard labels, against which `hard_ctc` shows what summing over alignments
     brings.

@@ -17,6 +17,8 @@ class BeamAgreement(Filter):
     transcript (the best alignment, collapsed), b the best transcript of a prefix beam
     search (which sums alignments), ED the edit distance in tokens.
 
+    Use: if posteriors are too sure, and the model has no dropout.
+
     Source: ours, in the spirit of a noisy-student recipe of WeNet
     (https://arxiv.org/abs/2211.04717), which keeps utterances whose hypotheses with
     and without a language model agree; here is no language model.

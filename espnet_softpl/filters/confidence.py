@@ -58,6 +58,8 @@ class Confidence(Filter):
     chance, and to keep nothing would stop learning for good in a run that sees no
     labeled batches. Each process calibrates on its own batches.
 
+    Use: if the teacher is poor at some of the audio.
+
     Source: ours by utterance; APL (Zhu et al. 2023, https://arxiv.org/abs/2308.06547)
     finds wrong tokens by their confidence, with an automatic threshold from labeled
     data as a proxy.

@@ -17,6 +17,8 @@ class DropoutAgreement(Filter):
     over the same audio with dropout on, ED the edit distance in tokens. An empty label
     is kept only where hardly any token is said under dropout.
 
+    Use: if posteriors are too sure to be trusted.
+
     Source: DUST (https://arxiv.org/abs/2011.13439), which keeps an utterance only if
     the hypotheses with and without dropout agree; the measure and the settings are
     ours.

@@ -16,6 +16,8 @@ class Feasible(Filter):
     always has an alignment; one from elsewhere (own shaping, another model, another
     frame rate) may not, and with few frames to spare it is learned under strain.
 
+    Use: with transcripts that are not the teacher's own.
+
     Source: CTC itself, whose probability of such a transcript is 0; the slack is ours.
 
     Known failure: says nothing about a transcript that fits and is wrong.

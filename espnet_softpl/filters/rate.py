@@ -15,6 +15,8 @@ class Rate(Filter):
     little in the time, one that stutters too much. While the labeled rate is unknown
     (NaN), nothing is dropped.
 
+    Use: against transcripts that skip words or stutter.
+
     Source: ours; a floor on the speaking rate is part of a noisy-student recipe of
     WeNet (https://arxiv.org/abs/2211.04717).
 

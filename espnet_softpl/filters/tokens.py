@@ -15,6 +15,8 @@ class TokenCount(Filter):
     also of the N-best lists and samples of the utterances that are kept; the others of
     a list then share its weight.
 
+    Use: always; it is the default.
+
     Source: ours.
 
     Known failure: what is short is not wrong; a high `min_tokens` leaves out short

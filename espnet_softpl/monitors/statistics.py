@@ -134,7 +134,7 @@ OF_CACHE = (USES, TURNOVER, LABEL_CHANGE)
 OF_ORACLE = (WER_KEPT, WER_DROPPED)
 STATISTICS = (*ALWAYS, DECODER_DISAGREEMENT, DROPPED, *OF_CACHE, *OF_ORACLE)
 
-# Set on runs of the mini corpus, healthy and collapsing: see docs/collapse.md.
+# Set on runs of the mini corpus, healthy and collapsing: docs/dev/collapse_study.md.
 GUARDED = {
     # The first to move: falls before the errors rise when labels flatten, rises towards
     # all blank. Hard labels that still improve move it by +25 or -6 %. The ratio means

@@ -24,6 +24,8 @@ class MeanEntropy(MeanRegularizer):
     utterances. It is lowest where the batch uses all tokens alike, so it opposes a
     student that says few tokens, or blank only. `frame_weight` is ignored.
 
+    Use: against few tokens, or blank only.
+
     Source: ours, the diversity term of mutual information maximization (compare SHOT,
     Liang et al. 2020, https://arxiv.org/abs/2002.08546), here over frames.
 

@@ -30,6 +30,8 @@ class PriorKL(MeanRegularizer):
     to few tokens and to a flat use of all. 0 while the prior is unknown.
     `frame_weight` is ignored.
 
+    Use: against few tokens, blank only, or a flat mean.
+
     Source: ours, after the prior term of learning with noisy labels (compare Tanaka et
     al. 2018, https://arxiv.org/abs/1803.11364, over images); here over frames, and in
     the direction that punishes tokens said too often.

@@ -38,6 +38,8 @@ class Align(Shaping):
     blank among them, that the teacher says more often than in labeled data become less
     likely. While q is unknown nothing changes, but m is updated.
 
+    Use: against a drift of the teacher's mix of tokens.
+
     Source: ReMixMatch (Berthelot et al. 2019, https://arxiv.org/abs/1911.09785), over
     frames here.
 

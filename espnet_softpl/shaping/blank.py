@@ -27,6 +27,8 @@ class ShiftBlank(Shaping):
     where blank is more frequent than all tokens together. While q is unknown the bias
     acts alone.
 
+    Use: against labels that vanish or stutter.
+
     Source: ours; division by priors as in hybrid models, of blank against the rest.
 
     Known failure: a large shift splits tokens or inserts them where speech has none.

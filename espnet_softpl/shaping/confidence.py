@@ -28,6 +28,8 @@ class FrameConfidence(Shaping):
 
     w_t <- w_t * [max_v p_T(v | t) >= threshold].
 
+    Use: against learning from doubtful frames.
+
     Source: USR (Haliassos et al. 2024, https://arxiv.org/abs/2411.02256).
 
     Known failure: a CTC model is surest of blank, so a high threshold leaves mostly
@@ -77,6 +79,8 @@ class TokenConfidence(Weighing):
     the same best token around t, blank included; 0 if c_t is below the threshold.
     The frames at a token's edges, where it is never sure, so keep its weight.
 
+    Use: against learning from doubtful tokens.
+
     Source: the thresholds of USR (Haliassos et al. 2024,
     https://arxiv.org/abs/2411.02256) by token instead of by frame; ours.
 
@@ -102,6 +106,8 @@ class UtteranceConfidence(Weighing):
     w_b <- w_b * c_b ** power, c_b the geometric mean of the best posterior over the
     frames whose best token is not blank (over all if there are none); 0 if c_b
     is below the threshold.
+
+    Use: against learning from doubtful utterances.
 
     Source: ours, a likelihood normalized by length (compare Kahn et al. 2019,
     https://arxiv.org/abs/1909.09116), on the frames of the best CTC path.

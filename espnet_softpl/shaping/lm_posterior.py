@@ -115,6 +115,8 @@ class LMPosterior(Shaping):
     hard label of the same information. The gradient of `soft_ce` is p_S - q: not 0
     at p_S = p_T.
 
+    Use: against sequences that the language does not have.
+
     Source: ours; the forward-backward algorithm on the product of CTC's topology and
     an n-gram, as in LF-MMI (Povey et al. 2016), whose denominator it is. Soft labels
     from a lattice with a strong LM: Manohar et al. 2018, "Semi-supervised training of

@@ -36,6 +36,8 @@ class Rescore(Shaping):
     transcript is the best one: with `hard_ctc` it is the hard label of the same
     information, and filters see it. The posteriors stay as they are.
 
+    Use: to choose among transcripts that sound alike.
+
     Source: rescored lattices as semi-supervised targets, Manohar et al. 2018
     ("Semi-supervised training of acoustic models using lattice-free MMI"); here a list.
 

@@ -17,6 +17,8 @@ class Sample(Shaping):
     posteriors stay as they are. Made once with the label, and so kept in a label
     cache; `sampled_ctc` draws anew at every step.
 
+    Use: against one transcript for as long as a cache keeps it.
+
     Source: "Continuous Pseudo-Labeling from the Start"
     (https://arxiv.org/abs/2210.08711), which finds that sampled transcripts stabilize
     training without a supervised phase. The temperature is ours to set.

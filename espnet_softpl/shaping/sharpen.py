@@ -16,6 +16,8 @@ class Sharpen(Shaping):
     moves soft targets toward the best path, whose use is stable: it opposes a slow
     flattening of teacher and student together.
 
+    Use: against labels that flatten.
+
     Source: the sharpening of MixMatch (Berthelot et al. 2019,
     https://arxiv.org/abs/1905.02249), here by frame.
 

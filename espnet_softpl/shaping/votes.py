@@ -39,6 +39,8 @@ class Votes(Shaping):
     it. The posteriors stay as they are, without dropout; what other shapings make of
     them does not reach the passes.
 
+    Use: against what one pass says by chance.
+
     Source: ours. Votes of recognizers, aligned word by word, are ROVER (Fiscus 1997);
     passes with dropout as a measure of doubt are DUST's
     (https://arxiv.org/abs/2011.13439).

@@ -15,6 +15,12 @@ class Teacher:
 
     Its labels are made in eval mode: no dropout, batch-norm statistics as they are. In
     all methods, `student` is the model in training, not wrapped for distribution.
+
+    Use: with a cache, to spare a second copy and most of the labeling.
+
+    Source: slimIPL (Likhomanenko et al. 2020, https://arxiv.org/abs/2010.11524).
+
+    Known failure: without a cache nothing holds it back, and labels collapse soonest.
     """
 
     # What the state is marked with, so that it is restored into a teacher of the same

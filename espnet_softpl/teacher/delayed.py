@@ -13,8 +13,12 @@ class DelayedTeacher(FollowingTeacher):
     It is copied, buffers included, at the first unlabeled mini-batch and again after
     every `steps` optimizer steps; between, it stays as it is. `ema` with `decay: 0`
     and `every_steps` does the same. A buffer's value that is not finite is not taken
-    over; see `following.follow`. Its one knob, how old a label may be, is that of an
-    iterative relabeling whose rounds are short; the rule is ours.
+    over; see `following.follow`.
+
+    Use: for generations of teachers, as in noisy student training.
+
+    Source: iterative relabeling (https://arxiv.org/abs/2005.09629), with short rounds;
+    the rule is ours.
 
     Known failure: every copy changes all labels at once, and a bad student teaches
     for a whole round.

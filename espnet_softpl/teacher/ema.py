@@ -57,6 +57,12 @@ class EMATeacher(FollowingTeacher):
     optimizer steps of the whole run, for one number does not suit runs of any length; a
     run that is resumed with another `max_epoch` goes on with that of its new length.
 
+    Use: first; it gave the lowest error rates here.
+
+    Source: MPL (Higuchi et al. 2021, https://arxiv.org/abs/2106.08922), and Kaizen.
+
+    Known failure: a teacher that follows within a few updates lets labels collapse.
+
     Args:
         decay: Of one update, in [0, 1]; 0 is the student of the last update, 1 never
             moves.

@@ -10,7 +10,15 @@ from espnet_softpl.teacher.base import Teacher, register
 
 @register("frozen")
 class FrozenTeacher(Teacher):
-    """The student as it was when pseudo-labeling started (`pl_teacher: frozen`)."""
+    """The student as it was when pseudo-labeling started (`pl_teacher: frozen`).
+
+    Use: as a reference that cannot collapse.
+
+    Source: pseudo-labels made once, before training (Kahn et al. 2019,
+    https://arxiv.org/abs/1909.09116); here they are made as they are needed.
+
+    Known failure: its labels never get better, so that it gains little.
+    """
 
     kind = "frozen"
 

@@ -38,6 +38,8 @@ class TopNTeacher(FrozenTeacher):
     epochs that are finished by then, those before the copy included. If no epoch has a
     finite value yet, it stays as it is.
 
+    Use: with a dev set like the unlabeled data, and short epochs.
+
     Source: the teacher of TopIPL (https://arxiv.org/abs/2506.07659), whose code
     averages the saved top-N checkpoints uniformly.
 

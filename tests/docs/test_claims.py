@@ -31,7 +31,8 @@ from tests.conftest import (
 from tests.shaping.test_lm_posterior import make_lm
 from tests.support.doc_pages import DOCS, PAGES, ROOT, blocks, name_of, read
 
-CRITERIA = ROOT / "docs/criteria.md"
+COLLAPSE = ROOT / "docs/collapse.md"
+DERIVATIONS = ROOT / "docs/dev/derivations.md"
 NAMED = {"criterion", "teacher", "cache", "filter", "regularizer", "shaping", "guard"}
 FORM_KEYS = {"pl_decoder": "decoder", "pl_interctc": "layers"}
 OTHER_KEYS = {
@@ -44,9 +45,9 @@ OTHER_KEYS = {
 
 
 def table(header: str) -> list[str]:
-    """Return the rows of each table of criteria.md whose first header cell this is."""
+    """Return the rows of each table of collapse.md whose first header cell this is."""
     found = re.findall(
-        rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", read(CRITERIA), re.M
+        rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", read(COLLAPSE), re.M
     )
     return [row for rows in found for row in rows.splitlines()]
 
@@ -61,13 +62,6 @@ def yaml_blocks() -> Iterator[Any]:
         for block in blocks(page):
             if block.language == "yaml":
                 yield pytest.param(block.text, id=block.name)
-
-
-def test_every_name_has_its_rows() -> None:
-    rows = [first_cell(row) for row in table("name")]
-    parts = (*regularizers.available(), *shaping.available())
-    wanted = dict.fromkeys(criteria.available(), 3) | dict.fromkeys(parts, 2)
-    assert {name: rows.count(name) for name in rows} == wanted
 
 
 def parts(conf: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
@@ -145,7 +139,7 @@ def test_the_table_of_limits_is_that_of_the_code() -> None:
         wanted.append(f"| `{name}` |" + " |".join(cells) + " |")
     assert table("limits of") == wanted
     names = " | ".join(field.name for field in dataclasses.fields(guard.Limits))
-    assert f"| limits of | {names} |\n" in read(CRITERIA)
+    assert f"| limits of | {names} |\n" in read(COLLAPSE)
 
 
 def test_the_table_of_monitors_names_the_forms_of_the_code() -> None:
@@ -161,11 +155,11 @@ def test_the_table_of_monitors_names_the_forms_of_the_code() -> None:
 
 
 def test_the_settings_of_the_guard_are_the_defaults_of_the_code() -> None:
-    (block,) = re.findall(r"```yaml\n(pl_guard: .*?)```", read(CRITERIA), re.S)
+    (block,) = re.findall(r"```yaml\n(pl_guard: .*?)```", read(COLLAPSE), re.S)
     parameters = inspect.signature(guard.Guard).parameters
     documented = yaml.safe_load(block)["pl_guard_conf"]
     assert {"action", *documented} == set(parameters)
-    for name in set(documented) - {"limits"}:
+    for name in set(documented) - {"limits", "on_alarm"}:
         assert documented[name] == parameters[name].default, name
 
 
@@ -207,8 +201,8 @@ def test_links_lead_somewhere(page) -> None:
 
 
 def test_the_link_test_sees_links(tmp_path) -> None:
-    assert PAGES[0].exists() and CRITERIA in DOCS
-    assert "](collapse.md)" in read(CRITERIA)
+    assert PAGES[0].exists() and COLLAPSE in DOCS
+    assert "](monitors.md)" in read(COLLAPSE)
     (tmp_path / "b.md").write_text("# Two (words): `code`, x\n```sh\n# none\n```\n")
     links = ["a.md#one", "#one", "#two", "b.md", "b.md#two-words-code-x", "b.md#none"]
     page = tmp_path / "a.md"
@@ -216,7 +210,7 @@ def test_the_link_test_sees_links(tmp_path) -> None:
     assert broken_links(page) == ["#two", "b.md#none", "c.md"]
 
 
-# Section 3 (b): frame-level soft labels of a teacher that is the student.
+# Derivations, 2 (b): frame-level soft labels of a teacher that is the student.
 
 
 def soft_gradient(logits: torch.Tensor, **conf: float) -> torch.Tensor:
@@ -266,7 +260,7 @@ def test_where_frames_settle_at_a_temperature() -> None:
         torch.testing.assert_close(settled, expected, rtol=0.0, atol=0.01)
 
 
-# Section 3 (c): transcripts.
+# Derivations, 2 (c): transcripts.
 
 SIZES = (4, 3)
 
@@ -395,7 +389,7 @@ def test_the_figures_of_the_example() -> None:
     probs = torch.tensor([0.2, 0.8, 1e-9], dtype=torch.float64)
     gradient = hard_gradient(probs.log().expand(1, 3, 3), (1,))[0]
     gamma = ", ".join(f"{value:.2f}" for value in (0.8 - gradient[:, 1]).tolist())
-    text = " ".join(read(CRITERIA).split())
+    text = " ".join(read(DERIVATIONS).split())
     assert f"At α = 0.8, β = 0.2, T = 3 the occupancies are {gamma}:" in text
 
 
