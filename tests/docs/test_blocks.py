@@ -244,20 +244,12 @@ def python_pages() -> list:
     for block in ALL:
         if block.language == "python" and not block.mark:
             pages.setdefault(name_of(block.page), []).append(block)
-    # A page that makes a test of its own starts pytest.
-    return [
-        pytest.param(
-            found,
-            id=page,
-            marks=[pytest.mark.slow] if any("test_" in b.text for b in found) else [],
-        )
-        for page, found in pages.items()
-    ]
+    return [pytest.param(found, id=page) for page, found in pages.items()]
 
 
 @pytest.mark.parametrize("found", python_pages())
 def test_python_blocks_run(found: list[Block], tmp_path: Path, monkeypatch) -> None:
-    """A block that begins with a file's name goes there; test files are for pytest."""
+    """A block that begins with a file's name goes there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for number, block in enumerate(found):
@@ -266,15 +258,28 @@ def test_python_blocks_run(found: list[Block], tmp_path: Path, monkeypatch) -> N
         with open(file, "a", encoding="utf-8") as stream:
             stream.write(block.text)
         monkeypatch.delitem(sys.modules, file.stem, raising=False)
-        if not file.name.startswith("test_"):
-            runpy.run_path(str(file), run_name="__main__")
-            continue
-        result = subprocess.run(
-            [warm_python.executable(), "-m", "pytest", "-q", file.name],
-            env={**os.environ, "PYTHONPATH": python_path()},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-        assert "passed" in result.stdout
+        runpy.run_path(str(file), run_name="__main__")
+
+
+@pytest.mark.slow
+def test_the_example_of_tests_passes(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "write_a_criterion.md"
+    python = [block.text for block in blocks(page) if block.language == "python"]
+    (tmp_path / "my_criteria.py").write_text("\n".join(python), encoding="utf-8")
+    example = page.parent / "examples" / "test_my_criteria.py"
+    result = subprocess.run(
+        [
+            warm_python.executable(),
+            "-m",
+            "pytest",
+            "-q",
+            shutil.copy(example, tmp_path),
+        ],
+        env={**os.environ, "PYTHONPATH": python_path()},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "12 passed" in result.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import re
 import tempfile
@@ -15,7 +14,7 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl import cache, criteria
+from espnet_softpl import criteria
 from espnet_softpl.cache.plan import CachePlan
 from espnet_softpl.commands.token_lm import witten_bell, write_arpa
 from espnet_softpl.training import checks
@@ -163,8 +162,9 @@ def unlabeled_updates(args: argparse.Namespace, filling: int) -> int:
 
 
 def page() -> str:
-    """Return the page of algorithms, its lines joined."""
-    return " ".join((ROOT / "docs/algorithms.md").read_text(encoding="utf-8").split())
+    """Return the pages of algorithms and presets, their lines joined."""
+    pages = ("docs/algorithms.md", "docs/dev/presets.md")
+    return " ".join(" ".join((ROOT / p).read_text("utf-8") for p in pages).split())
 
 
 @pytest.mark.parametrize("name", ["slimipl_ls100", "slimipl_ll10"])
@@ -206,26 +206,6 @@ def test_uses_and_age_of_labels_are_those_of_the_theory() -> None:
     assert sum(finished) / len(finished) == pytest.approx(1 / probability, rel=0.05)
     late = ages[len(ages) // 4 :]
     assert sum(late) / len(late) == pytest.approx(size / probability, rel=0.05)
-
-
-def test_the_table_of_the_cache_has_the_defaults_of_the_code() -> None:
-    text = (ROOT / "docs/algorithms.md").read_text(encoding="utf-8")
-    (rows,) = re.findall(r"^\| `pl_cache_conf` .*\n\|[-|]+\n((?:\|.*\n)+)", text, re.M)
-    cells = [[cell.strip(" `") for cell in row.split("|")] for row in rows.splitlines()]
-    documented = {row[1]: (row[2], yaml.safe_load(row[4])) for row in cells}
-    of = {
-        name: {field.name: field.default for field in dataclasses.fields(kind)}
-        for name, kind in (
-            ("slimipl", cache.SlimIPL),
-            ("label_change", cache.LabelChange),
-        )
-    }
-    wanted = {}
-    for name, fields in of.items():
-        for key, default in fields.items():
-            where = "both" if all(key in other for other in of.values()) else name
-            wanted[key] = (where, default)
-    assert documented == wanted
 
 
 def test_the_figures_of_the_teachers() -> None:

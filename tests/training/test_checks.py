@@ -269,7 +269,7 @@ def test_targets_that_the_model_has_are_taken(changes) -> None:
     checks.check_options(args)
 
 
-PAGE = ROOT / "docs" / "label_forms.md"
+PAGES = (ROOT / "docs/label_forms.md", ROOT / "docs/dev/label_forms.md")
 MODELS = {
     "CTC": {},
     "CTC, intermediate": INTER,
@@ -285,8 +285,8 @@ EACH = {
 
 
 def documented(header: str) -> list[list[str]]:
-    """Return the cells of a table of the page, without the header's rows."""
-    text = PAGE.read_text(encoding="utf-8")
+    """Return the cells of a table of the pages, without the header's rows."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     (rows,) = re.findall(rf"^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.M)
     return [
         [cell.strip().strip("`") for cell in row.strip("|").split("|")]
@@ -301,7 +301,7 @@ def named(kind: str, cell: str) -> list[str]:
     return [values[name] for name in names]
 
 
-def test_the_tables_of_the_page_name_all_targets() -> None:
+def test_the_tables_of_the_pages_name_all_targets() -> None:
     for key, legal in (
         ("`pl_decoder`", labels_forms.DECODER_TARGETS),
         ("`pl_interctc`", labels_forms.LAYER_TARGETS),
