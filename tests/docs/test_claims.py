@@ -90,18 +90,10 @@ def build_block(conf: Mapping[str, Any]) -> None:
 
 
 @pytest.fixture
-def own_modules(tmp_path, monkeypatch) -> None:
-    """The reader's modules, of which pages have the text, can be imported."""
-    texts: dict[str, list[str]] = {}
-    for page in PAGES:
-        for block in blocks(page):
-            named = re.match(r'"""(\w+)\.py: ', block.text)
-            if named and block.language == "python":
-                texts.setdefault(named[1], []).append(block.text)
-    for name, found in texts.items():
-        (tmp_path / f"{name}.py").write_text("\n".join(found), encoding="utf-8")
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(str(tmp_path))
+def own_modules(monkeypatch) -> None:
+    """The module that pages name as the reader's can be imported."""
+    monkeypatch.delitem(sys.modules, "my_criteria", raising=False)
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
 
 
 @pytest.mark.parametrize("block", list(yaml_blocks()))

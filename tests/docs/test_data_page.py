@@ -58,7 +58,6 @@ def write_recipe_data(root: Path) -> None:
     write_plain(root / "data/studio", 3, seed=2100, rate=44100, channels=2)
     write_segments(root / "data/calls", seed=2200)
     write_pipes(root / "data/pipes", seed=2300)
-    write_archive(root / "data/archives", "kaldi", seed=2400)
 
 
 def write_dump(root: Path) -> None:
@@ -94,7 +93,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_shows_every_form() -> None:
-    assert len(BLOCKS) == 12
+    assert len(BLOCKS) == 11
     assert {block.split()[0] for block in BLOCKS} == {"./run.sh", "python"}
 
 
