@@ -81,7 +81,7 @@ class SlimIPL(CacheSettings):
         probability: p, in [0, 1]; 0 keeps the labels of the filling for ever.
         in_place: Replace the labels of a slot by new ones of the same mini-batch, not
             by those of the next one. With a size of `all` this labels a share p of the
-            unlabeled data anew in each pass, as TopIPL does
+            unlabeled data again in each pass, as TopIPL does
             (https://arxiv.org/abs/2506.07659).
         measure_change: Label a mini-batch once more when its labels are replaced, for
             the statistic `pl_label_change`; costs a teacher forward each time, and

@@ -15,7 +15,7 @@ class Sample(Shaping):
 
     y <- collapse(pi), pi_t ~ softmax(log p_T(t) / temperature) for each frame. The
     posteriors stay as they are. Made once with the label, and so kept in a label
-    cache; `sampled_ctc` draws anew at every step.
+    cache; `sampled_ctc` draws again at every step.
 
     Use: against one transcript for as long as a cache keeps it.
 
