@@ -30,7 +30,7 @@ from __future__ import annotations
 import argparse
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,6 +229,12 @@ def soft_ce_gradient(teacher: torch.Tensor) -> torch.Tensor:
     return student.grad[0]
 
 
+def stored_bytes(packed: Mapping[str, torch.Tensor]) -> int:
+    """Return the bytes that a compressed batch takes in a file of the cache."""
+    content = b"".join(tensor.numpy().tobytes() for tensor in packed.values())
+    return len(zlib.compress(content, 1))
+
+
 def loss_change(speech: Speech, restored: torch.Tensor) -> float:
     """Measure how much a restored copy changes what a student is told.
 
@@ -276,9 +282,8 @@ def measure(
         num_bytes = sum(tensor.nbytes for tensor in packed.values())
         figures[f"{name}.bytes_per_frame"] = num_bytes / speech.num_frames
         figures[f"{name}.mb_per_hour"] = num_bytes / hours / MEGABYTE
-        content = b"".join(tensor.numpy().tobytes() for tensor in packed.values())
         whole = 4 * speech.num_frames * log_probs.size(2)
-        figures[f"{name}.stored_share"] = len(zlib.compress(content, 1)) / whole
+        figures[f"{name}.stored_share"] = stored_bytes(packed) / whole
         restored = setting.restore(packed, lengths, *size)
         figures[f"{name}.loss_change"] = loss_change(speech, restored)
         found = losses(speech, restored)

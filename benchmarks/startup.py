@@ -132,6 +132,20 @@ def measure(utterances: int) -> dict[str, float]:
         return json.loads(done.stdout.splitlines()[-1])
 
 
+def per_million(utterances: int) -> dict[str, float]:
+    """Measure what that many utterances cost beyond a few, for each million of them.
+
+    Returns:
+        Seconds (`_s`) and megabytes so far (`_mb`) of each part; all, as `startup_s`
+        and `memory_mb`.
+    """
+    few, many = measure(FEW), measure(utterances)
+    figures = {key: (many[key] - few[key]) / (utterances / 1e6) for key in many}
+    figures["startup_s"] = sum(figures[f"{part}_s"] for part in PARTS)
+    figures["memory_mb"] = figures["first_mb"]
+    return figures
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark with the command line's words, those of the process if None."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
@@ -142,11 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.start:
         print(json.dumps(start(options.start)))
         return
-    few, many = measure(FEW), measure(options.utterances)
-    millions = options.utterances / 1e6
-    figures = {key: (many[key] - few[key]) / millions for key in many}
-    figures["startup_s"] = sum(figures[f"{part}_s"] for part in PARTS)
-    figures["memory_mb"] = figures["first_mb"]
+    figures = per_million(options.utterances)
     rows = [
         [name, f"{figures[f'{name}_s']:.2f}", f"{figures[f'{name}_mb']:.0f}"]
         for name in PARTS

@@ -108,17 +108,6 @@ def test_functions_are_timed_only_meanwhile(bench) -> None:
     assert Path.exists is before and "exists" in spans.seconds
 
 
-def test_waits_are_counted(bench) -> None:
-    values = torch.arange(4.0, requires_grad=True)
-    with bench.counted() as counts:
-        doubled = 2 * values
-    assert counts == {"operations": 1, "waits": 0}
-    with bench.counted() as counts:
-        doubled.sum().item()
-        torch.equal(values[values > 1], torch.tensor(values.tolist()))
-    assert counts["waits"] == 4
-
-
 def test_bad_arguments_are_refused(bench, capsys) -> None:
     for arguments in (["--rounds", "0"], ["--seconds", "0.5"], ["--device", "tpu"]):
         with pytest.raises(SystemExit) as stop:
