@@ -25,12 +25,11 @@ BOOKKEEPING = {
         "espnet_softpl.training.labeling:label_statistics",
         "espnet_softpl.monitors.statistics:step_statistics",
     ],
-    "statistics: the label's best path": [
-        "espnet_softpl.labels.pseudo_label:best_path"
-    ],
+    "statistics: the label's best path": ["espnet_softpl.teacher.generator:best_path"],
     "oracle error rates": ["espnet_softpl.monitors.statistics:oracle_statistics"],
     "counts of what is learned from": [
         "espnet_softpl.monitors.learned:LearnedFrom.count",
+        "espnet_softpl.training.outcome:Outcome.read",
         "espnet_softpl.training.updates:teaches",
     ],
     "guard": ["espnet_softpl.training.guarding:consult_guard"],
@@ -72,7 +71,7 @@ PLACES = {
     ],
     "checks that labels and outputs are finite": [
         "espnet_softpl.labels.pseudo_label:without_nan",
-        "espnet_softpl.training.engine:is_sound",
+        "espnet_softpl.training.engine:all_frames",
     ],
     "filters": ["espnet_softpl.filters:apply"],
     "the engine's other work": ["espnet_softpl.training.engine:PseudoLabeling.step"],
