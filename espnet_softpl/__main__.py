@@ -11,12 +11,9 @@ input, exit status and `sys.path`.
 from __future__ import annotations
 
 import os
-import pkgutil
 import re
 import sys
 from collections.abc import Sequence
-
-from espnet_softpl import bin as commands
 
 # The words after the interpreter, joined by NUL, if they run a module.
 MODULE = re.compile(
@@ -39,7 +36,7 @@ espnet2.bin.asr_train: espnet_softpl.bin.train takes its place, which is the sam
 command if the configuration has no pl_criterion. For ESPnet's recipes:
   ./asr.sh --python "python3 -m espnet_softpl" --asr_config conf/train_asr_pl.yaml ...
 
-Commands of this package, each with --help:
+The commands of this package: softpl --help
 """
 
 
@@ -57,17 +54,11 @@ def command(own: Sequence[str], given: Sequence[str]) -> list[str]:
     return [*kept, *words.split("\0")]
 
 
-def usage() -> str:
-    """Return how to use this, with the names of the package's commands."""
-    names = sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
-    return USAGE + "".join(f"  python -m {commands.__name__}.{n}\n" for n in names)
-
-
 def main() -> int:
     """Become the interpreter; return 0 after `--help`, 2 without arguments."""
     given = sys.argv[1:]
     if given in ([], ["-h"], ["--help"]):
-        print(usage(), end="", file=sys.stdout if given else sys.stderr)
+        print(USAGE, end="", file=sys.stdout if given else sys.stderr)
         return 0 if given else 2
     os.execv(sys.executable, [sys.executable, *command(sys.orig_argv[1:], given)])
 

@@ -13,26 +13,31 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl import criteria, teacher
-from espnet_softpl.commands.arguments import at_least, new_parser
-from espnet_softpl.core.errors import UserError, ends_quietly
+from espnet_softpl.commands.arguments import (
+    Parser,
+    at_least,
+    directory,
+    existing_path,
+    names_in,
+)
+from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
 from espnet_softpl.core.quick_imports import quick_imports
-from espnet_softpl.training.schedule import Schedule
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = new_parser("add_pl", __doc__)
-    add, directory = parser.add_argument, {"type": Path, "metavar": "DIR"}
+    parser = Parser(__doc__)
+    add, new = parser.add_argument, {"type": Path, "metavar": "DIR"}
+    there = {"type": directory, "metavar": "DIR"}
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--asr_exp",
         help="trained experiment, e.g. exp/asr_train_conformer_raw_en_bpe5000",
-        **directory,
+        **there,
     )
     source.add_argument(
         "--archive",
-        type=Path,
+        type=existing_path,
         metavar="FILE",
         help="model packed by espnet2.bin.pack: .zip, .tar, .tgz, .tbz2 or .txz",
     )
@@ -43,7 +48,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--unlabeled",
-        type=Path,
+        type=existing_path,
         nargs="+",
         required=True,
         metavar="PATH",
@@ -56,15 +61,15 @@ def get_parser() -> argparse.ArgumentParser:
         "--exp_dir",
         help="experiment to be trained (default: asr_<name of --out>, beside --asr_exp "
         "or in exp)",
-        **directory,
+        **new,
     )
     add(
         "--labeled",
         help="labeled training data: a directory with wav.scp and text (default: the "
         "base model's; a packed model has none)",
-        **directory,
+        **there,
     )
-    add("--valid", help="labeled validation data, with the same default", **directory)
+    add("--valid", help="labeled validation data, with the same default", **there)
     add(
         "--init_param",
         type=Path,
@@ -75,12 +80,12 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--unpack_dir",
         help="where an archive is unpacked (default: exp/<name of the archive>)",
-        **directory,
+        **new,
     )
     add(
         "--cache_dir",
         help="where --model_tag keeps downloads (default: espnet_model_zoo's own)",
-        **directory,
+        **new,
     )
     add(
         "--moved",
@@ -94,14 +99,14 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--criterion",
         default="hard_ctc",
-        help=f"pl_criterion: {', '.join(criteria.available())}, or your own as "
+        help=f"pl_criterion: {', '.join(names_in('criteria'))}, or your own as "
         f"module:Class",
     )
-    add("--teacher", default="ema", choices=teacher.available(), help="pl_teacher")
+    add("--teacher", default="ema", choices=names_in("teacher"), help="pl_teacher")
     add(
         "--unlabeled_steps",
         type=at_least(1),
-        default=Schedule.unlabeled_steps,
+        default=3,
         metavar="N",
         help="unlabeled mini-batches to each labeled one, at least 1",
     )
@@ -127,16 +132,15 @@ def get_parser() -> argparse.ArgumentParser:
 @ends_quietly
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the command on its words; None takes those of the process."""
-    parser = get_parser()
-    args = parser.parse_args(cmd)
+    args = get_parser().parse_args(cmd)
     # ESPnet takes seconds to import, and help needs none of it.
     with quick_imports():
         from espnet_softpl.commands.add_pl.command import run
 
     try:
         lines = run(args)
-    except (UserError, OSError) as error:  # The latter: a disk that is full, say.
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    except (UserError, OSError) as error:
+        refuse(error, status_of(error))
     print("\n".join(lines))
 
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from espnet_softpl.commands.arguments import Parser
+
 PINS = Path(__file__).parents[2] / "tools" / "constraints.txt"
 OPTIONAL = {  # What the extras that may be missing are for.
     "mini": "synthesizes the mini corpus",
@@ -122,12 +124,17 @@ def check_all(quick: bool) -> Iterator[Row]:
             yield check(name, "optional", f"{purpose}: pip install {name}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report; return 1 if something necessary is missing, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's options."""
+    parser = Parser(__doc__)
     text = "do not import ESPnet, which takes 7 s"
     parser.add_argument("--quick", action="store_true", help=text)
-    quick = parser.parse_args(argv).quick
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; return 1 if something necessary is missing, else 0."""
+    quick = get_parser().parse_args(argv).quick
     print(f"{'part':<20} {'found':<20} {'tested':<8} {'status':<20} note")
     broken = []
     for row in check_all(quick):

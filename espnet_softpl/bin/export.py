@@ -14,15 +14,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import add_model_arguments, new_parser
-from espnet_softpl.commands.experiment import open_experiment
+from espnet_softpl.commands.arguments import (
+    Parser,
+    add_model_arguments,
+    existing_path,
+)
 from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
 from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = new_parser("export", __doc__)
+    parser = Parser(__doc__)
     add_model_arguments(parser)
     parser.add_argument(
         "--out",
@@ -34,7 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--option",
-        type=Path,
+        type=existing_path,
         action="append",
         default=[],
         metavar="FILE",
@@ -50,6 +53,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     # ESPnet takes seconds to import, and help needs none of it.
     with quick_imports():
+        from espnet_softpl.commands.experiment import open_experiment
         from espnet_softpl.commands.export import export
 
     try:

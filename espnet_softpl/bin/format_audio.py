@@ -18,16 +18,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import at_least, new_parser, share
+from espnet_softpl.commands.arguments import Parser, at_least, directory, share
 from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
-from espnet_softpl.data.formatting import format_directory
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = new_parser("format_audio", __doc__)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--source", type=Path, required=True, help="directory with wav.scp")
+    add("--source", type=directory, required=True, help="directory with wav.scp")
     add("--target", type=Path, required=True, help="directory to write; made if new")
     rate = "wanted sample rate in Hz, at least 1"
     add("--fs", type=at_least(1), required=True, help=rate)
@@ -47,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its end is status 2 for a mistake, 4 for a full disk."""
     parser = get_parser()
     options = parser.parse_args(arguments)
+    from espnet_softpl.data.formatting import format_directory
+
     try:
         # Ctrl-C is this process's to deal with.
         quiet = (signal.signal, (signal.SIGINT, signal.SIG_IGN))

@@ -13,27 +13,24 @@ something is wrong.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet2.utils.nested_dict_action import NestedDictAction
-
-from espnet_softpl import filters
 from espnet_softpl.commands import arguments
-from espnet_softpl.commands.arguments import at_least, share
+from espnet_softpl.commands.arguments import at_least, existing, names_in, share
 from espnet_softpl.core.errors import ends_quietly, refuse, status_of
 from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = arguments.new_parser("label", __doc__)
+    parser = arguments.Parser(__doc__, log_level="INFO")
     arguments.add_model_arguments(parser)
     add = parser.add_argument
     add(
         "--wav_scp",
+        type=existing,
         required=True,
         metavar="FILE",
         help="audio to label: lines of 'utterance-id value', as Kaldi's wav.scp",
@@ -45,6 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add(
         "--shape_file",
+        type=existing,
         metavar="FILE",
         help="lengths of the utterances in samples, as 'utterance-id length'; needed "
         "unless --data_type is sound (default: read from the audio files' headers)",
@@ -55,12 +53,12 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="*",
         default=["tokens"],
         help=f"which labels are kept, judged in order; any of: "
-        f"{', '.join(filters.available())}, or your own as 'module:Class', but those "
-        f"that learn from labeled data (default: tokens, which drops empty ones)",
+        f"{', '.join(names_in('filters'))}, or your own as 'module:Class'; none that "
+        f"learns from labeled data (default: tokens, which drops empty ones)",
     )
     add(
         "--pl_filter_conf",
-        action=NestedDictAction,
+        action=arguments.Settings,
         default={},
         help="their keyword arguments, e.g. threshold=0.9 for confidence; of several, "
         "by name: confidence.threshold=0.9 (default: each filter's own)",
@@ -76,14 +74,13 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         choices=(0, 1),
         default=0,
-        help="number of GPUs, 0 to 1; for several run a shard on each (default: 0)",
+        help="number of GPUs, 0 to 1; for several run a shard on each",
     )
     add(
         "--num_shards",
-        "--num-shards",
         type=at_least(1),
         default=1,
-        help="parts that the work is split into, at least 1 (default: 1)",
+        help="parts that the work is split into, at least 1",
     )
     add(
         "--shard",
@@ -109,7 +106,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--seed",
         type=int,
         default=0,
-        help="of filters that draw, at least 0 (default: 0)",
+        help="of filters that draw, at least 0",
     )
     return parser
 
@@ -122,7 +119,6 @@ def main(cmd: Sequence[str] | None = None) -> None:
     with quick_imports():
         from espnet_softpl.commands.label import run
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         results = run(args)
     except (ValueError, OSError) as error:

@@ -5,20 +5,24 @@ Jakobovski/free-spoken-digit-dataset: recordings/{digit}_{speaker}_{index}.wav. 
 corpus is in LibriSpeech's layout. An interrupted build goes on where it stopped.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from espnet_softpl.commands.corpus.build import Corpus
+from espnet_softpl.commands.corpus import DEFAULT_UTTERANCES, SETS
 from espnet_softpl.commands.corpus.command import corpus_parser, run_command
-from espnet_softpl.commands.corpus.digits import DEFAULT_UTTERANCES, digits_corpus
-from espnet_softpl.commands.corpus.joining import SETS
+
+if TYPE_CHECKING:
+    from espnet_softpl.commands.corpus.build import Corpus
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = corpus_parser("make_digits_corpus", __doc__ or "")
+    parser = corpus_parser(__doc__)
     add = parser.add_argument
     add("--digits", type=Path, required=True, help="directory of the recordings")
     rate_help = "samples per second, 4000 to 96000 (default: the recordings' own)"
@@ -31,8 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
             metavar="N",
             type=int,
             default=DEFAULT_UTTERANCES[name],
-            help=f"utterances of each speaker of {name}, 1 to 10000 (default "
-            f"%(default)s)",
+            help=f"utterances of each speaker of {name}, 1 to 10000",
         )
     sex_help = "speakers with the sex F in SPEAKERS.TXT; the others have M (default: "
     add("--female", metavar="SPEAKER", nargs="+", default=[], help=sex_help + "none)")
@@ -40,6 +43,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def _plan(options: argparse.Namespace) -> Corpus:
+    from espnet_softpl.commands.corpus.digits import digits_corpus
+
     values = vars(options)
     keys = {name: name.replace("-", "_") for name in SETS}
     speakers = {name: values[key] for name, key in keys.items()}

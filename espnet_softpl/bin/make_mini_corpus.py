@@ -5,25 +5,31 @@ eSpeak NG is licensed under GPL-3; the package is an extra of this one:
 pip install 'espnet_softpl[mini]'. An interrupted build goes on where it stopped.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from espnet_softpl.commands.corpus import espeak
-from espnet_softpl.commands.corpus.build import Corpus
 from espnet_softpl.commands.corpus.command import corpus_parser, run_command
-from espnet_softpl.commands.corpus.mini import mini_corpus
+
+if TYPE_CHECKING:
+    from espnet_softpl.commands.corpus.build import Corpus
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = corpus_parser("make_mini_corpus", __doc__ or "")
-    scale = "size of the corpus as a multiple of the default, 0 to 10 (default 1)"
+    parser = corpus_parser(__doc__)
+    scale = "size of the corpus as a multiple of the default, 0 to 10"
     parser.add_argument("--scale", type=float, default=1.0, help=scale)
     return parser
 
 
 def _plan(options: argparse.Namespace) -> Corpus:
+    from espnet_softpl.commands.corpus import espeak
+    from espnet_softpl.commands.corpus.mini import mini_corpus
+
     corpus = mini_corpus(options.seed, options.scale)
     espeak.require()
     return corpus

@@ -6,22 +6,26 @@ recordings of one speaker are joined; none is used twice, and no speaker is in t
 The corpus is in LibriSpeech's layout. An interrupted build goes on where it stopped.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from espnet_softpl.commands.corpus.build import Corpus
+from espnet_softpl.commands.corpus import SETS
 from espnet_softpl.commands.corpus.command import corpus_parser, run_command
-from espnet_softpl.commands.corpus.joining import SETS
-from espnet_softpl.commands.corpus.words import words_corpus
+
+if TYPE_CHECKING:
+    from espnet_softpl.commands.corpus.build import Corpus
 
 SPEAKERS = {"train-labeled": 10, "train-unlabeled": None, "dev": 4, "test": 6}
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = corpus_parser("make_words_corpus", __doc__ or "")
+    parser = corpus_parser(__doc__)
     add = parser.add_argument
     words_help = "directory of the words' folders, or of `dataset` that has them"
     add("--words", type=Path, required=True, help=words_help)
@@ -49,16 +53,18 @@ def get_parser() -> argparse.ArgumentParser:
         nargs=2,
         type=int,
         default=[3, 6],
-        help="words of an utterance (default: 3 6)",
+        help="words of an utterance",
     )
-    few_help = "speakers with fewer are left out (default %(default)s)"
+    few_help = "speakers with fewer are left out"
     add("--min_recordings", metavar="N", type=int, default=6, help=few_help)
-    rate_help = "samples per second, 4000 to 96000 (default %(default)s)"
+    rate_help = "samples per second, 4000 to 96000"
     add("--rate", metavar="HZ", type=int, default=16000, help=rate_help)
     return parser
 
 
 def _plan(options: argparse.Namespace) -> Corpus:
+    from espnet_softpl.commands.corpus.words import words_corpus
+
     values, keys = vars(options), {name: name.removeprefix("train-") for name in SETS}
     return words_corpus(
         options.words,

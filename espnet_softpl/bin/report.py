@@ -13,19 +13,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_softpl.commands.arguments import Parser, directory
 from espnet_softpl.core.errors import UserError, ends_quietly
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="espnet-softpl-report", description=(__doc__ or "").strip()
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add(
         "experiments",
         metavar="EXP",
-        type=Path,
+        type=directory,
         nargs="+",
         help="output_dir of a training, stock ESPnet's or this package's",
     )
@@ -35,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("report"),
         help="directory for report.html and the PNG files; it is made, and files of "
-        "these names are replaced (default: %(default)s)",
+        "these names are replaced",
     )
     add(
         "--ref_text",
@@ -54,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page and return 0; a user's mistake ends the process with status 2."""
     parser = get_parser()
     options = parser.parse_args(argv)
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out: {options.out} is no directory")
     for name in ("jinja2", "matplotlib", "pandas"):
         if importlib.util.find_spec(name) is None:
             parser.error(f"{name} is not installed: pip install {name}")
@@ -62,8 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from espnet_softpl.commands.report.runs import read_runs
 
     try:
-        if options.out.exists() and not options.out.is_dir():
-            raise UserError(f"--out: {options.out} is no directory")
         runs = read_runs(options.experiments, read_references(options.ref_text))
         page = write_page(runs, options.out)
     except UserError as error:

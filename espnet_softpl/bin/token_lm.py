@@ -11,21 +11,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands import token_lm
+from espnet_softpl.commands.arguments import Parser, existing_path
 from espnet_softpl.core.errors import UserError, ends_quietly
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = argparse.ArgumentParser(
-        prog="espnet-softpl-token-lm", description=(__doc__ or "").strip()
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--text", type=Path, required=True, help="lines of 'utterance-id transcript'")
-    add("--token_list", type=Path, required=True, help="the model's tokens, one a line")
-    type_help = "of the token list (default: %(default)s)"
-    add("--token_type", choices=("char", "bpe", "word"), default="char", help=type_help)
-    add("--bpemodel", type=Path, help="sentencepiece model, for bpe (default: none)")
+    there = {"type": existing_path, "metavar": "FILE"}
+    text_help = "lines of 'utterance-id transcript'"
+    add("--text", required=True, help=text_help, **there)
+    add("--token_list", required=True, help="the model's tokens, one a line", **there)
+    types = dict(choices=("char", "bpe", "word"), default="char")
+    add("--token_type", help="of the token list", **types)
+    add("--bpemodel", help="sentencepiece model, for bpe (default: none)", **there)
     add("--out", type=Path, required=True, help="the ARPA file to write")
     return parser
 
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the file and return 0; a user's mistake ends the process with status 2."""
     parser = get_parser()
     options = parser.parse_args(argv)
+    from espnet_softpl.commands import token_lm
+
     try:
         print(token_lm.count(**vars(options)))
     except UserError as error:

@@ -1,18 +1,52 @@
-"""Train with pseudo-labels: `espnet2.bin.asr_train` with the `pl_*` options."""
+"""Train with pseudo-labels: `espnet2.bin.asr_train` with the `pl_*` options.
+
+Every option is a key of the YAML file, too. The command line wins over the file.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 
+from espnet_softpl.commands.arguments import Parser, existing
+from espnet_softpl.commands.options import list_keys
+from espnet_softpl.core.parsing import Answering
 from espnet_softpl.core.quick_imports import quick_imports
+from espnet_softpl.training.keys import OTHERS, PARTS
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return a parser for `--help` alone: ESPnet's takes seconds to import."""
+    parser = Parser(__doc__, log_level="INFO")
+    parser.usage = "%(prog)s --config FILE --output_dir DIR [--OPTION VALUE]..."
+    all_help = "list ESPnet's options, too: 900 lines"
+    parser.add_argument("--help-all", action="store_true", help=all_help)
+    parser.add_argument("--config", metavar="FILE", help="configuration, as of add_pl")
+    parser.add_argument("--output_dir", metavar="DIR", help="experiment directory")
+    parser.add_argument("--ngpu", help="number of GPUs, at least 0 (default: 0)")
+    resume = "go on where the run in --output_dir stopped (default: false)"
+    parser.add_argument("--resume", choices=("true", "false"), help=resume)
+    for option in (*PARTS, *OTHERS):  # For completion; the epilog has them.
+        parser.add_argument(option, help=argparse.SUPPRESS)
+    parser.epilog = f"{list_keys()}\n\nWhat a key may be: softpl options KEY"
+    return parser
 
 
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the training with command-line arguments, those of the process if None."""
+    words = list(sys.argv[1:] if cmd is None else cmd)
+    if {"-h", "--help", "--version"} & set(words):
+        get_parser().parse_args(words)
+    early = Answering(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=existing)
+    early.parse_known_args(words)
+    if {"--help-all", "--help_all"} & set(words):
+        words = ["--help"]
     with quick_imports():
         from espnet_softpl.training.task import SoftPLTask
 
-    SoftPLTask.main(cmd=cmd)
+    SoftPLTask.main(cmd=words)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""ESPnet imported in half the time: typeguard looks at functions when first called.
+"""ESPnet imported in half the time, and in silence.
 
 ESPnet decorates some 500 functions with typeguard's `typechecked`, which parses and
 compiles each of them anew: 4 of the 9 s of processor time that its import takes. A
-command calls few of them.
+command calls few of them. It also prints that there is no flash-attention, and g2p_en
+tries to download data, which only a model of English phonemes would need.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,18 +41,29 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
 def quick_imports() -> Iterator[None]:
     """Let typeguard's checks of modules that are imported here wait for the first call.
 
-    The checks are the same, and so are their errors; they are only compiled later. For
-    the `main` of a command: afterwards typeguard is as it was. Nothing is changed if it
-    is not installed.
+    The checks are the same, and so are their errors; they are only compiled later. What
+    modules print is dropped, and nltk downloads nothing. For the `main` of a command:
+    afterwards both libraries are as they were. One that is not installed is left out.
     """
-    if importlib.util.find_spec("typeguard") is None:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced("typeguard", "typechecked", lazily))
+        stack.enter_context(
+            _replaced("nltk", "download", lambda _: lambda *a, **k: False)
+        )
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(name: str, function: str, change: Callable[..., Any]) -> Iterator[None]:
+    """Change a function of a module, if it is installed, and change it back."""
+    if importlib.util.find_spec(name) is None:
         yield
         return
-    import typeguard
-
-    eager = typeguard.typechecked
-    typeguard.typechecked = lazily(eager)
+    module = importlib.import_module(name)
+    before = getattr(module, function)
+    setattr(module, function, change(before))
     try:
         yield
     finally:
-        typeguard.typechecked = eager
+        setattr(module, function, before)

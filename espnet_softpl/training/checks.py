@@ -24,8 +24,8 @@ from espnet_softpl.filters import Filter
 from espnet_softpl.shaping import Shaping
 from espnet_softpl.training import augmentation, inputs
 from espnet_softpl.training.config import PLConfig, read_token_list
+from espnet_softpl.training.keys import UNLABELED_DATA
 from espnet_softpl.training.model import SoftPLModel, frames_of
-from espnet_softpl.training.options import UNLABELED_DATA
 from espnet_softpl.training.schedule import Schedule, Scheduled
 
 logger = logging.getLogger(__name__)

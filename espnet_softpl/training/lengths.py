@@ -18,8 +18,8 @@ from espnet_softpl.data import scan
 from espnet_softpl.data.tables import kept_lengths, kept_table, read_lengths
 from espnet_softpl.data.usable_audio import smallest_input
 from espnet_softpl.monitors.statistics import LENGTH_RATIO
+from espnet_softpl.training.keys import UNLABELED_DATA
 from espnet_softpl.training.model import SoftPLModel, frames_of
-from espnet_softpl.training.options import UNLABELED_DATA
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from espnet2.train.distributed_utils import DistributedOption
 
 from espnet_softpl.core import errors
 from espnet_softpl.core.modules import drops_layers
+from espnet_softpl.core.parsing import Answering
 from espnet_softpl.core.processes import rank_and_world
 from espnet_softpl.data import tables
 from espnet_softpl.data.usable_audio import (
@@ -53,6 +54,14 @@ class SoftPLTask(ASRTask):
 
     trainer = SoftPLTrainer
     _config: PLConfig | None = None  # Of the model that was built last.
+
+    @classmethod
+    def get_parser(cls) -> argparse.ArgumentParser:
+        """Return ESPnet's parser, which names the nearest to an unknown option."""
+        parser = super().get_parser()
+        # ESPnet makes it itself, of a class of its own.
+        parser.__class__ = type("Parser", (Answering, type(parser)), {})
+        return parser
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:

@@ -100,7 +100,7 @@ def test_experiments_that_cannot_be_exported(
         ),
         (["--student", "pl_state/3epoch.rank0.pth"], "is no model of ESPnet"),
         (["--student", "checkpoint.pth"], "cannot be read, it is torn"),
-        (["--option", "gone.md"], "--option gone.md does not exist"),
+        (["--option", "gone.md"], "--option: gone.md does not exist"),
     ],
 )
 def test_options_that_make_no_sense(run, more, message, tmp_path, capsys) -> None:

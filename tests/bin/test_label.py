@@ -29,7 +29,7 @@ from tests.support.labeling import (
         (["--pl_max_bad_share", 2], r"2 is not in \[0, 1\]"),
         (["--ngpu", 2], "invalid choice: 2"),
         (["--wav_scp", "gone.scp"], "gone.scp does not exist"),
-        (["--asr_exp", "gone"], "gone/config.yaml does not exist"),
+        (["--asr_exp", "gone"], "--asr_exp: gone does not exist"),
     ],
 )
 def test_what_cannot_work_is_refused(

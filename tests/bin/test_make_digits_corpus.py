@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from espnet_softpl.bin.make_digits_corpus import main
+from espnet_softpl.commands.corpus import SETS
 from espnet_softpl.commands.corpus.digits import DIGITS
-from espnet_softpl.commands.corpus.joining import SETS
 from tests.support.corpora import NAMES, SMALL, digit_sound, tree, write_upstream
 
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from espnet_softpl.bin.make_words_corpus import main
-from espnet_softpl.commands.corpus.joining import SETS
+from espnet_softpl.commands.corpus import SETS
 from tests.support.corpora import tree, write_words
 
 WORDS = "go no yes up down left right stop".split()

@@ -38,6 +38,6 @@ def test_what_is_no_experiment_is_refused(tmp_path: Path, capsys) -> None:
 def test_a_missing_library_is_named(monkeypatch, capsys) -> None:
     monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as ended:
-        report.main(["exp"])
+        report.main(["."])
     assert ended.value.code == 2
     assert "jinja2 is not installed: pip install jinja2" in capsys.readouterr().err

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from types import ModuleType
 
 import pytest
+from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.commands.arguments import (
+    Parser,
+    Settings,
     add_model_arguments,
     at_least,
-    new_parser,
+    directory,
+    existing,
+    existing_path,
+    names_in,
     share,
 )
 
@@ -24,7 +32,7 @@ def test_numbers_out_of_range() -> None:
 
 
 def test_help_names_defaults_once() -> None:
-    parser = new_parser("x", "First line.\n\n  Indented.")
+    parser = Parser("First line.\n\n  Indented.")
     add_model_arguments(parser)
     parser.add_argument("--plain", help="has none")
     parser.add_argument("--told", default="a", help="the default is b")
@@ -32,4 +40,46 @@ def test_help_names_defaults_once() -> None:
     assert "First line. Indented." in text
     assert "has not (default: student)" in text and "(default: 0.5)" in text
     assert text.endswith("--plain PLAIN has none --told TOLD the default is b")
-    assert parser.parse_args(["--asr_exp", "e"]).which == "student"
+    assert parser.parse_args(["--asr_exp", "."]).which == "student"
+
+
+@pytest.mark.parametrize(
+    "room", (cache, criteria, filters, regularizers, shaping, teacher)
+)
+def test_names_are_read_from_the_sources(room: ModuleType) -> None:
+    """The guard's names are registered in a loop, and no command lists them."""
+    name = room.__name__.removeprefix("espnet_softpl.")
+    assert tuple(names_in(name)) == room.available() != ()
+
+
+def test_paths(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    file = f"{tmp_path}/./file"
+    assert existing(file) == file and existing_path(file) == tmp_path / "file"
+    assert directory(str(tmp_path)) == tmp_path
+    for parse in (existing, existing_path, directory):
+        with pytest.raises(argparse.ArgumentTypeError, match="none (does not|is no)"):
+            parse(f"{tmp_path}/none")
+    with pytest.raises(argparse.ArgumentTypeError, match="file is no directory"):
+        directory(file)
+
+
+def test_the_level_of_the_log_is_set_and_no_option_is_left(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr("logging.basicConfig", lambda **more: given.append(more))
+    for words in ([], ["--log-level", "debug"], ["--log_level=ERROR"]):
+        assert vars(Parser("x").parse_args(words)) == {}
+    assert [more["level"] for more in given] == ["WARNING", "DEBUG", "ERROR"]
+
+
+@pytest.mark.parametrize(
+    "words", ([], ["a.b=1"], ["a.b=1", "{c: 2}", "d=[x]"], ["a.b=1", "a.c=2"])
+)
+def test_settings_are_espnets(words: list[str]) -> None:
+    found = []
+    for action in (Settings, NestedDictAction):
+        parser = Parser("x")
+        parser.add_argument("--conf", action=action, default={})
+        options = parser.parse_args([part for w in words for part in ("--conf", w)])
+        found.append(options.conf)
+    assert found[0] == found[1] and bool(found[0]) == bool(words)

@@ -30,6 +30,7 @@ from typing import NoReturn
 
 import pytest
 
+from espnet_softpl.cli.__main__ import names
 from tests import python_path
 from tests.support import warm_python
 from tests.support.doc_pages import ALL, PAGES, ROOT, Block, blocks, name_of, read
@@ -38,7 +39,7 @@ NEEDS = {"corpus", "gpu", "network", "cluster", "time"}
 OUTPUT = {"", "text", "diff", "bibtex"}
 SHELL = {"sh", "bash"}
 PROGRAM = re.compile(
-    r"python3? (?:-m ((?:espnet_softpl|espnet2)[.\w]*)|(benchmarks/.*))"
+    r"python3? (?:-m ((?:espnet_softpl|espnet2)[.\w]*)|(benchmarks/.*))|softpl ([\w-]+)"
 )
 OURS = ("tests/run.sh", "tests/newcomer.sh", "tools/setup_venv.sh")
 EXAMPLES = ROOT / "docs" / "examples"
@@ -157,12 +158,16 @@ def stop_after_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    for test in ("exists", "is_dir"):  # The reader has the paths.
+        monkeypatch.setattr(Path, test, lambda self: True)
 
 
 def program(command: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import what a command runs."""
-    module, file = PROGRAM.match(command).groups()
-    if module is None:
+    module, file, name = PROGRAM.match(command).groups()
+    if name:
+        module = f"espnet_softpl.bin.{names()[name]}"
+    elif module is None:
         monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
         module = Path(file.split()[0]).stem
     return importlib.import_module(module)

@@ -165,11 +165,11 @@ def test_the_wheel_moves_nothing_and_works(
     script = "import espnet_softpl; print(espnet_softpl.__version__)"
     version = run_python("-c", script, cwd=tmp_path, python=python)
     assert version.strip() == espnet_softpl.__version__
-    usage = run_python("-m", "espnet_softpl", "--help", cwd=tmp_path, python=python)
-    commands = re.findall(r"espnet_softpl\.bin\.(\w+)$", usage, re.M)
-    assert "train" in commands
+    usage = run_python("-m", "espnet_softpl.cli", "--help", cwd=tmp_path, python=python)
+    commands = re.findall(r"^ {4}([\w-]+)", usage, re.M)
+    assert "train" in commands and os.access(python.parent / "softpl", os.X_OK)
     for name in commands:
-        script = python.parent / f"espnet-softpl-{name.replace('_', '-')}"
+        script = python.parent / f"espnet-softpl-{'add-pl' if name == 'add' else name}"
         assert os.access(script, os.X_OK), name
     report = subprocess.run(
         [python.parent / "espnet-softpl-check-env"], capture_output=True, text=True
@@ -241,9 +241,8 @@ def test_console_scripts_exist(metadata: Path) -> None:
     targets = dict(parser["console_scripts"])
     assert targets["espnet-softpl-train"] == "espnet_softpl.bin.train:main"
     modules = (ROOT / "espnet_softpl" / "bin").glob("[!_]*.py")
-    assert sorted(targets) == sorted(
-        f"espnet-softpl-{file.stem.replace('_', '-')}" for file in modules
-    )
+    scripts = [f"espnet-softpl-{file.stem.replace('_', '-')}" for file in modules]
+    assert sorted(targets) == sorted([*scripts, "softpl"])
     for target in targets.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function)), target

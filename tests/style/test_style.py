@@ -37,10 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": BELOW_TRAINING,
     "commands": BELOW_TRAINING | {"training"},
     "bin": BELOW_TRAINING | {"training", "commands"},
-    "": {"bin"},  # The package itself: `python -m espnet_softpl`.
+    "cli": {"bin", "commands"},
+    "": set(),  # The package itself: `python -m espnet_softpl`.
 }
 # The rooms that may import ESPnet.
-ESPNET_ROOMS = {"training", "commands", "bin"}
+ESPNET_ROOMS = {"training", "commands"}
 
 
 def list_files() -> list[Path]:

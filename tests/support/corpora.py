@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from espnet_softpl.commands.corpus.joining import SETS
+from espnet_softpl.commands.corpus import SETS
 
 SCALE = "0.05"
 MARKER = ".mini_corpus.json"

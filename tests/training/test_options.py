@@ -7,13 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from espnet_softpl.training import options
+from espnet_softpl.training import keys, options
 
 
 def test_every_option_is_declared_by_its_own_name() -> None:
     parser = argparse.ArgumentParser()
     options.add_pl_arguments(parser)
-    source = Path(options.__file__).read_text(encoding="utf-8")
+    source = Path(keys.__file__).read_text(encoding="utf-8")
     names = [name for a in parser._actions for name in a.option_strings]
     ours = [name for name in names if name not in ("-h", "--help")]
     assert len(ours) == 26 and "--pl_teacher" in ours

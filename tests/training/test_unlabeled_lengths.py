@@ -13,7 +13,7 @@ import torch
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.data import tables
 from espnet_softpl.training import lengths
-from espnet_softpl.training.options import UNLABELED_DATA
+from espnet_softpl.training.keys import UNLABELED_DATA
 from tests.support.audio_forms import (
     noise,
     read_entries,

@@ -143,8 +143,6 @@ def labeled_options(
         UserError: A file is missing, audio cannot be read, or utterances lack one of
             the two.
     """
-    if not directory.is_dir():
-        raise UserError(f"{directory}: no such directory, with wav.scp and text in it")
     features = base.get("input_size") is not None
     audio = find_audio(directory, features, str(directory))
     text = tables.read_scp(directory / "text", empty=True)

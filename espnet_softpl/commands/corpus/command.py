@@ -7,20 +7,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from espnet_softpl.commands.corpus.build import Corpus, CorpusError, build
+from espnet_softpl.commands.arguments import Parser
+
+if TYPE_CHECKING:
+    from espnet_softpl.commands.corpus.build import Corpus
 
 
-def corpus_parser(prog: str, description: str) -> argparse.ArgumentParser:
+def corpus_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options that all corpora share."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(description)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="directory of the corpus; made if new")
-    seed_help = "seed of everything random, at least 0 (default 0)"
+    seed_help = "seed of everything random, at least 0"
     add("--seed", type=int, default=0, help=seed_help)
     add(
         "--jobs",
@@ -49,6 +49,8 @@ def run_command(
     for name, least in (("jobs", 1), ("seed", 0)):
         if (value := getattr(options, name)) < least:
             parser.error(f"--{name} must be at least {least}, not {value}")
+    from espnet_softpl.commands.corpus.build import CorpusError, build
+
     try:
         try:
             corpus = plan(options)

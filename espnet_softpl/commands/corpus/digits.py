@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_softpl.commands.corpus import SETS
 from espnet_softpl.commands.corpus.acoustics import to_int16
 from espnet_softpl.commands.corpus.build import Corpus, CorpusError, Utterance
 from espnet_softpl.commands.corpus.joining import (
-    SETS,
     RecordedSpeaker,
     Recording,
     check_rate,
@@ -23,7 +23,6 @@ from espnet_softpl.commands.corpus.joining import (
 
 FORMAT = 1  # Raised by every change that alters the audio or the text.
 DIGITS = tuple("ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split())
-DEFAULT_UTTERANCES = dict(zip(SETS, (40, 200, 100, 100), strict=True))
 
 
 def find_recordings(directory: Path) -> dict[str, list[Recording]]:

@@ -16,7 +16,6 @@ import soundfile
 from espnet_softpl.commands.corpus.acoustics import resample
 from espnet_softpl.commands.corpus.build import CorpusError, Speaker
 
-SETS = ("train-labeled", "train-unlabeled", "dev", "test")  # None shares a speaker.
 _FRAME_SECONDS = 0.01
 _SHARE_OF_RANGE = 0.35  # Of the decibels from background to peak: above is the word.
 _RANGE_DB = 40.0  # What is softer than the peak by more than this is background.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_softpl.commands.corpus import SETS
 from espnet_softpl.commands.corpus.acoustics import to_int16
 from espnet_softpl.commands.corpus.build import (
     TRANSCRIPT,
@@ -20,7 +21,6 @@ from espnet_softpl.commands.corpus.build import (
     Utterance,
 )
 from espnet_softpl.commands.corpus.joining import (
-    SETS,
     RecordedSpeaker,
     Recording,
     Recordings,

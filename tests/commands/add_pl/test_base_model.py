@@ -21,6 +21,7 @@ def test_a_run_from_elsewhere_is_told_where_to_run(
     recipe, tmp_path, capsys, monkeypatch
 ) -> None:
     (tmp_path / "unlabeled").mkdir()
+    (tmp_path / "data/unlabeled").mkdir(parents=True)
     audio = write_audio(tmp_path / "unlabeled/a", a=NOISE)
     monkeypatch.chdir(tmp_path)
     message = refusal(

@@ -258,7 +258,7 @@ def test_options_that_cannot_be(here, tmp_path, capsys, words, message) -> None:
 
 def test_an_experiment_without_a_model(here, tmp_path, capsys) -> None:
     message = refusal(capsys, *options(tmp_path, exp=tmp_path / "no exp"))
-    assert "config.yaml does not exist" in message
+    assert "--asr_exp: " in message and "no exp is no directory" in message
     (tmp_path / "bare").mkdir()
     shutil.copy("exp/asr_base/config.yaml", tmp_path / "bare")
     message = refusal(capsys, *options(tmp_path, exp=tmp_path / "bare"))

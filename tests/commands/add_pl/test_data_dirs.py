@@ -122,7 +122,7 @@ def test_labeled_data_that_are_not_whole(here, tmp_path, capsys) -> None:
     (directory / "b.wav").unlink()
     assert "Labeled audio must be whole" in refusal(capsys, *wanted)
     missing = options(tmp_path, "--valid", tmp_path / "nowhere")
-    assert "no such directory" in refusal(capsys, *missing)
+    assert "nowhere is no directory" in refusal(capsys, *missing)
 
 
 def test_labeled_audio_that_is_gone(here, tmp_path, capsys) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_softpl.commands.corpus import SETS
 from espnet_softpl.commands.corpus.build import Corpus, CorpusError
-from espnet_softpl.commands.corpus.joining import SETS
 from espnet_softpl.commands.corpus.words import (
     find_recordings,
     make_utterances,
