@@ -57,6 +57,7 @@ def _ours(bench: Bench, labeler: Labeler, bins: int, count: int) -> Callable[[],
             options = argparse.Namespace(
                 out=Path(out),
                 batch_bins=bins,
+                num_shards=1,
                 num_workers=0,
                 ngpu=int(bench.device.type == "cuda"),
                 seed=0,

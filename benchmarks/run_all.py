@@ -474,8 +474,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as work, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
-        measured = measure(options, Path(work))
-        logging.disable(logging.NOTSET)
+        try:
+            measured = measure(options, Path(work))
+        finally:
+            logging.disable(logging.NOTSET)
     figures: dict[str, Any] = {
         "command": command_line("benchmarks/run_all.py", argv),
         "date": datetime.date.today().isoformat(),

@@ -369,6 +369,8 @@ def test_the_commands_of_the_page(packed, tmp_path, capsys, monkeypatch) -> None
         run_printed(command)
         if not ran:
             (shown,) = blocks("text")
-            assert without_numbers(output) == without_numbers(shown)
+            # The page's reader has a better model than this one of noise.
+            told = re.sub(r"\. Think twice.*", "", output)
+            assert without_numbers(told) == without_numbers(shown)
         ran += 1
     assert ran == 2
