@@ -50,7 +50,7 @@ EXTRAS = {
     # espeakng-loader bundles eSpeak NG, which is under the GPL-3: it is needed only
     # to synthesize the mini corpus, and nothing else of this package uses it.
     "mini": ["espeakng-loader>=0.2.4"],
-    "recipe": ["matplotlib>=3.7", "tensorboard>=2.12"],
+    "recipe": ["matplotlib>=3.7", "plotly>=6.0", "tensorboard>=2.12"],
     # ESPnet 202511 pins setuptools<74 while torch 2.13 needs setuptools>=77: where
     # the two meet, pip replaces an installed CPU torch by an older CUDA build of
     # several gigabytes. So this extra suits machines with a GPU and no torch yet;
@@ -120,7 +120,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["espnet_softpl", "espnet_softpl.*"]),
-    package_data={"espnet_softpl.commands.report": ["*.html"]},
+    package_data={"espnet_softpl.commands.report": ["*.html", "*.js"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={

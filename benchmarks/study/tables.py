@@ -15,13 +15,12 @@ In a page, a table stands between `<!-- study: ARGUMENTS -->` and `<!-- end -->`
 from __future__ import annotations
 
 import argparse
-import itertools
 import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,44 +29,18 @@ sys.path.insert(0, str(HERE))
 
 from run_grid import LINES, UNITS, read_lines, select_lines  # noqa: E402
 
+from espnet_softpl.commands.scoring import UNITS as TITLES  # noqa: E402
+from espnet_softpl.commands.scoring import Comparison, compare_errors  # noqa: E402
 from espnet_softpl.core.files import atomic_write  # noqa: E402
 
-REPLICATIONS = 10_000
 Line = Mapping[str, Any]
 Lines = Mapping[tuple[str, int], Line]
-TITLES = {"char": "CER", "word": "WER"}
 TABLE = re.compile(r"(<!-- study: (.*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 # Where a page quotes no result: code, links, and the level of a test.
 NO_RESULT = re.compile(
     r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv:[\d.]+|p < [\d.]+", re.DOTALL
 )
 NUMBER = re.compile(r"\d+\.\d+|\d+(?= %)")
-
-
-class Comparison(NamedTuple):
-    """How a system differs from another, in points of the error rate."""
-
-    seeds: int  # That both have.
-    difference: float  # Mean over seeds; negative if the system is better.
-    relative: float  # The same in percent of the other's mean.
-    low: float  # Ends of the 95 % interval of the difference.
-    high: float
-    p: float  # Exact, over seeds.
-
-    def __str__(self) -> str:
-        sure = f"{self.low:+.2f} to {self.high:+.2f}, p {self.p:.3f}"
-        return f"{self.difference:+.2f} ({self.relative:+.0f} %; {sure})"
-
-
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Return the two-sided p of a mean that is 0 if signs are random.
-
-    All 2^n choices of the signs are counted, so that n = 6 gives 2 / 64 at best.
-    """
-    values = np.asarray(differences)
-    signs = np.array(list(itertools.product([1, -1], repeat=len(values))))
-    means = np.abs(signs @ values)
-    return float(np.mean(means >= abs(values.sum()) - 1e-12))
 
 
 def compare(
@@ -88,24 +61,11 @@ def compare(
     seeds = sorted(s for name, s in lines if name == system and (other, s) in lines)
     if not seeds or system == other:
         return None
-    counts = np.array(
-        [
-            [lines[name, s][part][f"{unit}_errors"] for s in seeds]
-            for name in (system, other)
-        ]
-    )  # (2, S, N), errors.
-    changes = counts[0] - counts[1]
-    length = lines[system, seeds[0]][part][f"{unit}s"]
-    means = changes.mean(axis=0)
-    drawn = np.random.default_rng(1).integers(
-        len(means), size=(REPLICATIONS, len(means))
+    own, base = (
+        [lines[name, s][part][f"{unit}_errors"] for s in seeds]
+        for name in (system, other)
     )
-    rates = 100.0 * means[drawn].sum(axis=1) / length
-    low, high = np.percentile(rates, [2.5, 97.5])
-    by_seed = 100.0 * changes.sum(axis=1) / length
-    relative = 100.0 * changes.sum() / counts[1].sum()
-    p = sign_flip_p(by_seed)
-    return Comparison(len(seeds), by_seed.mean(), relative, low, high, p)
+    return compare_errors(own, base, lines[system, seeds[0]][part][f"{unit}s"])
 
 
 def to_markdown(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -251,7 +251,7 @@ if begin_stage 10 "decoding of dev and test (${systems[*]})"; then
     decode_all
 fi
 
-if begin_stage 11 "scoring, plots and $exp/RESULTS.md"; then
+if begin_stage 11 "scoring, $exp/RESULTS.md and report.html"; then
     for seed in "${seeds[@]}"; do
         need 10 "$exp/seed$seed/warmup/decode/text"
     done

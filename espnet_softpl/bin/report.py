@@ -1,8 +1,7 @@
 """Write one HTML page about experiments: errors, labels, monitors, settings.
 
 It reads what trainings have written so far, running or finished, with pseudo-labels or
-without; it changes nothing in them. The page (report.html) needs no network, and the
-plots lie beside it as PNG files.
+without; it changes nothing in them. The page (report.html) needs no network.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         type=Path,
         default=Path("report"),
-        help="directory for report.html and the PNG files; it is made, and files of "
-        "these names are replaced",
+        help="directory for report.html; it is made, and a file of this name is "
+        "replaced",
     )
     add(
         "--ref_text",
@@ -44,6 +43,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="true transcripts of a decoded set, 'utterance transcript' a line, if "
         "they are not found by themselves: beside the validation data, or in "
         "score_wer/ref.trn; once for each set (default: none)",
+    )
+    add(
+        "--audio",
+        action="store_true",
+        help="put the audio of recorded label samples (pl_samples) into the page, to "
+        "be listened to beside them; it grows by 1 to 2 MB a minute",
     )
     return parser
 
@@ -55,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.out.exists() and not options.out.is_dir():
         parser.error(f"--out: {options.out} is no directory")
-    for name in ("jinja2", "matplotlib", "pandas"):
+    for name in ("jinja2", "plotly", "pandas"):
         if importlib.util.find_spec(name) is None:
             parser.error(f"{name} is not installed: pip install {name}")
     from espnet_softpl.commands.report.decodings import read_references
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         runs = read_runs(options.experiments, read_references(options.ref_text))
-        page = write_page(runs, options.out)
+        page = write_page(runs, options.out, options.audio)
     except UserError as error:
         parser.error(str(error))
     except OSError as error:

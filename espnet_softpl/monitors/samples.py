@@ -14,6 +14,7 @@ import torch
 from espnet_softpl.core.files import atomic_file
 from espnet_softpl.core.stateful import Stateful
 from espnet_softpl.ctc import greedy
+from espnet_softpl.labels.confidence import utterance_confidence
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 
 SAMPLES_DIR = "pl_samples"  # In the experiment directory; one file per epoch and rank.
@@ -62,6 +63,9 @@ class SampleRecorder(Stateful):
             one = slice(row, row + 1)
             tokens, length = greedy(log_probs[one].detach(), label.lengths[one])
             weight = float(label.weight[row])
+            confidence = float(
+                utterance_confidence(label.log_probs[one], label.lengths[one])
+            )
             reason = self._reasons.get(int(labels.reason[row]), OTHER_REASON)
             self._rows.append(
                 {
@@ -71,6 +75,7 @@ class SampleRecorder(Stateful):
                     "label": self._text(label.tokens[row], label.token_lengths[row]),
                     "student": self._text(tokens[0], length[0]),
                     "weight": weight,
+                    "confidence": round(confidence, 4),
                     "dropped_by": "" if weight > 0.0 else reason,
                 }
             )

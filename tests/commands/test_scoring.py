@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from espnet_softpl.commands.scoring import load_references, score_sets, to_units
+from espnet_softpl.commands.scoring import (
+    compare_errors,
+    load_references,
+    score_sets,
+    sign_flip_p,
+    to_units,
+)
 from espnet_softpl.core.errors import UserError
 
 
@@ -53,3 +60,22 @@ def test_every_set_is_scored_in_both_units(org) -> None:
 def test_a_space_is_a_character() -> None:
     assert to_units("AB  C", "char") == ["A", "B", " ", "C"]
     assert to_units("AB  C", "word") == ["AB", "C"]
+
+
+def test_p_counts_all_signs() -> None:
+    # With all six on one side, two of the 64 choices are as far from 0.
+    assert sign_flip_p([-1.0, -2.0, -1.5, -0.5, -3.0, -1.0]) == 2 / 64
+    # +1 -1 and -1 +1 give 0, all four are at least as far.
+    assert sign_flip_p([1.0, -1.0]) == 1.0
+    # |3 - 1| = 2 is reached by all but none below: 2, 4, 4, 2.
+    assert sign_flip_p([3.0, -1.0]) == 1.0
+
+
+def test_the_paired_bootstrap_sees_what_is_the_same_on_each_utterance() -> None:
+    better = compare_errors([[2, 4, 1]], [[3, 5, 2]], 100)
+    assert better.difference == better.low == better.high == -3.0
+    assert better.relative == pytest.approx(-30.0)
+    assert better.p_paired == pytest.approx(2 / 10001) and better.p == 1.0
+    same = compare_errors([[2, 0]], [[0, 2]], 100)
+    assert same.difference == 0.0 and same.p_paired == 1.0
+    assert math.isnan(compare_errors([[1]], [[0]], 100).relative)

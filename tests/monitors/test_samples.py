@@ -76,6 +76,7 @@ def test_chosen_utterances_are_recorded_with_what_dropped_them(tmp_path) -> None
         "label": "[1, 2]",
         "student": "[1]",
         "weight": 0.5,
+        "confidence": pytest.approx(0.9998),
         "dropped_by": "",
     }
     assert [row["dropped_by"] for row in rows] == ["", "rate", OTHER_REASON, ""]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import html.parser
+import json
 import shutil
 from pathlib import Path
 
 from espnet_softpl.bin import report
 
 # Elements that have no end tag.
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+VOID = {"meta", "br", "hr", "link", "input"}
+# Elements that hold no text for readers.
+SILENT = {"style", "script", "noscript"}
 
 
 class Page(html.parser.HTMLParser):
@@ -22,6 +26,7 @@ class Page(html.parser.HTMLParser):
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.text: list[str] = []
         self.rows: list[list[str]] = []
+        self.scripts: dict[str | None, str] = {}
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert not self.open
@@ -39,7 +44,10 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" in self.open:
+        if "script" in self.open:
+            key = self.tags[-1][1].get("id")
+            self.scripts[key] = self.scripts.get(key, "") + data
+        if SILENT & set(self.open):
             return
         data = data.replace("\N{NO-BREAK SPACE}", " ")
         self.text.append(data)
@@ -56,6 +64,11 @@ class Page(html.parser.HTMLParser):
         wanted = [first, *more]
         return next(row for row in self.rows if row[: len(wanted)] == wanted)
 
+    def charts(self, figure: str) -> dict[str, list[dict]]:
+        """Return the traces of a figure's charts, by title."""
+        charts = json.loads(self.scripts["charts"])[figure]
+        return {chart["title"]: chart["data"] for chart in charts}
+
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.tags if name == tag]
 
@@ -65,17 +78,23 @@ def check_page(path: Path) -> Page:
     page = Page(path)
     names = [name for name, _ in page.tags]
     assert names.count("h1") == names.count("main") == names.count("title") == 1
-    assert not {"script", "link", "iframe", "object", "form"} & set(names)
+    assert not {"img", "link", "iframe", "object", "form"} & set(names)
+    assert not any("src" in script for script in page.all("script"))
     text = path.read_text(encoding="utf-8")
-    for image in page.all("img"):
-        head, data = image["src"].split(",")
-        assert head == "data:image/png;base64" and len(image["alt"]) > 20
-        content = base64.b64decode(data, validate=True)
-        assert content[:8] == b"\x89PNG\r\n\x1a\n"
-        # The same file is beside the page.
-        assert content in [file.read_bytes() for file in path.parent.glob("*.png")]
-        # Any letters may stand by chance in a picture, and are no link.
+    packed = page.scripts["plotly"]
+    assert b"plotly.js v" in gzip.decompress(base64.b64decode(packed, validate=True))
+    # Any letters may stand by chance in what is packed, and are no link.
+    text = text.replace(packed, "")
+    for audio in page.all("audio"):
+        head, data = audio["src"].split(",")
+        assert head == "data:audio/flac;base64"
+        assert base64.b64decode(data, validate=True)[:4] == b"fLaC"
         text = text.replace(data, "")
+    charts = json.loads(page.scripts["charts"])
+    places = [a for _, a in page.tags if a.get("class") == "chart"]
+    for place in places:
+        assert charts[place["data-figure"]][int(place["data-index"])]["data"]
+        assert any(a.get("id") == place["aria-labelledby"] for _, a in page.tags)
     anchors = {attributes.get("id") for _, attributes in page.tags}
     links = [link["href"] for link in page.all("a")]
     assert links and all(link[0] == "#" and link[1:] in anchors for link in links)

@@ -1,44 +1,42 @@
 #!/usr/bin/env python3
-"""Score all systems of a corpus; write RESULTS.md, results.txt, results.json and plots.
+"""Score all systems of a corpus; write report.html, RESULTS.md, results.txt and .json.
 
 Every training directory `<exp>/seed<S>/<system>` with a decoding is listed, and
-those that were asked for but have none are listed as "not run".
+those that were asked for but have none are listed as "not run". The page and the
+tables are those of `espnet_softpl.bin.report`.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import math
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from datadir import DataDir, RecipeError, atomic_write, read_table, run_main
-from runs import SUPERVISED, Run, read_run
+from datadir import DataDir, RecipeError, atomic_write, run_main
 
-from espnet_softpl.commands.report.figures import (
-    FIGURES,
-    Line,
-    colors_of,
-    draw_curves,
-    draw_error_rates,
+from espnet_softpl.commands.report.page import write_page
+from espnet_softpl.commands.report.runs import Run, read_runs
+from espnet_softpl.commands.report.tables import (
+    comparison_table,
+    error_table,
+    experiment_table,
 )
-from espnet_softpl.commands.scoring import Score, load_references, score_sets
+from espnet_softpl.commands.scoring import Score, load_references
 from espnet_softpl.core.errors import UserError
 
+SUPERVISED = ("warmup", "control")
 NOT_RUN = "not run"
-UNITS = {"char": "CER", "word": "WER"}
 
 
-def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
-    """Read the runs that were asked for and all others that were decoded.
+def find_places(exp: Path, seeds: list[str], systems: list[str]) -> list[Path]:
+    """Find the runs that were asked for and all others that were decoded.
 
     Args:
         exp: Directory of the corpus's experiments.
@@ -46,7 +44,7 @@ def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
         systems: Systems asked for, in the order of the table.
 
     Returns:
-        Runs ordered by system, then by seed.
+        Their directories, ordered by system, then by seed.
     """
     places = [path.parents[1] for path in exp.glob("seed*/*/decode/text")]
     found = {
@@ -58,118 +56,14 @@ def find_runs(exp: Path, seeds: list[str], systems: list[str]) -> list[Run]:
     others = sorted({name for _, name in found} - {*SUPERVISED, *systems})
     order = [*SUPERVISED, *(s for s in systems if s not in SUPERVISED), *others]
     pairs = sorted(found | wanted, key=lambda p: (order.index(p[1]), int(p[0])))
-    return [read_run(exp / f"seed{seed}" / name, seed) for seed, name in pairs]
+    return [exp / f"seed{seed}" / name for seed, name in pairs]
 
 
-def with_interval(score: Score) -> str:
-    """Return an error rate with half the width of its confidence interval."""
-    return f"{score.rate:.1f} ±{(score.high - score.low) / 2:.1f}"
-
-
-def signed(change: float) -> str:
-    """Return a relative change in percent as text; NaN if it cannot be said."""
-    return "-" if math.isnan(change) else f"{change:+.1f} %"
-
-
-def relative_changes(rates: pd.DataFrame, tests: list[str]) -> pd.DataFrame:
-    """Return the changes of the CER against the warm-up and the control, in percent.
-
-    Args:
-        rates: Error rates by `(system, seed)`; a run is compared with the same seed's.
-        tests: Names of the test sets.
-
-    Returns:
-        A negative number means that the CER is lower; NaN that nothing can be said.
-    """
-    changes = pd.DataFrame(index=rates.index)
-    systems = rates.index.get_level_values("system")
-    for name in tests:
-        cer = rates[f"{name} CER"]
-        for base in SUPERVISED:
-            own = cer[systems == base].droplevel("system")
-            baseline = own.reindex(rates.index.get_level_values("seed")).to_numpy()
-            column = f"{name} vs {base}" if len(tests) > 1 else f"vs {base}"
-            change = 100.0 * (cer - baseline) / baseline
-            known = np.isfinite(change) & ~systems.isin(["warmup", base])
-            changes[column] = change.where(known)
-    return changes
-
-
-def error_table(runs: list[Run], sets: list[str], tests: list[str]) -> pd.DataFrame:
-    """Return the table of error rates: one row per run, and a mean over seeds.
-
-    Args:
-        runs: The runs, ordered by system.
-        sets: Names of all sets.
-        tests: Names of the test sets, on which systems are compared.
-    """
-    scored = [run for run in runs if run.scores]
-    cells = {f"{n} {title}": (n, unit) for n in sets for unit, title in UNITS.items()}
-    rates = pd.DataFrame(
-        [{c: run.scores[n][u].rate for c, (n, u) in cells.items()} for run in scored],
-        index=pd.MultiIndex.from_tuples(
-            [(run.system, run.seed) for run in scored], names=["system", "seed"]
-        ),
-    )
-    changes = relative_changes(rates, tests)
-    rows = []
-    for system in dict.fromkeys(run.system for run in runs):
-        group = [run for run in runs if run.system == system]
-        for run in group:
-            row = {"system": system, "seed": run.seed}
-            if run.scores:
-                row |= {
-                    c: with_interval(run.scores[n][u]) for c, (n, u) in cells.items()
-                }
-                row |= changes.loc[(system, run.seed)].map(signed)
-            rows.append(row)
-        if sum(bool(run.scores) for run in group) > 1:
-            mean = rates.loc[system].mean().map("{:.1f}".format)
-            mean_change = changes.loc[system].mean().map(signed)
-            rows.append({"system": system, "seed": "mean", **mean, **mean_change})
-    columns = ["system", "seed", *cells, *changes.columns]
-    return pd.DataFrame(rows, columns=columns).fillna(NOT_RUN)
-
-
-def count_table(runs: list[Run]) -> pd.DataFrame:
-    """Return the substitutions, deletions and insertions."""
-    rows = [
-        {"system": run.system, "seed": run.seed, "set": name, "unit": unit}
-        | asdict(score)
-        for run in runs
-        for name, units in run.scores.items()
-        for unit, score in units.items()
-    ]
-    letters = {"substitutions": "S", "deletions": "D", "insertions": "I"}
-    return pd.DataFrame(rows).drop(columns=["low", "high"]).rename(columns=letters)
-
-
-def training_table(runs: list[Run], hours: pd.Series) -> pd.DataFrame:
-    """Return how each run was trained.
-
-    Args:
-        runs: The runs.
-        hours: Hours of audio of `labeled` and `unlabeled`.
-    """
-    head = ["system", "criterion", "teacher", "seed", "labeled h", "unlabeled h"]
-    head += ["updates", "wall time", "PL CER first to last epoch", "PL WER"]
-    rows = []
-    for run in runs:
-        row = dict.fromkeys(head, NOT_RUN) | {"system": run.system, "seed": run.seed}
-        rows.append(row)
-        if not run.history:
-            continue
-        unlabeled = 0.0 if run.criterion == "supervised" else hours["unlabeled"]
-        row |= {"criterion": run.criterion, "teacher": run.teacher or "-"}
-        row |= {"labeled h": f"{hours['labeled']:.2f}", "updates": str(run.updates)}
-        row |= {
-            "unlabeled h": f"{unlabeled:.2f}",
-            "wall time": str(datetime.timedelta(seconds=round(run.seconds))),
-        }
-        for column, key in zip(head[-2:], ("train/pl_cer", "train/pl_wer")):
-            pair = run.first_and_last(key)
-            row[column] = f"{100 * pair[0]:.1f} to {100 * pair[1]:.1f}" if pair else "-"
-    return pd.DataFrame(rows)
+def with_errors(cell: object) -> object:
+    """Return an error rate with its substitutions, deletions and insertions."""
+    if not isinstance(cell, Score):
+        return cell
+    return f"{cell} ({cell.substitutions} S, {cell.deletions} D, {cell.insertions} I)"
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -180,7 +74,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def plain(table: pd.DataFrame) -> str:
     """Return a table with aligned columns."""
-    rows = [list(table), *table.to_numpy()]
+    rows = [list(table), *table.astype(str).to_numpy()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
@@ -219,50 +113,43 @@ def data_table(dump: Path, rate: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plot_all(runs: list[Run], out: Path) -> None:
-    """Draw figures of the report as PNG files, and error rates: one color a system."""
-    colors = colors_of(dict.fromkeys(run.system for run in runs))
-    lines = [Line(run.system, colors[run.system], run.history) for run in runs]
-    for name in ("losses", "pl_quality", "collapse"):
-        draw_curves(FIGURES[name], lines, out / f"{name}.png")
-    scores: dict[str, list[dict[str, dict[str, Score]]]] = {}
-    for run in runs:
-        if run.scores:
-            scores.setdefault(run.system, []).append(run.scores)
-    draw_error_rates(scores, colors, out / "error_rates.png")
-
-
-def write_results(runs: list[Run], args: argparse.Namespace) -> None:
-    """Write the tables of runs, scored if they were decoded."""
-    sets = list(load_references(args.dump / "org"))
-    dev = len(set(read_table(args.dump / "org" / "dev" / "utt2set").values()))
+def write_results(
+    runs: Sequence[Run], missing: Sequence[Path], args: argparse.Namespace
+) -> None:
+    """Write the tables of runs; those that were not decoded are `missing`."""
     described = data_table(args.dump, args.fs)
-    hours = described.set_index("part")["hours"]
-    errors = error_table(runs, sets, sets[dev:])
+    errors = error_table(runs).drop(columns="decoding")
+    absent = [
+        {"system": place.name, "seed": place.parent.name.removeprefix("seed")}
+        for place in missing
+    ]
+    errors = pd.concat([errors, pd.DataFrame(absent)]).fillna(NOT_RUN)
     commands = [
-        f"# {run.system}, seed {run.seed}\n{run.command}" for run in runs if run.command
+        f"# {run.name}\n{command}"
+        for run in runs
+        if (command := read_command(run.experiment.directory))
     ]
     sections = [
         f"# Results on {args.exp.name}",
         f"Command: `{args.command}`",
         describe_software(),
+        "Curves, monitors and labels: [report.html](report.html).",
         markdown(described.assign(hours=described["hours"].map("{:.2f}".format))),
         "## Error rates in percent",
         "After ± half the width of the 95 % confidence interval (bootstrap over "
-        "utterances). A space counts as a character. The last columns are relative "
-        "changes of the test CER against the same seed's warm-up and control.",
-        markdown(errors),
-        "![error rates](plots/error_rates.png)",
-        "## Errors",
-        "Substitutions (S), deletions (D) and insertions (I).",
-        markdown(count_table(runs)),
+        "utterances), and substitutions (S), deletions (D) and insertions (I). A "
+        "space counts as a character.",
+        markdown(errors.map(with_errors)),
+        "## Systems compared",
+        "On the same utterances, in points of the error rate; negative is better. "
+        "Interval and p paired: bootstrap over utterances, of the mean over seeds. p "
+        "over seeds: exact, flips the signs of their differences.",
+        markdown(comparison_table(runs)),
         "## Training",
-        "Wall time is training and validation of one run. Its labels' error rates are "
-        "those of the pseudo-labels trained on, before filtering.",
-        markdown(training_table(runs, hours)),
-        "![losses](plots/losses.png)",
-        "![quality of the pseudo-labels](plots/pl_quality.png)",
-        "![collapse monitors](plots/collapse.png)",
+        "Time is training and validation of one run. Its labels' error rates are "
+        "those of the pseudo-labels trained on, before filtering, in the first and in "
+        "the last epoch.",
+        markdown(experiment_table(runs)),
         "## Training commands",
         "```\n" + "\n".join(commands) + "\n```",
     ]
@@ -274,42 +161,56 @@ def write_results(runs: list[Run], args: argparse.Namespace) -> None:
         stream.write(plain(errors) + "\n")
 
 
+def read_command(directory: Path) -> str:
+    """Return the training command from the head of the last log, with plain `python`.
+
+    Args:
+        directory: Training directory.
+    """
+    log = directory / "train.log"
+    if not log.is_file():
+        return ""
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        match = re.match(r"# (.*)", stream.readline())
+    return re.sub(r"^\S+", "python", match[1].strip()) if match else ""
+
+
 def as_record(run: Run) -> dict[str, object]:
     """Return a run as plain values, error rates included."""
-    record = asdict(run)
-    record["scores"] = {
+    scores = {
         name: {
             unit: {**asdict(score), "rate": score.rate} for unit, score in units.items()
         }
         for name, units in run.scores.items()
     }
-    return record
+    for units in scores.values():
+        for score in units.values():
+            del score["errors"]
+    return {
+        "system": run.experiment.directory.name,
+        "seed": run.seed,
+        "criterion": str(run.config.get("pl_criterion") or "supervised"),
+        "teacher": str(run.config.get("pl_teacher") or "") * run.pseudo_labels,
+        "updates": run.updates,
+        "seconds": run.duration.total_seconds(),
+        "history": run.history,
+        "command": read_command(run.experiment.directory),
+        "scores": scores,
+    }
 
 
-def score_runs(
-    runs: list[Run], args: argparse.Namespace, sets: dict[str, dict[str, str]]
-) -> list[Run]:
-    """Set the scores of every run that was decoded.
-
-    Returns:
-        Runs that nobody asked for and that were decoded before the data changed.
+def drop_stale(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
+    """Return the runs that were decoded of the data that are there now.
 
     Raises:
         RecipeError: A run that was asked for lacks hypotheses.
     """
-    stale = []
-    for run in runs:
-        hypotheses = args.exp / f"seed{run.seed}" / run.system / "decode" / "text"
-        if not hypotheses.is_file():
-            continue
-        try:
-            run.scores = score_sets(sets, read_table(hypotheses))
-        except UserError as error:
-            if run.seed in args.seeds and run.system in args.systems:
-                raise RecipeError(f"{hypotheses}: {error}") from error
-            print(f"warning: {hypotheses} is left out: it is of other data ({error})")
-            stale.append(run)
-    return stale
+    for run in (run for run in runs if not run.scores):
+        place = run.experiment.directory
+        if run.seed in args.seeds and place.name in args.systems:
+            raise RecipeError(f"{place}: {' '.join(run.notes)}")
+        print(f"warning: {place} is left out, of other data: {' '.join(run.notes)}")
+    return [run for run in runs if run.scores]
 
 
 def main() -> None:
@@ -322,18 +223,18 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", required=True)
     parser.add_argument("--command", default="./run.sh", help="what made the results")
     args = parser.parse_args()
+    places = find_places(args.exp, args.seeds, args.systems)
+    decoded = [place for place in places if (place / "decode" / "text").is_file()]
+    if not decoded:
+        raise RecipeError(f"no system of {args.exp} was decoded; run stage 10 first")
     try:
-        sets = load_references(args.dump / "org")
+        runs = read_runs(decoded, load_references(args.dump / "org"))
     except UserError as error:
         raise RecipeError(str(error)) from error
-    runs = find_runs(args.exp, args.seeds, args.systems)
-    stale = score_runs(runs, args, sets)
-    runs = [run for run in runs if run not in stale]
-    if not any(run.scores for run in runs):
-        raise RecipeError(f"no system of {args.exp} was decoded; run stage 10 first")
-    plot_all(runs, args.exp / "plots")
-    write_results(runs, args)
-    print(f"{args.exp}/RESULTS.md, results.txt, results.json and plots/*.png")
+    runs = drop_stale(runs, args)
+    write_page(runs, args.exp)
+    write_results(runs, [place for place in places if place not in decoded], args)
+    print(f"{args.exp}/report.html, RESULTS.md, results.txt and results.json")
 
 
 if __name__ == "__main__":

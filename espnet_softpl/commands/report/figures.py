@@ -1,26 +1,23 @@
-"""The figures of the page: panels of curves, and bars with intervals, as PNG files."""
+"""The charts of the page, as plotly.js reads them: curves, and bars with intervals."""
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import numpy as np
 
-from espnet_softpl.commands.report.history import History
-from espnet_softpl.commands.scoring import Score
-from espnet_softpl.core.files import atomic_file
+from espnet_softpl.commands.report.runs import Run
+from espnet_softpl.commands.scoring import UNITS, Score
 from espnet_softpl.monitors import statistics
-from espnet_softpl.monitors.guard import Guard
 
-# Okabe and Ito's colors, which readers with color-blindness can tell apart.
+# Okabe and Ito's colors, which readers with color-blindness can tell apart; gray in
+# place of black, which cannot be seen on a dark page.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-COLORS += ("#000000", "#999933")
+COLORS += ("#808080", "#999933")
 
 SECTIONS: dict[str, Sequence[statistics.Statistic]] = {
     "pl_quality": (
@@ -57,7 +54,10 @@ FIGURES: dict[str, dict[str, str]] = {
     },
 }
 
-LEGEND = 6  # Names in a row of the legend.
+# A trace tells in `meta` its system, which a reader may hide, and its kind: `only` of
+# a single run; `run`, `mean` and `band` of several seeds; `level` for what is beside.
+Trace = dict[str, Any]
+Chart = dict[str, Any]  # `title`, `x` (the axis) and `data`, a list of traces.
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
@@ -65,96 +65,171 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, itertools.cycle(COLORS)))
 
 
-class Line(NamedTuple):
-    """What is drawn of one experiment."""
+def draw_curves(
+    key: str,
+    title: str,
+    systems: Mapping[str, Sequence[Run]],
+    colors: Mapping[str, str],
+) -> Chart:
+    """Draw one statistic of the runs that have reported it, by system.
 
-    name: str  # In the legend.
-    color: str
-    history: History
-    guard: Guard | None = None  # Its limits are drawn in the panels of its monitors.
-    alarms: Sequence[tuple[int, str]] = ()  # Mini-batch and text, drawn there too.
-
-
-def draw_curves(panels: Mapping[str, str], lines: Sequence[Line], path: Path) -> None:
-    """Draw a panel for each title by key of the history, with one legend for all.
-
-    There is at least one panel, in rows of three; one without any curve says so.
+    Several runs of a system have a mean and a band from the lowest to the highest, as
+    far as all of them have come.
     """
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure((4.2 * columns, 2.9 * rows + 0.4))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (key, title) in zip(axes.flat, panels.items()):
-        _draw_panel(axis, key, title, [line for line in lines if key in line.history])
-    _save(figure, axes.flat, path)
-
-
-def _draw_panel(axis: Axes, key: str, title: str, lines: Sequence[Line]) -> None:
-    """Draw one statistic of the experiments that have reported it."""
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel("mini-batches", fontsize=8)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25, linewidth=0.6)
-    if not lines:
-        axis.text(0.5, 0.5, "no data", ha="center", transform=axis.transAxes)
     factor = 100.0 if "(%)" in title else 1.0
-    for name, color, history, guard, alarms in lines:
-        steps, values = zip(*history[key])
-        axis.plot(
-            steps,
-            [factor * value for value in values],
-            label=name,
-            color=color,
-            linewidth=1.4,
-            marker="." if len(steps) <= 120 else None,
-            markersize=4,
+    traces: list[Trace] = []
+    for system, group in systems.items():
+        own = [run for run in group if key in run.history]
+        if own:
+            draw = _Pen(system, colors[system], factor)
+            _draw_system(draw, key, own)
+            traces += draw.traces
+    return {"title": title, "x": "mini-batches", "data": traces}
+
+
+class _Pen:
+    """Makes the traces of one system."""
+
+    def __init__(self, system: str, color: str, factor: float) -> None:
+        self.system, self.color, self.factor = system, color, factor
+        self.traces: list[Trace] = []
+
+    def __call__(
+        self, kind: str, name: str, x: Iterable[float], y: Iterable[float], **more: Any
+    ) -> None:
+        # plotly.js takes some HTML in names and texts; a run's name is none.
+        name = html.escape(name, quote=False)
+        self.traces.append(
+            {
+                "x": list(x),
+                "y": [float(f"{self.factor * value:.5g}") for value in y],
+                "name": name,
+                "meta": {"system": self.system, "kind": kind},
+                "mode": "lines",
+                "hovertemplate": f"%{{y:.4g}}<extra>{name}</extra>",
+                **more,
+                "line": {"color": self.color, "width": 1.6} | more.get("line", {}),
+            }
         )
-        if key not in FIGURES["collapse"]:
-            continue
-        if guard is not None:
-            monitor = key.removeprefix("train/")
-            levels = (guard.reference(monitor), *guard.bounds(monitor))
-            for level, style in zip(levels, ("-.", "--", "--")):
-                if math.isfinite(level):
-                    axis.axhline(level, color=color, ls=style, lw=0.9, alpha=0.8)
-        for step, _ in alarms:
-            axis.axvline(step, color=color, ls=":", linewidth=1.2)
+
+
+def _draw_system(draw: _Pen, key: str, runs: Sequence[Run]) -> None:
+    curves = [dict(run.history[key]) for run in runs]
+    for run, curve in zip(runs, curves):
+        kind = "run" if len(runs) > 1 else "only"
+        mode = "lines+markers" if len(curve) <= 120 else "lines"
+        marker = {"size": 4, "color": draw.color}
+        draw(kind, run.name, curve, curve.values(), mode=mode, marker=marker)
+    if len(runs) > 1:
+        steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+        values = np.array([[curve[step] for step in steps] for curve in curves])
+        low, high = values.min(axis=0), values.max(axis=0)
+        draw(
+            *("band", draw.system, [*steps, *steps[::-1]], [*high, *low[::-1]]),
+            line={"width": 0},
+            fill="toself",
+            fillcolor=f"{draw.color}33",
+            hoverinfo="skip",
+        )
+        spread = [
+            f"{draw.factor * a:.4g} to {draw.factor * b:.4g}" for a, b in zip(low, high)
+        ]
+        draw(
+            *(
+                "mean",
+                f"{draw.system}, mean of {len(runs)}",
+                steps,
+                values.mean(axis=0),
+            ),
+            line={"width": 2.2},
+            customdata=spread,
+            hovertemplate="%{y:.4g} (%{customdata})<extra>%{fullData.name}</extra>",
+        )
+    _draw_levels(draw, key, runs)
+    _draw_alarms(draw, key, runs)
+
+
+def _draw_levels(draw: _Pen, key: str, runs: Sequence[Run]) -> None:
+    """Draw the base model's level from where pseudo-labels begin, and the limits.
+
+    Those of several runs are their means.
+    """
+    start = min(run.start for run in runs)
+    ends = [start, max(run.history[key][-1][0] for run in runs)]
+    monitor = key.removeprefix("train/")
+    bounds = [run.guard.bounds(monitor) for run in runs if run.guard and _watched(key)]
+    lines = [
+        ("base model", "dashdot", [r.levels[key] for r in runs if key in r.levels])
+    ]
+    lines += [
+        (f"{end} limit", "dash", [bound[place] for bound in bounds])
+        for place, end in enumerate(("lowest", "highest"))
+    ]
+    for name, dash, values in lines:
+        if values and math.isfinite(level := sum(values) / len(values)):
+            mark = {"symbol": ["diamond", "line-ew"], "size": [8, 0]}
+            draw(
+                *("level", f"{draw.system}: {name}", ends, [level, level]),
+                line={"dash": dash, "width": 1.2},
+                mode="lines+markers" if name == "base model" else "lines",
+                marker=mark | {"color": draw.color},
+            )
+
+
+def _draw_alarms(draw: _Pen, key: str, runs: Sequence[Run]) -> None:
+    """Mark on the curves of a monitor where the guard raised alarms."""
+    for run in runs if _watched(key) else ():
+        if run.alarms:
+            at = [alarm.step for alarm in run.alarms]
+            draw(
+                *(
+                    "level",
+                    f"{run.name}: alarm",
+                    at,
+                    np.interp(at, *zip(*run.history[key])),
+                ),
+                mode="markers",
+                marker={"symbol": "x", "size": 9, "color": draw.color},
+            )
+
+
+def _watched(key: str) -> bool:
+    return key in FIGURES["collapse"]
 
 
 def draw_error_rates(
-    systems: Mapping[str, Sequence[Mapping[str, Mapping[str, Score]]]],
-    colors: Mapping[str, str],
-    path: Path,
-) -> None:
-    """Draw error rates: a panel each for CER and WER, a group of bars for each set.
+    systems: Mapping[str, Sequence[Run]], colors: Mapping[str, str]
+) -> list[Chart]:
+    """Draw error rates: a chart each for CER and WER, a group of bars for each set.
 
     The line on a bar is the 95 % confidence interval of a single training, or the
     range of several with different seeds, of which the bar is the mean.
-
-    Args:
-        systems: Score by unit, by set, of each training, by system.
-        colors: Color by system.
-        path: PNG file to write.
     """
-    figure = Figure((9.5, 3.8))
-    axes = figure.subplots(1, 2)
-    sets = list(dict.fromkeys(n for runs in systems.values() for r in runs for n in r))
-    width = 0.8 / len(systems)
-    for axis, unit, title in zip(axes, ("char", "word"), ("CER (%)", "WER (%)")):
-        for index, (system, runs) in enumerate(systems.items()):
-            known = [name for name in sets if any(name in run for run in runs)]
-            places = [sets.index(name) + index * width for name in known]
-            heights, *reach = zip(
-                *(bar_of([r[name][unit] for r in runs if name in r]) for name in known)
+    charts = []
+    for unit, title in UNITS.items():
+        chart: Chart = {"title": f"{title} (%)", "x": "", "data": []}
+        charts.append(chart)
+        for system, group in systems.items():
+            runs = [run.scores for run in group]
+            sets = list(dict.fromkeys(name for run in runs for name in run))
+            bars = [bar_of([run[n][unit] for run in runs if n in run]) for n in sets]
+            if not bars:
+                continue
+            rates, down, up = zip(*bars)
+            reach = {"type": "data", "array": up, "arrayminus": down}
+            draw = _Pen(system, colors[system], 1.0)
+            draw(
+                *("only", system, [html.escape(name, quote=False) for name in sets]),
+                rates,
+                type="bar",
+                marker={"color": colors[system]},
+                error_y=reach | {"symmetric": False, "thickness": 1},
+                customdata=[f"{h - d:.1f} to {h + u:.1f}" for h, d, u in bars],
+                hovertemplate="%{y:.1f} (%{customdata})<extra>%{fullData.name}</extra>",
             )
-            bars = dict(yerr=reach, capsize=3, label=system, color=colors[system])
-            axis.bar(places, heights, width, **bars)
-        axis.set_xticks([place + 0.4 - width / 2 for place in range(len(sets))], sets)
-        axis.tick_params(labelsize=8)
-        axis.set_title(title, fontsize=10)
-    _save(figure, axes, path)
+            del draw.traces[0]["line"], draw.traces[0]["mode"]
+            chart["data"] += draw.traces
+    return charts
 
 
 def bar_of(scores: Sequence[Score]) -> tuple[float, float, float]:
@@ -164,26 +239,3 @@ def bar_of(scores: Sequence[Score]) -> tuple[float, float, float]:
     if len(scores) == 1:
         low, high = scores[0].low, scores[0].high
     return height, max(0.0, height - low), max(0.0, high - height)
-
-
-def _save(figure: Figure, axes: Iterable[Axes], path: Path) -> None:
-    """Write a figure with one legend as PNG; it appears only when complete."""
-    entries = [zip(*axis.get_legend_handles_labels()) for axis in axes]
-    names = {name: handle for pairs in entries for handle, name in pairs}
-    if names:
-        style = dict(ncols=LEGEND, loc="upper center", frameon=False)
-        figure.legend(names.values(), names.keys(), fontsize=9, **style)
-    # In inches. A layout that matplotlib finds takes as long as all of the drawing.
-    width, height = figure.get_size_inches()
-    top = 0.35 + 0.25 * math.ceil(len(names) / LEGEND)
-    figure.subplots_adjust(
-        left=0.55 / width,
-        right=1.0 - 0.15 / width,
-        bottom=0.5 / height,
-        top=1.0 - top / height,
-        wspace=0.2,
-        hspace=0.4,
-    )
-    FigureCanvasAgg(figure)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)

