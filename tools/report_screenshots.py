@@ -44,7 +44,7 @@ def main() -> None:
             shot = IMAGES / f"{name}.png"
             size = f"--window-size={width},{height}"
             open_page(page, f"--screenshot={shot}", size, *options)
-            Image.open(shot).quantize(128).save(shot, optimize=True)
+            Image.open(shot).quantize(255).save(shot, optimize=True)
 
 
 if __name__ == "__main__":

@@ -223,7 +223,8 @@ def draw_error_rates(
                 rates,
                 type="bar",
                 marker={"color": colors[system]},
-                error_y=reach | {"symmetric": False, "thickness": 1},
+                error_y=reach
+                | {"symmetric": False, "thickness": 1.5, "color": "#808080"},
                 customdata=[f"{h - d:.1f} to {h + u:.1f}" for h, d, u in bars],
                 hovertemplate="%{y:.1f} (%{customdata})<extra>%{fullData.name}</extra>",
             )
