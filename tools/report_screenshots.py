@@ -11,8 +11,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from PIL import Image
-
 from espnet_softpl.bin import report
 from tests.support.browser import CHROMIUM, open_page
 from tests.support.report_experiments import write_grid
@@ -21,10 +19,10 @@ IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 DARK = "--blink-settings=preferredColorScheme=0"
 # Name: width and height of the window, the section that is shown, and more options.
 SHOTS: dict[str, tuple[int, int, str, tuple[str, ...]]] = {
-    "report_desktop": (1280, 1500, "errors", ()),
+    "report_desktop": (1280, 1600, "errors", ()),
     "report_dark": (1280, 1500, "collapse", (DARK,)),
     "report_phone": (390, 1300, "collapse", ()),
-    "report_labels": (1280, 1100, "samples", ()),
+    "report_labels": (1280, 1750, "samples", ()),
 }
 
 
@@ -41,10 +39,8 @@ def main() -> None:
             style = f"<style>section:not(#{section}) {{ display: none }}</style>"
             page = root / "out" / f"{name}.html"
             page.write_text(text.replace("</head>", f"{style}</head>"))
-            shot = IMAGES / f"{name}.png"
             size = f"--window-size={width},{height}"
-            open_page(page, f"--screenshot={shot}", size, *options)
-            Image.open(shot).quantize(255).save(shot, optimize=True)
+            open_page(page, f"--screenshot={IMAGES / name}.png", size, *options)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ function draw(place) {
   const chart = charts[place.dataset.figure][place.dataset.index];
   const data = chart.data.map((trace) => ({ ...trace, visible: isShown(trace) }));
   const buttons = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"];
-  const config = { responsive: true, displaylogo: false, modeBarButtons: [buttons] };
+  const config = { displaylogo: false, modeBarButtons: [buttons] };
   Plotly.react(place, data, layoutOf(chart), config);
 }
 
@@ -119,6 +119,9 @@ async function start() {
       draw(target);
     }
   }, { rootMargin: "300px" });
-  places.forEach((place) => watcher.observe(place));
+  const fitter = new ResizeObserver((entries) => {
+    for (const { target } of entries) if (target.data) Plotly.Plots.resize(target);
+  });
+  for (const place of places) watcher.observe(place), fitter.observe(place);
 }
 start();

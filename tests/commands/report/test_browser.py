@@ -22,7 +22,8 @@ head.querySelector("button").click();
 found.rising = [head.getAttribute("aria-sort"), ...column()];
 head.querySelector("button").click();
 found.falling = [head.getAttribute("aria-sort"), ...column()];
-Plotly.Fx.hover(place, [{ curveNumber: 0, pointNumber: 1 }]);
+const curveNumber = place.data.findIndex((trace) => trace.meta.kind === "mean");
+Plotly.Fx.hover(place, [{ curveNumber, pointNumber: 1 }]);
 await wait(500);
 found.hover = place.querySelector(".hoverlayer").textContent;
 const visible = () => place.data.filter((trace) => trace.visible)
