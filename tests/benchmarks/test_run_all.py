@@ -34,7 +34,9 @@ def test_all_claims_are_measured_and_the_page_is_made_of_them(bench, tmp_path) -
     assert bench.main(["--quick", "--json", str(file), "--page", str(page)]) == 0
     figures = json.loads(file.read_text())
     for key in bench.CLAIMS:
-        assert math.isfinite(figures[key]) and figures[key] >= 0.0, key
+        assert math.isfinite(figures[key]), key
+        # A step may wait less often than a stock one.
+        assert figures[key] >= 0.0 or key.startswith("host_syncs"), key
     for key in ("ema_step_over_arithmetic", "label_vs_stock"):
         assert figures[f"{key}.low"] <= figures[key] <= figures[f"{key}.high"]
     watched = bench.step_profile.BOOKKEEPING

@@ -19,7 +19,7 @@ import soundfile
 from tests.support.recipe import GENERATED, RECIPE, copy_recipe, environment, run
 from tests.support.report_pages import check_page
 
-SYSTEMS = ("warmup", "control", "hard_ctc", "soft_ce")
+SYSTEMS = ("warmup", "control", "hard_ctc", "soft_ctc")
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +134,7 @@ def test_every_preset_gives_twelve_stages(recipe: Path, preset: str) -> None:
     assert headings == [str(number) for number in range(1, 13)]
     pattern = r"^  queue.pl --mem 4G --gpu 2 \S+/(\w+)/train.log "
     names = re.findall(pattern, result.stdout, re.MULTILINE)
-    soft = "soft_ctc" if preset.startswith("commands_") else "soft_ce"
-    assert names == [*SYSTEMS[:3], soft]
+    assert names == list(SYSTEMS)
     assert result.stdout.count("--multiprocessing_distributed true") == 4
     assert not any((recipe / name).exists() for name in GENERATED)
 
@@ -378,13 +377,13 @@ TINY = "--token_type char --model_conf ctc_weight=1 --encoder_conf num_layers=1"
 def test_options_with_a_mistake_move_nothing(
     recipe: Path, tmp_path: Path, left: str
 ) -> None:
-    run_dir = tmp_path / "soft_ce"
+    run_dir = tmp_path / "soft_ctc"
     write_training(run_dir, "--epochs\t3", left)
     words = [run_dir, "--epochs\t4", "--token_list", "x", "--pl_criterion", "no"]
     result = shell(recipe, MAKE_ROOM, *words)
     assert result.returncode == 1
     assert "unknown criterion 'no'" in result.stdout
-    assert "soft_ce stays as it is: the new options are refused" in result.stdout
+    assert "soft_ctc stays as it is: the new options are refused" in result.stdout
     assert (run_dir / left).read_text() == "--epochs\t3"
     assert not list(tmp_path.glob("*.previous*"))
 
@@ -577,7 +576,7 @@ def test_all_stages_from_end_to_end(tmp_path: Path) -> None:
     alone = run(recipe, *more, "--stage", 11, "--stop_stage", 11)
     assert alone.returncode == 0, alone.stdout
     assert re.search(r"^other +1 +not run", alone.stdout, re.MULTILINE)
-    assert re.search(r"^soft_ce +1 +[\d.]+ ±", alone.stdout, re.MULTILINE)
+    assert re.search(r"^soft_ctc +1 +[\d.]+ ±", alone.stdout, re.MULTILINE)
     missing = run(recipe, *more, "--stage", 10, "--stop_stage", 10)
     assert missing.returncode == 1
     assert "seed1/other/valid.cer_ctc.ave.pth, which stage 9" in missing.stdout
