@@ -16,14 +16,18 @@ from tests.support.browser import CHROMIUM, open_page
 from tests.support.report_experiments import write_grid
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
-DARK = "--blink-settings=preferredColorScheme=0"
-# Name: width and height of the window, the section that is shown, and more options.
-SHOTS: dict[str, tuple[int, int, str, tuple[str, ...]]] = {
-    "report_desktop": (1280, 1600, "errors", ()),
-    "report_dark": (1280, 1500, "collapse", (DARK,)),
-    "report_phone": (390, 1300, "collapse", ()),
-    "report_labels": (1280, 1750, "samples", ()),
+# Name: width and height of the window, whether it is dark, the section that is shown.
+SHOTS = {
+    "report_desktop": (1280, 1600, False, "errors"),
+    "report_dark": (1280, 1500, True, "collapse"),
+    "report_phone": (390, 1300, False, "collapse"),
+    "report_labels": (1280, 1450, False, "samples"),
 }
+# The others are left out, and what is drawn when it is seen is drawn now.
+SHOW = """for (const section of document.querySelectorAll("section"))
+  section.hidden = section.id !== "{}";
+places.filter((place) => place.offsetParent).forEach(draw);
+new Promise((done) => setTimeout(done, 500));"""
 
 
 def main() -> None:
@@ -33,14 +37,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         report.main([*write_grid(root), "--audio", "--out", str(root / "out")])
-        text = (root / "out" / "report.html").read_text(encoding="utf-8")
-        for name, (width, height, section, options) in SHOTS.items():
-            # What is above the section is left out, and the bar is kept.
-            style = f"<style>section:not(#{section}) {{ display: none }}</style>"
-            page = root / "out" / f"{name}.html"
-            page.write_text(text.replace("</head>", f"{style}</head>"))
-            size = f"--window-size={width},{height}"
-            open_page(page, f"--screenshot={IMAGES / name}.png", size, *options)
+        for name, (width, height, dark, section) in SHOTS.items():
+            with open_page(root / "out" / "report.html", width, height, dark) as page:
+                page.run(SHOW.format(section))
+                (IMAGES / f"{name}.png").write_bytes(page.picture())
 
 
 if __name__ == "__main__":

@@ -207,9 +207,10 @@ def drop_stale(runs: Sequence[Run], args: argparse.Namespace) -> list[Run]:
     """
     for run in (run for run in runs if not run.scores):
         place = run.experiment.directory
+        reason = f"{place}/decode/text does not fit the data: {run.notes[-1]}"
         if run.seed in args.seeds and place.name in args.systems:
-            raise RecipeError(f"{place}: {' '.join(run.notes)}")
-        print(f"warning: {place} is left out, of other data: {' '.join(run.notes)}")
+            raise RecipeError(reason)
+        print(f"warning: left out: {reason}")
     return [run for run in runs if run.scores]
 
 

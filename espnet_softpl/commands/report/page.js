@@ -31,7 +31,7 @@ function draw(place) {
   const chart = charts[place.dataset.figure][place.dataset.index];
   const data = chart.data.map((trace) => ({ ...trace, visible: isShown(trace) }));
   const buttons = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"];
-  const config = { displaylogo: false, modeBarButtons: [buttons] };
+  const config = { responsive: true, displaylogo: false, modeBarButtons: [buttons] };
   Plotly.react(place, data, layoutOf(chart), config);
 }
 
@@ -106,8 +106,9 @@ addEventListener("afterprint", () => {
 });
 
 async function start() {
-  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const packed = document.getElementById("plotly").textContent;
+  const { body } = await fetch(`data:application/gzip;base64,${packed}`);
+  const stream = body.pipeThrough(new DecompressionStream("gzip"));
   const script = document.createElement("script");
   script.textContent = await new Response(stream).text();
   document.head.append(script);
@@ -119,9 +120,6 @@ async function start() {
       draw(target);
     }
   }, { rootMargin: "300px" });
-  const fitter = new ResizeObserver((entries) => {
-    for (const { target } of entries) if (target.data) Plotly.Plots.resize(target);
-  });
-  for (const place of places) watcher.observe(place), fitter.observe(place);
+  places.forEach((place) => watcher.observe(place));
 }
-start();
+const ready = start();
