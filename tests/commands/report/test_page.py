@@ -104,7 +104,7 @@ def test_the_documented_commands(runs, tmp_path, monkeypatch, capsys) -> None:
     assert len(blocks) == 2
     for block in blocks:
         words = shlex.split(block)
-        assert words[:3] == ["python", "-m", "espnet_softpl.bin.report"]
-        assert report.main(words[3:]) == 0
+        assert words[:2] == ["softpl", "report"]
+        assert report.main(words[2:]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == "report/report.html"
         check_page(Path("report/report.html"))
