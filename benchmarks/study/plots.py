@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE))
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from run_grid import CURVES, LINES, select_lines  # noqa: E402
+from run_grid import LINES, select_lines  # noqa: E402
 
 from espnet_softpl.commands.report import figures  # noqa: E402
 from espnet_softpl.core.files import atomic_file  # noqa: E402
@@ -57,19 +57,30 @@ def draw_rates(lines: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_curves(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw what is known of each epoch; a dotted line is an alarm of the guard."""
-    drawn = []
-    for line, color in zip(lines, figures.COLORS):
-        every = line["settings"]["num_iters_per_epoch"]
-        history = {
-            CURVES[key]: [(every * n, value) for n, value in enumerate(line[key], 1)]
-            for key in PANELS
-            if key in line
-        }
-        alarms = [(step, "") for step in line["alarms"][:1]]
-        drawn.append(figures.Line(line["system"], color, history, alarms=alarms))
-    panels = {CURVES[key]: title for key, title in PANELS.items()}
-    figures.draw_curves(panels, drawn, path)
+    """Draw what is known of each epoch; a dotted line is the guard's first alarm.
+
+    Args:
+        lines: Runs, a curve each.
+        path: PNG file to write; a panel for each of `PANELS`.
+    """
+    figure = Figure((11.0, 3.4), layout="constrained")
+    for axis, (key, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items()):
+        for line, color in zip(lines, figures.COLORS):
+            every, values = line["settings"]["num_iters_per_epoch"], line.get(key, [])
+            batches = [every * epoch for epoch in range(1, len(values) + 1)]
+            scale = 100 if "(%)" in title else 1
+            values = [scale * value for value in values]
+            axis.plot(batches, values, color=color, label=line["system"])
+            for step in line["alarms"][:1]:
+                axis.axvline(step, color=color, linestyle=":")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("mini-batches", fontsize=9)
+        axis.grid(alpha=0.25, linewidth=0.6)
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(lines))
+    FigureCanvasAgg(figure)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

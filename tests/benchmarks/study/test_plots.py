@@ -29,7 +29,9 @@ def lines(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_panel_for_each_corpus(plots, lines: Path, monkeypatch) -> None:
+@pytest.fixture
+def made(plots, monkeypatch) -> list:
+    """The figures that are drawn."""
     figures: list = []
     make = plots.Figure
 
@@ -38,9 +40,13 @@ def test_a_panel_for_each_corpus(plots, lines: Path, monkeypatch) -> None:
         return figures[-1]
 
     monkeypatch.setattr(plots, "Figure", keep)
+    return figures
+
+
+def test_a_panel_for_each_corpus(plots, lines: Path, made) -> None:
     out = lines.parent / "rates.png"
     plots.main(["rates", str(out), "--lines", str(lines), "--only", "soft", "hard"])
-    (axis,) = figures[0].axes
+    (axis,) = made[0].axes
     assert axis.get_title().startswith("c: ")
     assert [label.get_text() for label in axis.get_xticklabels()] == ["soft", "hard"]
     assert [bar.get_height() for bar in axis.patches] == [12.5, 12.5]
@@ -48,15 +54,16 @@ def test_a_panel_for_each_corpus(plots, lines: Path, monkeypatch) -> None:
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_curves_have_mini_batches_and_alarms(plots, lines: Path, monkeypatch) -> None:
-    drawn: list = []
-    monkeypatch.setattr(plots.figures, "draw_curves", lambda *args: drawn.extend(args))
-    words = ["curves", "x.png", "--lines", str(lines), "--seeds", "2", "--corpus", "c"]
+def test_curves_have_mini_batches_and_alarms(plots, lines: Path, made) -> None:
+    out = lines.parent / "curves.png"
+    words = ["curves", str(out), "--lines", str(lines), "--seeds", "2", "--corpus", "c"]
     plots.main(words)
-    panels, (hard, soft), path = drawn
-    assert (hard.name, soft.name, path) == ("hard", "soft", Path("x.png"))
-    assert hard.history == {"valid/cer_ctc": [(50, 0.25), (100, 0.125)]}
-    assert hard.alarms == [(7, "")]
-    assert "valid/cer_ctc" in panels
+    rates = made[0].axes[0]
+    assert rates.get_title().startswith("dev CER")
+    hard, alarm = rates.lines[:2]
+    assert hard.get_label() == "hard" and list(hard.get_ydata()) == [25.0, 12.5]
+    assert list(hard.get_xdata()) == [50, 100] and list(alarm.get_xdata()) == [7, 7]
+    assert hard.get_color() == alarm.get_color() != rates.lines[2].get_color()
+    assert out.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit, match="no such run"):
-        plots.main(["curves", "x.png", "--lines", str(lines), "--phase", "tune"])
+        plots.main([*words, "--phase", "tune"])
