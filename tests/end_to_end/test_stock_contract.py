@@ -384,6 +384,7 @@ def test_the_task_is_the_stock_task_with_more() -> None:
     ours |= {name for name in vars(SoftPLTask) if hasattr(ASRTask, name)}
     assert {name for name in ours if not name.startswith("_")} == {
         "trainer",
+        "get_parser",
         "add_task_arguments",
         "required_data_names",
         "optional_data_names",
@@ -439,7 +440,6 @@ def ended(task: type[ASRTask], cmd: list[str], capsys: Any) -> tuple[Any, str]:
         ["--help"],
         ["--print_config"],
         [],
-        ["--unheard_of", "1"],
         ["--output_dir"],
         ["--output_dir", "x"],
         ["--output_dir", "x", "--encoder", "unheard_of"],
@@ -452,6 +452,12 @@ def test_commands_end_alike(cmd: list[str], capsys: Any) -> None:
     stock, ours = (ended(task, cmd, capsys) for task in (ASRTask, SoftPLTask))
     assert stock == ours
     assert stock[0] == (0 if cmd[:1] in (["--help"], ["--print_config"]) else 2)
+
+
+def test_an_unknown_option_is_answered_with_the_nearest_one(capsys: Any) -> None:
+    status, words = ended(SoftPLTask, ["--outptu_dir", "x"], capsys)
+    assert status == ended(ASRTask, ["--outptu_dir", "x"], capsys)[0] == 2
+    assert "unknown option '--outptu_dir'. Did you mean '--output_dir'?" in words
 
 
 @pytest.mark.parametrize("training", [True, False])
