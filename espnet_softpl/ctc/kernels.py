@@ -28,7 +28,7 @@ def compiled(function: Callable) -> Callable:
     """Compile a function of numpy arrays and numbers at its first call.
 
     It runs without the GIL. A kernel and what it calls stand in one file: numba
-    compiles a kept function anew if its own file changes, and looks at no other.
+    compiles a kept function again if its own file changes, and looks at no other.
     """
     import numba  # Half a second, which only those who compute pay.
 
@@ -36,5 +36,5 @@ def compiled(function: Callable) -> Callable:
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError as error:  # No folder can be written to.
-        warnings.warn(f"every process compiles anew: {error}", stacklevel=2)
+        warnings.warn(f"every process compiles again: {error}", stacklevel=2)
         return numba.njit(function, **options)

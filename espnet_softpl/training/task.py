@@ -256,7 +256,7 @@ class SoftPLTask(ASRTask):
         filling = 0 if mixed.plan is None else mixed.plan.size
         checks.check_schedule(config.schedule, args.seed, steps, filling)
         if rank_and_world()[0] == 0:
-            hours = sum(samples.values()) / 3600 / rate
+            hours = int(samples.counts.sum()) / 3600 / rate
             run = Run(
                 mini_batches=steps,
                 unlabeled_pass=mixed.unlabeled_pass,

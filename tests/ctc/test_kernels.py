@@ -21,7 +21,7 @@ def test_the_cpu_has_kernels_of_two_types(dtype: torch.dtype) -> None:
 
 def test_without_a_folder_to_keep_it_a_function_is_compiled_all_the_same() -> None:
     function = eval("lambda number: number + 1")  # Of no file.
-    with pytest.warns(UserWarning, match="every process compiles anew"):
+    with pytest.warns(UserWarning, match="every process compiles again"):
         assert compiled(function)(2) == 3
 
 
