@@ -28,7 +28,10 @@ def get_parser() -> argparse.ArgumentParser:
     rate_help = "samples per second, 4000 to 96000 (default: the recordings' own)"
     add("--rate", metavar="HZ", type=int, help=rate_help)
     for name in SETS:
-        names_help = f"speakers of {name} (default: dealt in alphabetical order)"
+        names_help = (
+            f"speakers of {name}, or a part of one: NAME:0-14 are the recordings with "
+            f"these numbers (default: dealt in alphabetical order)"
+        )
         add(f"--{name}", metavar="SPEAKER", nargs="+", default=[], help=names_help)
         add(
             f"--{name}-utterances",

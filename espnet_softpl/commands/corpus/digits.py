@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -74,40 +75,25 @@ def digits_corpus(
     Args:
         directory: Where the recordings are, see `find_recordings`.
         seed: Of everything random, >= 0.
-        speakers: Names of the speakers of each set. If empty, the last speaker is
-            for test, the last but one for dev, and the others are halved.
+        speakers: Names of the speakers of each set, or parts of their recordings, as
+            `some_of` has them. If empty, the last speaker is for test, the last but
+            one for dev, and the others are halved.
         utterances: Utterances of each speaker, for every set, 1 to 10000.
         sample_rate: Samples per second, by default the recordings' own.
         female: Speakers that SPEAKERS.TXT has as women, the others being men.
 
     Raises:
-        ValueError: A speaker without recordings or in two sets, a set without
-            speakers, a number out of range.
+        ValueError: A speaker without recordings, a speaker or a recording in two
+            sets, a set without speakers, a number out of range.
         CorpusError: The recordings cannot be used.
     """
     recordings = find_recordings(directory)
+    speakers = speakers or _deal(list(recordings))
+    for name in itertools.chain(*speakers.values()):
+        if ":" in name:
+            recordings[name] = some_of(recordings, name)
     names = list(recordings)
-    speakers = speakers or _deal(names)
-    home: dict[str, str] = {}
-    for set_name in SETS:
-        if not speakers.get(set_name):
-            raise ValueError(
-                f"no speakers for {set_name}: name the speakers of all sets or of none"
-            )
-        if not 1 <= utterances[set_name] <= 10000:
-            raise ValueError(
-                f"utterances of each speaker of {set_name} must be 1 to 10000, "
-                f"not {utterances[set_name]}"
-            )
-        for name in speakers[set_name]:
-            if name in home:
-                raise ValueError(f"speaker {name} is in {home[name]} and {set_name}")
-            home[name] = set_name
-    for name in [*home, *female]:
-        if name not in names:
-            raise ValueError(
-                f"no recordings of speaker {name!r}; there are {', '.join(names)}"
-            )
+    _check_sets(speakers, utterances, recordings, female)
     if sample_rate is not None:
         check_rate(sample_rate)
     first = recordings[names[0]][0].path
@@ -115,7 +101,8 @@ def digits_corpus(
         rate = sample_rate or soundfile.info(first).samplerate
     plan = []
     for set_name, name in ((s, name) for s in SETS for name in speakers[s]):
-        number, sex = names.index(name) + 1, "F" if name in female else "M"
+        number = names.index(name) + 1
+        sex = "F" if name.partition(":")[0] in female else "M"
         base = (set_name, number, sex, name, utterances[set_name])
         own = (seed, tuple(recordings[name]), rate, sample_rate is not None)
         plan.append(RecordedSpeaker(*base, *own))
@@ -130,6 +117,69 @@ def digits_corpus(
     }
     title = "digits: connected digits, joined from recordings of single ones"
     return Corpus("digits", title, settings, plan, make_utterances, rate)
+
+
+def _check_sets(
+    speakers: Mapping[str, Sequence[str]],
+    utterances: Mapping[str, int],
+    recordings: Mapping[str, Sequence[Recording]],
+    female: Sequence[str],
+) -> None:
+    """Refuse sets that cannot be made, or that have a speaker or a file in common."""
+    home: dict[str, str] = {}
+    used: dict[Path, str] = {}
+    for set_name in SETS:
+        if not speakers.get(set_name):
+            raise ValueError(
+                f"no speakers for {set_name}: name the speakers of all sets or of none"
+            )
+        if not 1 <= utterances[set_name] <= 10000:
+            raise ValueError(
+                f"utterances of each speaker of {set_name} must be 1 to 10000, "
+                f"not {utterances[set_name]}"
+            )
+        for name in speakers[set_name]:
+            if name in home:
+                raise ValueError(f"speaker {name} is in {home[name]} and {set_name}")
+            home[name] = set_name
+            for path in (each.path for each in recordings.get(name, ())):
+                if used.setdefault(path, name) != name:
+                    raise ValueError(f"{path} is in {used[path]} and {name}")
+    for name in [*home, *female]:
+        if name not in recordings:
+            raise ValueError(
+                f"no recordings of speaker {name!r}; there are {', '.join(recordings)}"
+            )
+
+
+def some_of(
+    recordings: Mapping[str, Sequence[Recording]], name: str
+) -> list[Recording]:
+    """Return a part of a speaker's recordings.
+
+    Files end in the number of the recording: `3_theo_12.wav` and `theo-3-0012.flac` are
+    number 12 of the digit 3.
+
+    Args:
+        recordings: Of each speaker.
+        name: The speaker, and the first and the last number: `theo:0-14`.
+
+    Raises:
+        ValueError: The part is written in another way, or is empty.
+    """
+    match = re.fullmatch(r"(.+):(\d+)-(\d+)", name)
+    if match is None:
+        raise ValueError(f"{name!r} must be like NAME:0-14, numbers of recordings")
+    speaker, first, last = match[1], int(match[2]), int(match[3])
+    number = re.compile(r"\d+$")
+    part = [
+        each
+        for each in recordings.get(speaker, ())
+        if (end := number.search(each.path.stem)) and first <= int(end[0]) <= last
+    ]
+    if not part:
+        raise ValueError(f"there are no recordings {first} to {last} of {speaker!r}")
+    return part
 
 
 def _deal(names: Sequence[str]) -> dict[str, Sequence[str]]:
