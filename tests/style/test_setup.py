@@ -145,7 +145,7 @@ def test_the_image_is_made_of_what_is_here() -> None:
     script = (ROOT / "tools" / "setup_venv.sh").read_text(encoding="utf-8")
     (version,) = re.findall(r"^FROM python:([\d.]+)-slim$", text, re.M)
     assert f"python{version}" in script
-    inside = set(re.findall(r"/opt/espnet_softpl/(\S+)", text))
+    inside = set(re.findall(r"/srv/espnet_softpl/(\S+)", text))
     assert inside == {"tools/setup_venv.sh", "egs2/librispeech_softpl"}
     assert all((ROOT / path).exists() for path in inside)
     assert set(re.findall(r"TORCH_BUILD=(\w+)", text)) == {"default", "cpu"}
