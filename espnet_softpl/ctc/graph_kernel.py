@@ -1,9 +1,9 @@
 """The sum over a confusion network's paths and alignments, compiled for the CPU.
 
-The recursion of `espnet_softpl.ctc.graph`, which explains the states, one network after
-the other, in float64 and in probabilities. Every frame is divided by the largest
-emission of the network's own tokens, and alpha and beta by their sums, so that nothing
-stored is above a few ones. With exit i = blank i + labels of bin i before the frame,
+The recursion of `espnet_softpl.ctc.graph`, which explains the states, in float64 and in
+probabilities. Every frame is divided by the largest emission of the network's own
+tokens, and alpha and beta by their sums, so that nothing stored is above a few ones.
+With exit i = blank i + labels of bin i before the frame,
 
     reach j = exit j-1 + skips_(j-1) reach j-1      what can enter bin j
     label s = (label s + w_s reach j) p_s           without rivals, see `_entered`
@@ -15,9 +15,9 @@ Why rounding to 0 is harmless: a number below TINY is taken as 0. What such a nu
 adds to the total is at most TINY times a beta (or alpha), at most a few ones, and the
 total is the frame's sum of alpha times beta in the same units. If that sum is at least
 ENOUGH in every frame, all that was lost is below 1e-20 of it. If it is not, the network
-is not `trusted`, and the caller computes it in log space: impossible ones, broken
-frames, and models that find their target less likely than about e^-600 of what they
-would rather say.
+is not `trusted`, and `graph` computes it in log space: impossible ones, broken frames,
+and models that find their target less likely than about e^-600 of what they would
+rather say.
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -274,21 +274,22 @@ def forward_backward(
     first, symbols, tokens_of, sizes, weights, skips, rivals = layout
     for p in range(bins.size):
         b = p // (bins.size // lengths.size)
-        frames, num_bins = lengths[b], bins[p]
-        if not 0 <= frames <= log_probs.shape[1]:
+        num_frames, num_bins = lengths[b], bins[p]
+        if not 0 <= num_frames <= log_probs.shape[1]:
             raise ValueError("lengths must be in [0, T]")
-        labels, size = first[p, num_bins + 1], sizes[p]
+        frames, tokens = log_probs[b, :num_frames], tokens_of[p, : sizes[p]]
+        labels = first[p, num_bins + 1]
         own = first[p], symbols[p, :labels], weights[p], skips[p, : num_bins + 1]
         nodes = labels + num_bins + 1
-        alpha = scratch[: (frames + 1) * nodes].reshape(frames + 1, nodes)
+        alpha = scratch[: (num_frames + 1) * nodes].reshape(num_frames + 1, nodes)
         rest = scratch[alpha.size :]
         beta, rest = rest[:nodes], rest[nodes:]
-        emissions = rest[: frames * size].reshape(frames, size)
+        emissions = rest[: num_frames * sizes[p]].reshape(num_frames, sizes[p])
         losses[p] = np.nan
-        units = _emissions(log_probs[b, :frames], tokens_of[p, :size], emissions)
+        units = _emissions(frames, tokens, emissions)
         units += _forward(emissions, *own, rivals[p], alpha)
         _ends(first[p], own[3], beta)
-        total = (alpha[frames] * beta).sum()
+        total = (alpha[num_frames] * beta).sum()
         if math.isnan(units) or not total >= ENOUGH:
             continue
         if _backward(emissions, *own, rivals[p], alpha, beta, occupancy[p]):

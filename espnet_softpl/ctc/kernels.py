@@ -1,27 +1,31 @@
-"""Compiled loops over frames: when they are used, and how they are compiled.
+"""Loops over frames, compiled for the CPU: how, and what they are given.
 
-`graph_kernel`, `beam_kernel` and `viterbi_kernel` hold the loops. Each is compiled by
-numba at its first call and kept beside the module (or in numba's own folder of the
-user, or in NUMBA_CACHE_DIR), so that the next process loads it. Several processes may
-compile at once: numba renames complete files into place.
+`graph_kernel`, `beam_kernel` and `viterbi_kernel` hold the loops, one utterance after
+the other. Each is compiled by numba at its first call and kept beside the module (or in
+numba's own folder of the user, or in NUMBA_CACHE_DIR), so that the next process loads
+it. Several processes may compile at once: numba renames complete files into place.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
-import torch
 from torch import Tensor
 
 
-def usable(log_probs: Tensor) -> bool:
-    """Whether the kernels take these frames, (B, T, V): on the CPU, in float32 or 64.
+def on_cpu(tensor: Tensor) -> bool:
+    """Tell whether a tensor is where the kernels are."""
+    return tensor.device.type == "cpu"
 
-    Anything else is computed by the torch code, which the tests compare with.
+
+def arrays(*tensors: Tensor) -> list[Any]:
+    """Return arrays that share the memory of tensors, if those are dense on the CPU.
+
+    Others are copied, from a GPU too.
     """
-    types = (torch.float32, torch.float64)
-    return log_probs.device.type == "cpu" and log_probs.dtype in types
+    return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
 
 
 def compiled(function: Callable) -> Callable:

@@ -1,11 +1,11 @@
 """The CTC likelihood of several transcripts at once, and the occupancies behind it.
 
 K transcripts of each utterance. Both are computed on the tokens of the transcript
-alone, so that time and memory grow with U and not with the vocabulary: on the CPU by
-`graph_kernel`, elsewhere, and for what the kernel leaves over, by torch's own CTC.
+alone, so that time and memory grow with U and not with the vocabulary: on the CPU as
+that of networks (`graph`), on a GPU by torch's own CTC.
 
 Source: Graves et al. 2006, "Connectionist temporal classification"; the trick that
-reads the occupancies off the gradient is derived at `_reduced_ctc`.
+reads the occupancies off the gradient is derived at `_SymbolCTC`.
 """
 
 from typing import Any
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_softpl.ctc import BLANK, frame_mask, in_float32, kernels
-from espnet_softpl.ctc.compiled_ctc import compiled_nll
 from espnet_softpl.ctc.confusion import ConfusionNetwork
+from espnet_softpl.ctc.graph import graph_ctc
 
 
 def ctc_nll(
@@ -42,22 +42,14 @@ def ctc_nll(
         ValueError: On the CPU, a length or a token is out of its range.
     """
     log_probs = in_float32(log_probs)
-    if not kernels.usable(log_probs):
-        return _ReducedCTC.apply(log_probs, lengths, tokens, token_lengths)
-    num = tokens.size(1)
-    transcripts, ends = tokens.flatten(0, 1), token_lengths.flatten()
-
-    def reference(rows: Tensor) -> Tensor:
-        those = rows // num
-        lists = transcripts[rows].unsqueeze(1), ends[rows].unsqueeze(1)
-        return _ReducedCTC.apply(log_probs[those], lengths[those], *lists).squeeze(1)
-
+    if not kernels.on_cpu(log_probs):
+        return _symbol_nll(log_probs, lengths, tokens, token_lengths)
     # A transcript is a network with one alternative per bin.
+    transcripts = tokens.flatten(0, 1).unsqueeze(2)
     certain = torch.ones_like(transcripts, dtype=torch.float64)
-    network = ConfusionNetwork(
-        transcripts.unsqueeze(2), certain.unsqueeze(2), 1.0 - certain, ends
-    )
-    return compiled_nll(log_probs, lengths, network, reference).view(-1, num)
+    skips = torch.zeros_like(certain).squeeze(2)
+    network = ConfusionNetwork(transcripts, certain, skips, token_lengths.flatten())
+    return graph_ctc(log_probs, lengths, network).view(token_lengths.shape)
 
 
 def occupancies(
@@ -106,78 +98,48 @@ def _reduce(tokens: Tensor, token_lengths: Tensor) -> tuple[Tensor, Tensor]:
     return symbols, F.pad(labels, (0, 1), value=1)
 
 
-def _reduced_ctc(
-    log_probs: Tensor,
-    lengths: Tensor,
-    symbols: Tensor,
-    labels: Tensor,
-    token_lengths: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Run torch's CTC forward and backward on the symbols of each transcript.
+def _symbol_nll(
+    log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+) -> Tensor:
+    """Compute `ctc_nll` by torch's CTC, on the symbols of each transcript."""
+    symbols, labels = _reduce(tokens, token_lengths)
+    num = tokens.size(1)
+    index = symbols.flatten(1).expand(log_probs.size(1), -1, -1)  # (T, B, K S)
+    inputs = log_probs.transpose(0, 1).gather(2, index)
+    inputs = inputs.view(len(inputs), -1, symbols.size(2))  # (T, B K, S)
+    given = labels.flatten(0, 1), lengths.repeat_interleave(num)
+    losses = _SymbolCTC.apply(inputs, *given, token_lengths.flatten())
+    return losses.view(token_lengths.shape)
+
+
+class _SymbolCTC(torch.autograd.Function):
+    """torch's CTC of inputs (T, B, S), with the gradient of any inputs.
 
     torch's gradient with respect to its input x is exp(x) - occupancy, as if a
-    log-softmax followed; so the occupancy is exp(x) - gradient.
-
-    Returns the losses (B, K), and the occupancies of the symbols, (T, B, K, S), 0 in
-    frames of padding and for transcripts without an alignment.
+    log-softmax followed; so the occupancy is exp(x) - gradient. The forward pass
+    computes it along with the loss.
     """
-    num_frames, (batch, num, size) = log_probs.size(1), symbols.shape
-    frames = log_probs.transpose(0, 1).unsqueeze(2).expand(-1, -1, num, -1)
-    index = symbols.unsqueeze(0).expand(num_frames, -1, -1, -1)  # (T, B, K, S)
-    # A symbol that is nobody's, or a repeat of blank, must not be -inf: inf - inf.
-    inputs = frames.gather(3, index).clamp_(min=torch.finfo(log_probs.dtype).min / 4)
-    inputs = inputs.view(num_frames, batch * num, size)
-    frame_lengths = lengths.repeat_interleave(num)
-    with torch.enable_grad():
-        inputs.requires_grad_(True)
-        losses = F.ctc_loss(
-            inputs,
-            labels.view(batch * num, -1),
-            frame_lengths,
-            token_lengths.flatten(),
-            blank=BLANK,
-            reduction="none",
-        )
-        feasible = torch.isfinite(losses)
-        (gradient,) = torch.autograd.grad(losses.sum(), inputs)
-    gamma = inputs.detach().exp_().sub_(gradient)
-    exists = frame_mask(frame_lengths, num_frames) & feasible.unsqueeze(1)
-    gamma = torch.where(exists.t().unsqueeze(2), gamma, 0.0).clamp_(min=0.0)
-    losses = torch.where(feasible, losses.detach(), 0.0)
-    return losses.view(batch, num), gamma.view(num_frames, batch, num, size)
-
-
-def _expand(
-    reduced: Tensor, weights: Tensor, symbols: Tensor, shape: torch.Size
-) -> Tensor:
-    """Sum weighted occupancies of symbols, (T, B, K, S), into those of tokens."""
-    num_frames = reduced.size(0)
-    reduced = (reduced * weights.to(reduced.dtype).unsqueeze(-1)).flatten(2)
-    index = symbols.flatten(1).unsqueeze(0).expand(num_frames, -1, -1)
-    full = reduced.new_zeros(shape)
-    full.transpose(0, 1).scatter_add_(2, index, reduced)
-    return full
-
-
-class _ReducedCTC(torch.autograd.Function):
-    """See `ctc_nll`; the forward pass computes the gradient along with the loss."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        log_probs: Tensor,
-        lengths: Tensor,
-        tokens: Tensor,
-        token_lengths: Tensor,
+        ctx: Any, inputs: Tensor, labels: Tensor, lengths: Tensor, label_lengths: Tensor
     ) -> Tensor:
-        symbols, labels = _reduce(tokens, token_lengths)
-        losses, gamma = _reduced_ctc(log_probs, lengths, symbols, labels, token_lengths)
-        ctx.save_for_backward(gamma, symbols)
-        ctx.shape = log_probs.shape
-        return losses
+        with torch.enable_grad():
+            leaf = inputs.detach().requires_grad_(True)
+            losses = F.ctc_loss(
+                leaf, labels, lengths, label_lengths, blank=BLANK, reduction="none"
+            )
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        feasible = losses.isfinite()
+        exists = frame_mask(lengths, len(inputs)) & feasible.unsqueeze(1)
+        # What is impossible has no occupancy; its gradient may be inf - inf.
+        exists = exists.t().unsqueeze(2) & ~inputs.isneginf()
+        occupancy = inputs.exp().sub_(gradient).masked_fill_(~exists, 0.0)
+        ctx.save_for_backward(occupancy.clamp_(min=0.0))
+        return torch.where(feasible, losses, 0.0)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gamma, symbols = ctx.saved_tensors
-        return _expand(gamma, -grad, symbols, ctx.shape), None, None, None
+        (occupancy,) = ctx.saved_tensors
+        return -grad.unsqueeze(1) * occupancy, None, None, None

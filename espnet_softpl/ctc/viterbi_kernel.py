@@ -1,6 +1,6 @@
-"""The best alignment of a transcript, compiled for the CPU.
+"""The best alignment of a transcript, compiled, in float64.
 
-The states of `espnet_softpl.ctc.viterbi`, one utterance after the other, in float64.
+S = 2U + 1 states of a transcript: blank, label, blank, label, ..., blank.
 """
 
 # ruff: noqa: ANN001, ANN202
@@ -11,13 +11,12 @@ from espnet_softpl.ctc.kernels import compiled
 
 
 @compiled
-def _best_path(frames, states, may_skip, moves, scores, path):
+def _best_path(frames, states, moves, scores, path):
     """Fill the path (T,) over frames (T, V); return its log-probability, or -inf.
 
-    `states` (S,) are tokens, `may_skip` (S,) marks those that may be reached from two
-    before. `moves` (T, S) and `scores` (S,) are room to work in: scores are replaced
-    from the last state to the first, which reads only what is still of the frame
-    before. Of equal moves the shortest is taken.
+    `states` (S,) are tokens. `moves` (T, S) and `scores` (S,) are room to work in:
+    scores are replaced from the last state to the first, which reads only what is still
+    of the frame before. Of equal moves the shortest is taken.
     """
     scores[:] = -np.inf
     scores[0] = 0.0  # Before the first frame, in the first blank.
@@ -26,7 +25,8 @@ def _best_path(frames, states, may_skip, moves, scores, path):
             best, move = scores[s], 0
             if s > 0 and scores[s - 1] > best:
                 best, move = scores[s - 1], 1
-            if may_skip[s] and scores[s - 2] > best:
+            # The blank between two labels may be passed over if they differ.
+            if s > 1 and states[s] != states[s - 2] and scores[s - 2] > best:
                 best, move = scores[s - 2], 2
             scores[s] = best + frames[t, states[s]]
             moves[t, s] = move
@@ -43,37 +43,30 @@ def _best_path(frames, states, may_skip, moves, scores, path):
 
 
 @compiled
-def best_paths(
-    log_probs, lengths, states, may_skip, token_lengths, moves, paths, scores
-) -> None:
+def best_paths(log_probs, lengths, tokens, token_lengths, paths, scores) -> None:
     """Find the best alignment of each utterance's transcript.
 
     Args:
         log_probs: Frames, (B, T, V).
         lengths: Frames of each utterance, int64, (B,).
-        states: Tokens of the states, int64, (B, 2 U + 1).
-        may_skip: Whether a state may be reached from two before, bool, (B, 2 U + 1).
+        tokens: Transcripts, int64, (B, U), padded with any value.
         token_lengths: Labels of each transcript, int64, (B,).
-        moves: Room to work in, int8, (T, 2 U + 1).
         paths: To be filled, int64, (B, T), with -1 in it.
         scores: To be filled, (B,).
 
     Raises:
         ValueError: A length or a token is out of its range.
     """
-    room = np.empty(states.shape[1])
+    _, num_frames, num_tokens = log_probs.shape
+    states = np.zeros(2 * tokens.shape[1] + 1, np.int64)
+    moves, room = np.empty((num_frames, states.size), np.int8), np.empty(states.size)
     for b in range(lengths.size):
         size = 2 * token_lengths[b] + 1
-        if not (0 <= lengths[b] <= log_probs.shape[1] and 1 <= size <= room.size):
+        if not (0 <= lengths[b] <= num_frames and 1 <= size <= states.size):
             raise ValueError("lengths must fit the frames and the transcripts")
-        for token in states[b, :size]:
-            if not 0 <= token < log_probs.shape[2]:
+        for u in range(token_lengths[b]):
+            if not 0 <= tokens[b, u] < num_tokens:
                 raise ValueError("a token is not in [0, V)")
-        scores[b] = _best_path(
-            log_probs[b, : lengths[b]],
-            states[b, :size],
-            may_skip[b],
-            moves,
-            room[:size],
-            paths[b],
-        )
+            states[2 * u + 1] = tokens[b, u]
+        frames = log_probs[b, : lengths[b]]
+        scores[b] = _best_path(frames, states[:size], moves, room[:size], paths[b])

@@ -13,7 +13,7 @@ from espnet_softpl.ctc.confusion import ConfusionNetwork
 from espnet_softpl.ctc.graph import graph_ctc
 from tests.conftest import all_paths, make_log_probs, path_log_prob, reference_collapse
 
-pytestmark = pytest.mark.usefixtures("both_ways")
+pytestmark = pytest.mark.usefixtures("both_spaces")
 
 Bins = list[dict[int, float]]
 

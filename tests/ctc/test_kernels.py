@@ -1,4 +1,4 @@
-"""When kernels are used, and that they are compiled once."""
+"""What kernels are given, and that they are compiled once."""
 
 import os
 import subprocess
@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet_softpl.ctc.kernels import compiled, usable
+from espnet_softpl.ctc.kernels import arrays, compiled, on_cpu
 from tests import ROOT
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_cpu_has_kernels_of_two_types(dtype: torch.dtype) -> None:
-    assert usable(torch.zeros(1, 2, 3, dtype=dtype))
-    assert not usable(torch.zeros(1, 2, 3, dtype=dtype, device="meta"))
-    assert not usable(torch.zeros(1, 2, 3, dtype=torch.bfloat16))
+def test_dense_tensors_of_the_cpu_share_their_memory() -> None:
+    ones, columns = torch.ones(2, 3), torch.ones(2, 3).t()
+    shared, copied = arrays(ones, columns)
+    shared[0, 0] = copied[0, 0] = 5.0
+    assert ones[0, 0] == 5.0 and columns[0, 0] == 1.0 and copied.shape == (3, 2)
+    assert on_cpu(ones) and not on_cpu(torch.ones(1, device="meta"))
 
 
 def test_without_a_folder_to_keep_it_a_function_is_compiled_all_the_same() -> None:

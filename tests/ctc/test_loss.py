@@ -15,7 +15,7 @@ from tests.ctc.test_viterbi import (
     several,
 )
 
-pytestmark = pytest.mark.usefixtures("both_ways")
+pytestmark = pytest.mark.usefixtures("both_devices")
 
 
 def test_ctc_of_several_transcripts_is_torchs_ctc_of_each() -> None:

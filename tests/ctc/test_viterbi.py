@@ -7,8 +7,6 @@ from espnet_softpl.ctc import greedy
 from espnet_softpl.ctc.viterbi import viterbi
 from tests.conftest import all_paths, make_log_probs, path_log_prob, reference_collapse
 
-pytestmark = pytest.mark.usefixtures("both_ways")
-
 TRANSCRIPTS = [(), (1,), (1, 1), (1, 2), (2, 1, 2), (1, 1, 1), (3, 3, 2)]
 FRAMES = [5, 3, 4, 5, 5, 4, 5]
 LENGTHS = torch.tensor(FRAMES)
