@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import (
-    Parser,
-    add_model_arguments,
-    existing_path,
-)
-from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
+from espnet_softpl.commands import arguments
 from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = Parser(__doc__)
-    add_model_arguments(parser)
+    parser = arguments.Parser(__doc__)
+    arguments.add_model_arguments(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -37,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--option",
-        type=existing_path,
+        type=arguments.existing_path,
         action="append",
         default=[],
         metavar="FILE",
@@ -47,24 +41,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_quietly
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command on its words; None takes those of the process."""
-    args = get_parser().parse_args(cmd)
-    # ESPnet takes seconds to import, and help needs none of it.
+def _work(options: argparse.Namespace) -> list[str]:
     with quick_imports():
-        from espnet_softpl.commands.experiment import open_experiment
-        from espnet_softpl.commands.export import export
+        from espnet_softpl.commands.export import run
 
-    try:
-        with open_experiment(args.asr_exp, args.out[0]) as experiment:
-            weights = experiment.weights(args.which, args.student, args.weight)
-            names = export(experiment, weights, args.which, args.out, args.option)
-    except (UserError, OSError) as error:
-        refuse(error, status_of(error))
-    print(f"{args.which}: {weights.source}")
-    for out in args.out:
-        print(f"{out}: {', '.join(names)}")
+    return run(options)
+
+
+main = arguments.command(get_parser, _work)
 
 
 if __name__ == "__main__":

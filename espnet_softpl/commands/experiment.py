@@ -98,18 +98,16 @@ class Experiment:
         a packed model only what came with it is found: its author is not trusted.
         """
         here = self.directory.resolve()
+        places, roots = (Path(), here, *here.parents), None
         if self.model_file is not None:
             # The hub's cache has links to files that lie beside the directory.
-            roots = (here, here.parents[1] / "blobs" if len(here.parents) > 1 else here)
-            with contextlib.suppress(OSError, ValueError):
-                file = (here / name).resolve()
-                if file.is_file() and any(file.is_relative_to(r) for r in roots):
-                    return here / name
-            return None
-        for base in (Path(), here, *here.parents):
+            places, roots = (here,), (here, *(p / "blobs" for p in here.parents[1:2]))
+        for place in places:
             with contextlib.suppress(OSError, ValueError):  # No name for a file.
-                if (base / name).is_file():
-                    return base / name
+                file = (place / name).resolve()
+                inside = roots is None or any(map(file.is_relative_to, roots))
+                if inside and file.is_file():
+                    return place / name
         return None
 
     def place_files(
@@ -150,10 +148,7 @@ class Experiment:
         The average of the best epochs comes first, then the best epoch, each by the
         first of `STATISTICS` (`CTC_STATISTICS` without decoder) of the validation data
         that has a file, then by any other of `best_model_criterion`. Then the latest
-        epoch, the newest, the only file.
-
-        Raises:
-            UserError: There is none.
+        epoch, the newest, the only file. UserError if there is none.
         """
         models = [path for path in self.directory.glob("*.pth") if path.is_file()]
         if name is not None:
@@ -196,10 +191,8 @@ class Experiment:
         """Read the teacher, of a finished run or of one that goes on or was killed.
 
         The state of the newest finished epoch has it; if there is none, `teacher.pth`,
-        which is written at the end of a run.
-
-        Raises:
-            UserError: The experiment has no teacher with weights of its own.
+        which is written at the end of a run. UserError if there is none with weights
+        of its own.
         """
         for path in self.snapshots():
             try:
@@ -238,9 +231,7 @@ class Experiment:
         """Read `student` (see `checkpoint`), `teacher` or `average`.
 
         In the average the teacher has a share in [0, 1], and the student the rest.
-
-        Raises:
-            UserError: There is no such model, it is torn, or the two do not fit.
+        UserError if there is no such model, it is torn, or the two do not fit.
         """
         if which == "teacher":
             return self.teacher()
@@ -302,10 +293,8 @@ def _check_value(path: Path, key: Any, value: Any) -> None:
 def read_experiment(directory: Path) -> Experiment:
     """Read an experiment (`config.yaml`), or an unpacked model (`meta.yaml`).
 
-    Files of an unpacked model are named by paths into `directory`.
-
-    Raises:
-        UserError: It is neither, or a file is missing.
+    Files of an unpacked model are named by paths into `directory`. UserError if it is
+    neither, or a file is missing.
     """
     path = directory / packed.DESCRIPTION
     if not path.is_file():
@@ -337,10 +326,7 @@ def open_experiment(path: str | Path, out: Path) -> Iterator[Experiment]:
     """Open an experiment's directory, or unpack an archive for as long as it is open.
 
     It is unpacked beside `out`, which is made of it; so what a kill leaves there goes
-    when the command is given again.
-
-    Raises:
-        UserError: It is neither.
+    when the command is given again. UserError if it is neither.
     """
     path = Path(path)
     if not packed.is_archive(path):

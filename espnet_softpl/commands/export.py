@@ -5,6 +5,7 @@ Nothing of this package is left in it, nor of the machine that it was trained on
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -18,7 +19,13 @@ import yaml
 from espnet2.main_funcs.pack_funcs import pack
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl.commands.experiment import OURS, Experiment, Weights, is_of_run
+from espnet_softpl.commands.experiment import (
+    OURS,
+    Experiment,
+    Weights,
+    is_of_run,
+    open_experiment,
+)
 from espnet_softpl.commands.packed import ARCHIVES, is_archive
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.files import save_atomically, work_directory
@@ -90,12 +97,8 @@ def export(
     from everywhere. Further files, `options`, go along. Stock ESPnet loads the model,
     and it is compared, before anything is put in place.
 
-    Returns:
-        The names of the files in the model, each with the place that it is from.
-
-    Raises:
-        UserError: A target is taken, a file is missing, or the weights do not fit the
-            configuration.
+    Returns the names of the files in the model, each with the place that it is from.
+    UserError if a target is taken, a file is missing, or the weights do not fit.
     """
     for out in outputs:
         check_target(out)
@@ -161,3 +164,12 @@ def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:
             )
     finally:
         os.chdir(before)
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """Export as the options of `bin.export` say; return what was written, in lines."""
+    with open_experiment(args.asr_exp, args.out[0]) as experiment:
+        weights = experiment.weights(args.which, args.student, args.weight)
+        names = export(experiment, weights, args.which, args.out, args.option)
+    files = (f"{out}: {', '.join(names)}" for out in args.out)
+    return [f"{args.which}: {weights.source}", *files]
