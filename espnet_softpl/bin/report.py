@@ -46,8 +46,8 @@ def _work(options: argparse.Namespace) -> list[object]:
         raise UserError(f"--out: {options.out} is no directory")
     if importlib.util.find_spec("plotly") is None:
         raise UserError("plotly is not installed: pip install plotly")
-    from espnet_softpl.commands.report.page import write_page
     from espnet_softpl.commands.report.decodings import read_references
+    from espnet_softpl.commands.report.page import write_page
     from espnet_softpl.commands.report.runs import read_runs
 
     runs = read_runs(options.experiments, read_references(options.ref_text))

@@ -65,10 +65,8 @@ def relocate(value: Any, rename: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return rename(value)
     if isinstance(value, Mapping):
-        return {
-            key: part if key == "token_list" else relocate(part, rename)
-            for key, part in value.items()
-        }
+        items = value.items()
+        return {k: v if k == "token_list" else relocate(v, rename) for k, v in items}
     if isinstance(value, (list, tuple)):
         return [relocate(part, rename) for part in value]
     return value
@@ -160,16 +158,10 @@ class Experiment:
         if self.model_file is not None:
             return self.model_file
         ranked = CTC_STATISTICS if is_ctc_only(self.config) else STATISTICS
-        own = [
-            statistic
-            for phase, statistic, *_ in self.config.get("best_model_criterion") or ()
-            if phase == "valid" and statistic not in STATISTICS
-        ]
-        patterns = [
-            f"valid.{statistic}.{kind}.pth"
-            for kind in ("ave", "ave_*best", "best")
-            for statistic in (*ranked, *own)
-        ]
+        chosen = self.config.get("best_model_criterion") or ()
+        own = [c[1] for c in chosen if c[0] == "valid" and c[1] not in STATISTICS]
+        kinds, names = ("ave", "ave_*best", "best"), (*ranked, *own)
+        patterns = [f"valid.{name}.{kind}.pth" for kind in kinds for name in names]
         for pattern in (*patterns, "latest.pth"):
             if files := [path for path in models if path.match(pattern)]:
                 return max(files)
@@ -203,24 +195,26 @@ class Experiment:
             if state.get("version") != STATE_VERSION:
                 logger.warning("%s is of another version of this package", path)
                 continue
-            teacher = state["teacher"]
-            if teacher.get("model") is not None:
-                return Weights(dict(teacher["model"]), str(path))
-            reason = "has no teacher yet: it is made at the first unlabeled mini-batch"
-            if "model" not in teacher:
-                kind = f"pl_teacher: {teacher.get('kind')}"
-                reason = f"has no teacher: its teacher is the student itself ({kind})"
+            found = state["teacher"]
+            if found.get("model") is not None:
+                return Weights(dict(found["model"]), str(path))
+            kind = f"pl_teacher: {found.get('kind')}"
+            reason = (
+                "has no teacher yet: it is made at the first unlabeled mini-batch"
+                if "model" in found
+                else f"has no teacher: its teacher is the student itself ({kind})"
+            )
             break
         else:
             path = self.directory / TEACHER
             if path.is_file():
                 return Weights(load_state(path), str(path))
             reason = (
-                f"has neither {TEACHER} nor a whole state in {STATE_DIR}: no epoch is "
-                f"finished, or its teacher has no weights of its own"
+                "was trained without pseudo-labels, and has no teacher"
+                if self.config.get("pl_criterion") is None
+                else f"has neither {TEACHER} nor a whole state in {STATE_DIR}: no "
+                f"epoch is finished, or its teacher has no weights of its own"
             )
-            if self.config.get("pl_criterion") is None:
-                reason = "was trained without pseudo-labels, and has no teacher"
         raise UserError(
             f"{self.directory} {reason}; take the student (--which student)"
         )

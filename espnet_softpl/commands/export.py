@@ -72,13 +72,13 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
 
 def check_target(out: Path) -> None:
     """Refuse a target that would be lost, or that is no archive of ESPnet's."""
+    reason = ""
     if is_archive(out):
         reason = "is a directory" if out.is_dir() else ""
     elif out.suffix in (".gz", ".bz2", ".xz", ".7z", ".rar", ".pth"):
         reason = f"want one of {', '.join(ARCHIVES)}, or a directory"
-    else:
-        taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
-        reason = "is there already; remove it, or name another" if taken else ""
+    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
+        reason = "is there already; remove it, or name another"
     if reason:
         raise UserError(f"--out {out}: {reason}")
 
@@ -150,18 +150,12 @@ def export(
 
 
 def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:
-    # ESPnet names what it packs relative to the working directory, and lists it on
-    # the screen.
     before = Path.cwd()
-    os.chdir(stage)
+    os.chdir(stage)  # ESPnet names what it packs relative to the working directory.
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            pack(
-                files={"asr_model_file": model},
-                yaml_files={"asr_train_config": "config.yaml"},
-                option=members,
-                outpath=archive,
-            )
+        with contextlib.redirect_stdout(io.StringIO()):  # It lists it there.
+            config = {"asr_train_config": "config.yaml"}
+            pack({"asr_model_file": model}, config, archive, members)
     finally:
         os.chdir(before)
 

@@ -62,6 +62,12 @@ class Audio(NamedTuple):
     lengths: dict[str, int]  # Samples by utterance id, of those that can be read.
     bad: dict[str, str]  # Reason by utterance id, of those that cannot.
 
+    def of(self, keys: set[str]) -> Audio:
+        """Return the audio of some utterances, in the order of the whole."""
+        columns = (self.entries, self.lengths, self.bad)
+        parts = ({k: v for k, v in column.items() if k in keys} for column in columns)
+        return Audio(self.path, self.kind, *parts)
+
 
 class Progress:
     """The mini-batches that are labeled, by number, in a file that outlives a kill.
@@ -184,9 +190,8 @@ def build_labeler(
 def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
     """Sort utterances into mini-batches of like lengths, the longest first.
 
-    So memory runs out at once or never. The mini-batches are a function of the lengths
-    in samples and of `batch_bins`, the most samples in one, padding included; a longer
-    utterance is one of its own.
+    So memory runs out at once or never. `batch_bins` are the most samples in one,
+    padding included; a longer utterance is one of its own.
     """
     batches: list[list[str]] = []
     longest = 0
@@ -236,21 +241,17 @@ def _load(
         sample_shape = ()
         with evaluating(labeler.model) as model:
             fewest = smallest_input(lambda n: frames_of(model, n), 64000)
-    dataset = ESPnetDataset(
-        [(audio.path, "speech", audio.kind)],
-        preprocess=SoftPLTask.build_preprocess_fn(args, train=False),
+    preprocess = SoftPLTask.build_preprocess_fn(args, train=False)
+    dataset = UsableAudio(
+        ESPnetDataset([(audio.path, "speech", audio.kind)], preprocess=preprocess),
+        audio.lengths,
+        min_samples=fewest,
+        sample_shape=sample_shape,
+        sample_rate=sample_rate(args),
     )
+    collate = SoftPLTask.build_collate_fn(args, train=False)
     return DataLoader(
-        UsableAudio(
-            dataset,
-            audio.lengths,
-            min_samples=fewest,
-            sample_shape=sample_shape,
-            sample_rate=sample_rate(args),
-        ),
-        batch_sampler=batches,
-        collate_fn=SoftPLTask.build_collate_fn(args, train=False),
-        num_workers=num_workers,
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=num_workers
     )
 
 
@@ -284,7 +285,7 @@ def label_set(
     batches = {n: batches[n] for n in range(shard, len(batches), args.num_shards)}
     unreadable = audio.bad
     mine = sorted(unreadable)[shard :: args.num_shards]
-    audio = _part_of(audio, {*mine, *itertools.chain(*batches.values())})
+    audio = audio.of({*mine, *itertools.chain(*batches.values())})
     todo = {n: ids for n, ids in batches.items() if n not in progress.done}
     share = UsableShare(most)
     loader = _load(labeler, audio, list(todo.values()), args.num_workers)
@@ -332,13 +333,6 @@ def write_labels(
     with atomic_write(out / SUMMARY) as stream:
         yaml.safe_dump({**settings, **counts}, stream, sort_keys=False)
     return counts
-
-
-def _part_of(audio: Audio, keys: set[str]) -> Audio:
-    """Return the audio of some utterances, in the order of the whole."""
-    columns = (audio.entries, audio.lengths, audio.bad)
-    parts = ({k: v for k, v in column.items() if k in keys} for column in columns)
-    return Audio(audio.path, audio.kind, *parts)
 
 
 def out_of(args: argparse.Namespace, shard: int) -> Path:

@@ -138,9 +138,6 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
     In `org/dev` and `org/test` there is `text`, and `utt2set`, which tells the sets of
     a part from each other. A part with one set is called `dev` or `test`; the sets of a
     part with several keep their own names.
-
-    Raises:
-        UserError: A file is missing or malformed.
     """
     sets: dict[str, dict[str, str]] = {}
     for part in ("dev", "test"):
@@ -159,8 +156,7 @@ def score_sets(
 ) -> dict[str, dict[str, Score]]:
     """Score what one system recognized: by unit (`char` and `word`), by set.
 
-    Raises:
-        UserError: An utterance was not decoded.
+    UserError if an utterance was not decoded.
     """
     scores: dict[str, dict[str, Score]] = {}
     for name, references in sets.items():

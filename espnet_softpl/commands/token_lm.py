@@ -26,9 +26,8 @@ def witten_bell(
     vocabulary and the end. What is left to P(v) is the backoff weight of u, so that the
     ARPA form is exact. Witten and Bell 1991, method C, interpolated.
 
-    Returns:
-        P(v), with `</s>`; the backoff weight of each u that was seen, `<s>` among them;
-        P(v | u) of each pair that was seen. No token without a share.
+    Returns P(v), with `</s>`; the backoff weight of each u that was seen, `<s>` among
+    them; P(v | u) of each pair that was seen. No token without a share.
     """
     pairs = Counter(
         pair for sentence in sentences for pair in pairwise((START, *sentence, END))

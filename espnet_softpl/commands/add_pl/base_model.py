@@ -42,20 +42,15 @@ def _named_files(base: Experiment) -> Iterator[tuple[str, str]]:
 
 def check_files(base: Experiment) -> None:
     """Refuse a base model without files that its configuration names, telling all."""
-    missing = {
+    missing = sorted(
         (key, name)
-        for key, name in _named_files(base)
+        for key, name in set(_named_files(base))
         if not name or not Path(name).exists()
-    }
+    )
     if not missing:
         return
-    recipes = [
-        directory
-        for directory in base.directory.resolve().parents
-        if any(name and (directory / name).exists() for _, name in missing)
-    ]
     lines = [f"files of the base model {base.directory} do not exist:"]
-    for key, name in sorted(missing):
+    for key, name in missing:
         option = DATA_OPTIONS.get(key.partition("_")[0])
         wanted = f"{option} DIR" if option else f"--moved {name or 'OLD'} NEW"
         lines.append(f"  {key}: {name or '(not named)'}   (give {wanted})")
@@ -63,11 +58,14 @@ def check_files(base: Experiment) -> None:
         lines.append(
             "A packed model comes without data: give --labeled DIR --valid DIR"
         )
-    elif recipes:
-        lines.append(
-            f"Paths of the base model are relative to {recipes[0]}: run this command, "
-            f"and the training, there"
-        )
+    else:
+        for directory in base.directory.resolve().parents:
+            if any(name and (directory / name).exists() for _, name in missing):
+                lines.append(
+                    f"Paths of the base model are relative to {directory}: run this "
+                    f"command, and the training, there"
+                )
+                break
     lines.append(
         "--labeled and --valid take directories with wav.scp and text; --moved OLD NEW "
         "renames a file or a whole directory, such as --moved dump elsewhere/dump"

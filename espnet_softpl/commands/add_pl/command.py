@@ -98,12 +98,8 @@ def _training_command(args: argparse.Namespace, exp_dir: Path, base: Experiment)
 def run(args: argparse.Namespace) -> list[str]:
     """Write the configuration that the options of `bin.add_pl` ask for.
 
-    Returns:
-        Lines to print, the command to run last.
-
-    Raises:
-        UserError: Something cannot work; nothing is written then but an unpacked
-            archive.
+    Returns lines to print, the command to run last. UserError if something cannot work;
+    nothing is written then but an unpacked archive.
     """
     parent = args.asr_exp.parent if args.asr_exp else Path("exp")
     # asr.sh names experiments by their configuration, too.

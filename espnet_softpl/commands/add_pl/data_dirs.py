@@ -27,8 +27,7 @@ class Audio(NamedTuple):
     def lengths(self) -> dict[str, str]:
         """Return the lines of a shape file by utterance id.
 
-        Raises:
-            UserError: There is no such file, and not all of the audio can be read.
+        UserError if there is no such file, and not all of the audio can be read.
         """
         if self.shape_file is not None:
             known = tables.read_scp(self.shape_file)
@@ -46,9 +45,8 @@ class Audio(NamedTuple):
 def find_audio(path: Path, features: bool, option: str) -> Audio:
     """Find the audio, or `features`, of a data directory or script file.
 
-    Raises:
-        UserError: Names `option`. The file is missing, empty, or lists what ESPnet
-            cannot read: pipes and recordings that a `segments` file cuts.
+    UserError that names `option` if the file is missing, empty, or lists what ESPnet
+    cannot read: pipes and recordings that a `segments` file cuts.
     """
     name = "feats.scp" if features else "wav.scp"
     file = path / name if path.is_dir() else path
@@ -65,21 +63,18 @@ def find_audio(path: Path, features: bool, option: str) -> Audio:
     if beside.is_file():
         if missing := entries.keys() - tables.read_scp(beside).keys():
             raise UserError(f"{beside} lacks {name_some(missing)} of {file}")
-        return Audio(file, "kaldi_ark", entries, beside)
-    if features:
+    elif features:
         raise UserError(
             f"{file} lists features: there must be a {beside.name} beside it, with "
             f"their lengths as ESPnet writes them ('utterance-id frames,dimension')"
         )
-    return Audio(file, "kaldi_ark", entries)
+    return Audio(file, "kaldi_ark", entries, beside if beside.is_file() else None)
 
 
 def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio:
     """Make one unlabeled set; `directory` gets the script file of several.
 
-    Raises:
-        UserError: See `find_audio`; or sets of different types, or with an utterance id
-            in common.
+    UserError for sets of different types, or with an utterance id in common.
     """
     sets = [find_audio(path, features, "--unlabeled") for path in paths]
     if len(sets) == 1:
@@ -137,11 +132,8 @@ def labeled_options(
 
     The directory has wav.scp (or feats.scp) and text. The lengths that ESPnet's
     `--collect_stats` would find are written to `PART/speech_shape` and `text_shape` of
-    the staging directory, where PART is `train` or `valid`.
-
-    Raises:
-        UserError: A file is missing, audio cannot be read, or utterances lack one of
-            the two.
+    the staging directory, where PART is `train` or `valid`. UserError if a file is
+    missing, audio cannot be read, or utterances lack one of the two.
     """
     features = base.get("input_size") is not None
     audio = find_audio(directory, features, str(directory))

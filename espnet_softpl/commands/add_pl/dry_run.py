@@ -39,12 +39,9 @@ def check(
 ) -> argparse.Namespace:
     """Read a configuration as the training would, build its model, compare weights.
 
-    Returns:
-        The parsed options, with `output_dir` in the given directory, which is made.
-
-    Raises:
-        UserError: Something cannot work. The checks of the command line end the process
-            themselves, with status 2.
+    Returns the parsed options, with `output_dir` in the given directory, which is made.
+    UserError if something cannot work; the checks of the command line end the process
+    themselves, with status 2.
     """
     directory.mkdir()
     file = directory / "config.yaml"
