@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from espnet_softpl.commands import experiment
+from espnet_softpl.commands.add_pl.base_model import get_defaults
 from espnet_softpl.commands.add_pl.data_dirs import Audio
-from espnet_softpl.commands.add_pl.dry_run import get_defaults
 from espnet_softpl.commands.experiment import OURS, is_of_run
 
 # Written even if they are ESPnet's defaults: what users look for first.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from espnet_softpl.commands.add_pl.dry_run import token_counter
+from espnet_softpl.commands.add_pl.base_model import token_counter
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import guess_kind

@@ -111,21 +111,11 @@ def words_corpus(
     table: Path | None = None,
     sample_rate: int = 16000,
 ) -> Corpus:
-    """Plan the corpus.
+    """Plan the corpus from the options of `bin.make_words_corpus`.
 
-    Args:
-        directory: Where the folders of the words are, or the parent of `dataset`.
-        seed: Of everything random, >= 0.
-        speakers: How many for each set, >= 1; None, for one set, means all others.
-        words: The most of each speaker, for every set; None means all.
-        per_utterance: The fewest and the most words of an utterance, >= 1.
-        min_recordings: Speakers with fewer recordings are left out.
-        table: As `--table`.
-        sample_rate: Of the utterances; other recordings are resampled.
-
-    Raises:
-        ValueError: A number is out of range, or more than there are.
-        CorpusError: The recordings or the table cannot be used.
+    By set, `speakers` of None means all others (in one set), `words` of None all of a
+    speaker's. ValueError if a number is out of range, or more than there are;
+    CorpusError if the recordings or the table cannot be used.
     """
     joining.check_rate(sample_rate)
     shortest, longest = per_utterance
