@@ -18,9 +18,9 @@ from espnet_softpl.commands.arguments import (
     command,
     directory,
     existing_path,
+    late,
     names_in,
 )
-from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -97,14 +97,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _work(options: argparse.Namespace) -> list[str]:
-    with quick_imports():
-        from espnet_softpl.commands.add_pl.command import run
-
-    return run(options)
-
-
-main = command(get_parser, _work)
+main = command(get_parser, late("add_pl.command"))
 
 
 if __name__ == "__main__":

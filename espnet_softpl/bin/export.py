@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 from espnet_softpl.commands import arguments
-from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,14 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _work(options: argparse.Namespace) -> list[str]:
-    with quick_imports():
-        from espnet_softpl.commands.export import run
-
-    return run(options)
-
-
-main = arguments.command(get_parser, _work)
+main = arguments.command(get_parser, arguments.late("export"))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ import sys
 from pathlib import Path
 
 from espnet_softpl.commands import arguments
-from espnet_softpl.commands.arguments import at_least, command
-from espnet_softpl.core.quick_imports import quick_imports
+from espnet_softpl.commands.arguments import at_least
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -74,14 +73,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _work(options: argparse.Namespace) -> list[str]:
-    with quick_imports():
-        from espnet_softpl.commands.label import run
-
-    return run(options)
-
-
-main = command(get_parser, _work)
+main = arguments.command(get_parser, arguments.late("label"))
 
 
 if __name__ == "__main__":

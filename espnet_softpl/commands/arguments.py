@@ -7,6 +7,7 @@ command, are answered before torch or ESPnet are imported.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import espnet_softpl
 from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
 from espnet_softpl.core.parsing import Answering
+from espnet_softpl.core.quick_imports import quick_imports
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -77,6 +79,20 @@ def command(
         return 0
 
     return main
+
+
+def late(module: str) -> Callable[[argparse.Namespace], Iterable[object]]:
+    """Return the `run` of a module of `espnet_softpl.commands`, which imports ESPnet.
+
+    That takes seconds, and help needs none of it: it is imported when `run` is called.
+    """
+
+    def work(options: argparse.Namespace) -> Iterable[object]:
+        with quick_imports():
+            commands = importlib.import_module(f"espnet_softpl.commands.{module}")
+        return commands.run(options)
+
+    return work
 
 
 class Settings(argparse.Action):

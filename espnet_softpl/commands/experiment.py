@@ -255,30 +255,29 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-# Options that name something, or None.
-NAMES = ("bpemodel", "non_linguistic_symbols", "token_type", "model", "frontend")
-NAMES += ("specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder")
-# Options that are lists.
 LISTS = ("best_model_criterion", "train_shape_file", "valid_shape_file")
 LISTS += ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
+NAMES = ("bpemodel", "non_linguistic_symbols", "token_type", "model", "frontend")
+NAMES += ("specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder")
+# What ESPnet writes for an option, or None; those in `_conf` are mappings.
+KINDS: dict[str, tuple[Any, str]] = {
+    "token_list": ((list, str), "a list, or a file"),
+    **dict.fromkeys(LISTS, (list, "a list")),
+    **dict.fromkeys(NAMES, (str, "a name")),
+}
 
 
 def _check_value(path: Path, key: Any, value: Any) -> None:
     """Refuse a value of another type than ESPnet writes for the key."""
-    kinds = (
-        (key == "token_list", (list, str), "a list, or a file"),
-        (str(key).endswith("_conf"), dict, "a mapping"),
-        (key in LISTS, list, "a list"),
-        (key in NAMES, str, "a name"),
-    )
     if not isinstance(key, str):
         raise UserError(f"{path}: the key {key!r} must be a name")
-    for applies, wanted, allowed in kinds:
-        if applies and value is not None and not isinstance(value, wanted):
-            raise UserError(f"{path}: {key} must be {allowed}, got {str(value)[:60]!r}")
+    other = (dict, "a mapping") if key.endswith("_conf") else (object, "")
+    kind, allowed = KINDS.get(key, other)
+    if value is not None and not isinstance(value, kind):
+        raise UserError(f"{path}: {key} must be {allowed}, got {str(value)[:60]!r}")
     for part in (value or ()) if key in LISTS else ():
-        listed = isinstance(part, (list, tuple)) and len(part) > 1
-        if not all(isinstance(word, str) for word in (part if listed else [part])):
+        words = part if isinstance(part, (list, tuple)) and len(part) > 1 else [part]
+        if not all(isinstance(word, str) for word in words):
             raise UserError(f"{path}: {key}: {part!r} is neither a name nor several")
     if key == "token_list" and not all(isinstance(token, str) for token in value):
         raise UserError(f"{path}: token_list must be a list of strings")

@@ -281,11 +281,10 @@ def label_set(
     for key, reason in sorted(audio.bad.items()):
         logger.warning("Utterance %s is left out: %s", key, reason)
     progress = Progress(out, settings)
-    batches = dict(enumerate(batches_of(audio.lengths, args.batch_bins)))
-    batches = {n: batches[n] for n in range(shard, len(batches), args.num_shards)}
-    unreadable = audio.bad
-    mine = sorted(unreadable)[shard :: args.num_shards]
-    audio = audio.of({*mine, *itertools.chain(*batches.values())})
+    every = slice(shard, None, args.num_shards)
+    whole = list(enumerate(batches_of(audio.lengths, args.batch_bins)))
+    batches, unreadable = dict(whole[every]), audio.bad
+    audio = audio.of({*sorted(unreadable)[every], *itertools.chain(*batches.values())})
     todo = {n: ids for n, ids in batches.items() if n not in progress.done}
     share = UsableShare(most)
     loader = _load(labeler, audio, list(todo.values()), args.num_workers)

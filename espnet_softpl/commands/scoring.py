@@ -74,12 +74,8 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 def compare_errors(own: ArrayLike, other: ArrayLike, length: int) -> Comparison:
     """Compare the errors of two systems on the same utterances, seed by seed.
 
-    Utterances are resampled 10 000 times, of both systems the same ones.
-
-    Args:
-        own: Errors by seed and utterance, (S, N).
-        other: Those of the system that it is compared with, (S, N).
-        length: Words or characters of the references.
+    They are (S, N), by seed and utterance; `length` has the references' words or
+    characters. Utterances are resampled 10 000 times, of both systems the same ones.
     """
     own, other = np.asarray(own), np.asarray(other)
     changes = own - other
