@@ -183,8 +183,7 @@ class Experiment:
         """Read the teacher, of a finished run or of one that goes on or was killed.
 
         The state of the newest finished epoch has it; if there is none, `teacher.pth`,
-        which is written at the end of a run. UserError if there is none with weights
-        of its own.
+        which is written at the end of a run.
         """
         for path in self.snapshots():
             try:
@@ -225,7 +224,6 @@ class Experiment:
         """Read `student` (see `checkpoint`), `teacher` or `average`.
 
         In the average the teacher has a share in [0, 1], and the student the rest.
-        UserError if there is no such model, it is torn, or the two do not fit.
         """
         if which == "teacher":
             return self.teacher()
@@ -286,8 +284,7 @@ def _check_value(path: Path, key: Any, value: Any) -> None:
 def read_experiment(directory: Path) -> Experiment:
     """Read an experiment (`config.yaml`), or an unpacked model (`meta.yaml`).
 
-    Files of an unpacked model are named by paths into `directory`. UserError if it is
-    neither, or a file is missing.
+    Files of an unpacked model are named by paths into `directory`.
     """
     path = directory / packed.DESCRIPTION
     if not path.is_file():
@@ -319,7 +316,7 @@ def open_experiment(path: str | Path, out: Path) -> Iterator[Experiment]:
     """Open an experiment's directory, or unpack an archive for as long as it is open.
 
     It is unpacked beside `out`, which is made of it; so what a kill leaves there goes
-    when the command is given again. UserError if it is neither.
+    when the command is given again.
     """
     path = Path(path)
     if not packed.is_archive(path):

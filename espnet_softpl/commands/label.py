@@ -70,10 +70,7 @@ class Audio(NamedTuple):
 
 
 class Progress:
-    """The mini-batches that are labeled, by number, in a file that outlives a kill.
-
-    UserError if the directory holds labels of other settings.
-    """
+    """The mini-batches that are labeled, by number, in a file that outlives a kill."""
 
     def __init__(self, out: Path, settings: dict[str, Any]) -> None:
         self._path = out / PROGRESS
@@ -157,11 +154,7 @@ def build_labeler(
     weights: Weights,
     judges: Sequence[tuple[str, filters.Filter]],
 ) -> Labeler:
-    """Build the model of an experiment on the CPU, to label with.
-
-    UserError if the model has no CTC head or other weights, or a filter needs the
-    labeled data of a training.
-    """
+    """Build the model of an experiment on the CPU, to label with."""
     experiment.check_files()
     config = experiment.place_files(experiment.config, lambda f: str(f.resolve()))
     args = argparse.Namespace(**{"model": "espnet", **config})
@@ -206,8 +199,7 @@ def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
 def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio:
     """Read which audio of ESPnet's type `kind` there is, and how long it is.
 
-    Lengths are from the shape file, or from the headers if it is None. UserError if a
-    file is missing or malformed, the rate is another, or lengths are not known.
+    Lengths are from the shape file, or from the headers if it is None.
     """
     table, _ = scan.speech_scp([(path, "speech", kind)], "--wav_scp")
     entries = dict(table.items())

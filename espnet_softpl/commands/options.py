@@ -49,10 +49,7 @@ def list_keys() -> str:
 
 
 def describe(key: str, name: str | None = None) -> str:
-    """Return what a key may be, or what one of its names, or `module:Class`, is.
-
-    UserError for a key or name that is unknown.
-    """
+    """Return what a key may be, or what one of its names, or `module:Class`, is."""
     from espnet_softpl.training.options import REGISTRIES, classes_of
 
     known = helps()

@@ -82,8 +82,7 @@ def unpack(archive: Path, target: Path) -> None:
 
     ESPnet's own `unpack` trusts the members' names; this does not. If `target` holds
     this very archive already (the same meta.yaml, which has the time of packing),
-    nothing is done. UserError if the archive is missing, damaged, no packed model or
-    has members that lead elsewhere; or `target` holds something else.
+    nothing is done.
     """
     if not archive.is_file():
         raise UserError(f"{archive} does not exist")
@@ -113,10 +112,7 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def fetch(tag: str, cache_dir: Path | None) -> Path:
-    """Download a model of the zoo, an archive or its content, or find it in the cache.
-
-    UserError if espnet_model_zoo is not installed, or the download fails.
-    """
+    """Download a model of the zoo, packed or not, or find it in the cache."""
     try:
         from espnet_model_zoo.downloader import ModelDownloader
     except ImportError as error:

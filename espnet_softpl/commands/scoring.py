@@ -150,10 +150,7 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
 def score_sets(
     sets: dict[str, dict[str, str]], hypotheses: dict[str, str]
 ) -> dict[str, dict[str, Score]]:
-    """Score what one system recognized: by unit (`char` and `word`), by set.
-
-    UserError if an utterance was not decoded.
-    """
+    """Score what one system recognized: by unit (`char` and `word`), by set."""
     scores: dict[str, dict[str, Score]] = {}
     for name, references in sets.items():
         if missing := references.keys() - hypotheses.keys():

@@ -78,8 +78,7 @@ def count(
     """Write the bigram of a text as the ARPA file `out`; return a line about it.
 
     `text` has lines of `utterance-id transcript`, `token_list` a token a line, blank
-    first; `token_type` is char, bpe or word. UserError if a file is missing or no such
-    file, or none of the text's tokens is in the list.
+    first; `token_type` is char, bpe or word.
     """
     # One by one: ESPnet's chooser imports what downloads pronunciations.
     from espnet2.text.char_tokenizer import CharTokenizer

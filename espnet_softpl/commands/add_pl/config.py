@@ -184,11 +184,7 @@ _Dumper.add_representer(list, _Dumper.represent_list)
 def render(
     config: TrainingConfig, source: str, command: str, criteria: Iterable[str]
 ) -> str:
-    """Write the configuration as YAML, with comments.
-
-    They name the `source` that the base model was read from, the command that trains
-    and the criteria.
-    """
+    """Write the configuration as YAML, with comments that name what it comes from."""
     changes = "".join(f"#   {change}\n" for change in config.changes)
     text = (
         f"# Continuous pseudo-labeling from {source}, by espnet_softpl.bin.add_pl.\n"

@@ -25,10 +25,7 @@ class Audio(NamedTuple):
         return [[str(self.path), "speech", self.kind]]
 
     def lengths(self) -> dict[str, str]:
-        """Return the lines of a shape file by utterance id.
-
-        UserError if there is no such file, and not all of the audio can be read.
-        """
+        """Return the lines of a shape file by utterance id, or refuse bad audio."""
         if self.shape_file is not None:
             known = tables.read_scp(self.shape_file)
             return {key: known[key] for key in self.entries}
@@ -43,11 +40,7 @@ class Audio(NamedTuple):
 
 
 def find_audio(path: Path, features: bool, option: str) -> Audio:
-    """Find the audio, or `features`, of a data directory or script file.
-
-    UserError that names `option` if the file is missing, empty, or lists what ESPnet
-    cannot read: pipes and recordings that a `segments` file cuts.
-    """
+    """Find the audio, or `features`, of a data directory or script file."""
     name = "feats.scp" if features else "wav.scp"
     file = path / name if path.is_dir() else path
     if not features and (file.parent / "segments").is_file():
@@ -72,10 +65,7 @@ def find_audio(path: Path, features: bool, option: str) -> Audio:
 
 
 def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio:
-    """Make one unlabeled set; `directory` gets the script file of several.
-
-    UserError for sets of different types, or with an utterance id in common.
-    """
+    """Make one unlabeled set; `directory` gets the script file of several."""
     sets = [find_audio(path, features, "--unlabeled") for path in paths]
     if len(sets) == 1:
         return sets[0]
@@ -132,8 +122,7 @@ def labeled_options(
 
     The directory has wav.scp (or feats.scp) and text. The lengths that ESPnet's
     `--collect_stats` would find are written to `PART/speech_shape` and `text_shape` of
-    the staging directory, where PART is `train` or `valid`. UserError if a file is
-    missing, audio cannot be read, or utterances lack one of the two.
+    the staging directory, where PART is `train` or `valid`.
     """
     features = base.get("input_size") is not None
     audio = find_audio(directory, features, str(directory))

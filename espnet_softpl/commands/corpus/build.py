@@ -79,8 +79,7 @@ def build(corpus: Corpus, root: Path, jobs: int, quiet: bool = False) -> dict:
     """Build what is missing of a corpus in `root`, `jobs` speakers at once.
 
     Returns the marker's contents: settings, and per set the number of speakers, of
-    utterances and of minutes. CorpusError if the directory holds something else, or a
-    speaker fails.
+    utterances and of minutes.
     """
     marker, unfinished = root / f".{corpus.name}_corpus.json", root / PARTIAL
     _refuse_other_contents(corpus, root, marker)
@@ -182,10 +181,7 @@ def _make_speaker(root: Path, corpus: Corpus, speaker: Speaker) -> None:
 def write_speaker(
     root: Path, speaker: Speaker, utterances: Iterable[Utterance], sample_rate: int
 ) -> None:
-    """Write a speaker below `.partial` and rename it into place.
-
-    ValueError if a transcript or the audio is not in the form of `Utterance`.
-    """
+    """Write a speaker below `.partial` and rename it into place."""
     stem, final = f"{speaker.speaker}-{CHAPTER}", speaker.directory(root)
     with tempfile.TemporaryDirectory(dir=root / PARTIAL) as folder:
         chapter = Path(folder) / "speaker" / CHAPTER

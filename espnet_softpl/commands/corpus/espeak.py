@@ -40,10 +40,7 @@ def require() -> None:
 
 
 class Synthesizer:
-    """eSpeak NG with one voice at a time; a context manager.
-
-    CorpusError if the library or its data cannot be loaded, or it refuses something.
-    """
+    """eSpeak NG with one voice at a time; a context manager."""
 
     def __init__(self) -> None:
         require()

@@ -49,11 +49,7 @@ class RecordedSpeaker(Speaker):
         return np.random.default_rng((self.seed, zlib.crc32(self.name.encode())))
 
     def read(self, path: Path) -> np.ndarray:
-        """Return a recording at the utterances' rate, shape (num_samples,).
-
-        CorpusError if it cannot be read, is silent or not finite, has several channels
-        or a rate that is not allowed.
-        """
+        """Return a recording at the utterances' rate, shape (num_samples,)."""
         with reading(path):
             audio, rate = soundfile.read(path)
         if audio.ndim != 1 or not audio.any() or not np.isfinite(audio).all():

@@ -48,8 +48,7 @@ class WordSpeaker(joining.RecordedSpeaker):
 def find_recordings(root: Path, table: Path | None = None) -> Recordings:
     """Find the recordings of each speaker, both sorted; see `words_corpus`.
 
-    Folders that begin with an underscore, except `_unknown_`, are left out. CorpusError
-    if there are none, a name is in neither layout, or a word is unknown.
+    Folders that begin with an underscore, except `_unknown_`, are left out.
     """
     if not root.is_dir():
         raise CorpusError(f"{root} is not a directory")
@@ -215,8 +214,7 @@ def _deal(
 def make_utterances(speaker: WordSpeaker) -> Iterator[Utterance]:
     """Join a speaker's recordings to utterances, using none twice.
 
-    Recordings that hold no word are left out, and others take their place. CorpusError
-    if too few are left for one utterance.
+    Recordings that hold no word are left out, and others take their place.
     """
     draw = speaker.draw()
     pieces: list[tuple[str, np.ndarray]] = []

@@ -27,11 +27,7 @@ Decodings = dict[str, dict[str, dict[str, Score]]]
 
 
 def read_references(entries: Sequence[str]) -> References:
-    """Read the true transcripts that the user names by `SET=FILE`.
-
-    UserError if one has another form, a set is there twice, or its file is missing,
-    empty or malformed.
-    """
+    """Read the true transcripts that the user names by `SET=FILE`."""
     references: dict[str, dict[str, str]] = {}
     for entry in entries:
         name, _, file = entry.partition("=")

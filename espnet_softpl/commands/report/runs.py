@@ -128,10 +128,7 @@ def names_of(directories: Sequence[Path]) -> list[str]:
 def read_runs(
     directories: Sequence[Path], references: decodings.References
 ) -> list[Run]:
-    """Read trainings in the same order; what cannot be read of them becomes a note.
-
-    UserError if a directory is no experiment, or named twice.
-    """
+    """Read trainings in the same order; what cannot be read of them becomes a note."""
     for directory in directories:
         if not directory.is_dir():
             raise UserError(f"{directory} is no directory")

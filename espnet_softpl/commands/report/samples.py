@@ -34,8 +34,7 @@ class Word(NamedTuple):
 def compare(label: str, truth: str | None, before: str | None) -> list[Word]:
     """Compare a label with the truth (None: not known) and with the label before it.
 
-    The words of the label are in order, and in their places those that are missing or
-    gone.
+    Words that are missing or gone stand in their places among those of the label.
     """
     words = label.split()
     # What is not known is compared as if it were the same.
@@ -113,10 +112,7 @@ class Recording(NamedTuple):
 def find_recordings(
     experiment: Experiment, utterances: Collection[str]
 ) -> dict[str, Recording]:
-    """Find the audio of utterances among the unlabeled data; features are left out.
-
-    UserError, or one of `data.audio.READ_ERRORS`, if something cannot be read.
-    """
+    """Find the audio of utterances among the unlabeled data; features are left out."""
     specs = [
         (str(experiment.find(path) or path), *rest)
         for path, *rest in experiment.config.get(OPTION) or ()
