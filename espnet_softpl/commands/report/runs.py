@@ -92,9 +92,8 @@ class Run:
     @property
     def system(self) -> str:
         """Its name without the random seed, by which runs are grouped."""
-        return re.sub(r"[/_.-]{2,}", "/", SEED.sub("", self.name)).strip("/_.-") or (
-            self.name
-        )
+        name = re.sub(r"[/_.-]{2,}", "/", SEED.sub("", self.name))
+        return name.strip("/_.-") or self.name
 
     @property
     def seed(self) -> str:
