@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from espnet2.main_funcs.pack_funcs import pack
 from espnet2.tasks.asr import ASRTask
 
+from espnet_softpl.commands import model_card
 from espnet_softpl.commands.experiment import (
     OURS,
     Experiment,
@@ -31,6 +33,7 @@ from espnet_softpl.core.errors import UserError, name_some, refusing
 from espnet_softpl.core.files import save_atomically, work_directory
 from espnet_softpl.core.modules import check_structure
 
+HUB = (".zip", ".tar")  # Archives that can be unpacked for the Hub.
 DATA = ("train_shape_file", "valid_shape_file", "rir_scp", "noise_scp")
 DATA += tuple(f"{part}_data_path_and_name_and_type" for part in ("train", "valid"))
 
@@ -158,8 +161,20 @@ def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:
 
 def run(args: argparse.Namespace) -> list[str]:
     """Export as the options of `bin.export` say; return what was written, in lines."""
-    with open_experiment(args.asr_exp, args.out[0]) as experiment:
+    archive = next((out for out in args.out if out.suffix in HUB), None)
+    if args.push_to_hub and archive is None:
+        raise UserError(f"--push-to-hub wants an --out that ends in {' or '.join(HUB)}")
+    with (
+        open_experiment(args.asr_exp, args.out[0]) as experiment,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        options = list(args.option)
+        if args.card:
+            options.append(Path(folder, model_card.NAME))
+            model_card.write_card(args, options[-1])
         weights = experiment.weights(args.which, args.student, args.weight)
-        names = export(experiment, weights, args.which, args.out, args.option)
-    files = (f"{out}: {', '.join(names)}" for out in args.out)
-    return [f"{args.which}: {weights.source}", *files]
+        names = export(experiment, weights, args.which, args.out, options)
+    lines = [f"{out}: {', '.join(names)}" for out in args.out]
+    if args.push_to_hub:
+        lines.append(model_card.push(archive, args.push_to_hub))
+    return [f"{args.which}: {weights.source}", *lines]
