@@ -126,8 +126,8 @@ def _checked(
     return number
 
 
-existing_path = _checked(Path, Path.exists, "does not exist")
-directory = _checked(Path, Path.is_dir, "is no directory")
+existing_path = _checked(Path, lambda path: path.exists(), "does not exist")
+directory = _checked(Path, lambda path: path.is_dir(), "is no directory")
 share = _checked(float, lambda value: 0.0 <= value <= 1.0, "is not in [0, 1]")
 
 
