@@ -10,18 +10,17 @@ archive is unpacked.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_softpl.commands.arguments import (
     Parser,
     at_least,
+    command,
     directory,
     existing_path,
+    late,
     names_in,
 )
-from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
-from espnet_softpl.core.quick_imports import quick_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,22 +29,12 @@ def get_parser() -> argparse.ArgumentParser:
     add, new = parser.add_argument, {"type": Path, "metavar": "DIR"}
     there = {"type": directory, "metavar": "DIR"}
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--asr_exp",
-        help="trained experiment, e.g. exp/asr_train_conformer_raw_en_bpe5000",
-        **there,
-    )
-    source.add_argument(
-        "--archive",
-        type=existing_path,
-        metavar="FILE",
-        help="model packed by espnet2.bin.pack: .zip, .tar, .tgz, .tbz2 or .txz",
-    )
-    source.add_argument(
-        "--model_tag",
-        metavar="TAG",
-        help="model of espnet_model_zoo: user/model of Hugging Face, or a URL",
-    )
+    text = "trained experiment, e.g. exp/asr_train_conformer_raw_en_bpe5000"
+    source.add_argument("--asr_exp", help=text, **there)
+    text = "model packed by espnet2.bin.pack: .zip, .tar, .tgz, .tbz2 or .txz"
+    source.add_argument("--archive", type=existing_path, metavar="FILE", help=text)
+    text = "model of espnet_model_zoo: user/model of Hugging Face, or a URL"
+    source.add_argument("--model_tag", metavar="TAG", help=text)
     add(
         "--unlabeled",
         type=existing_path,
@@ -77,16 +66,10 @@ def get_parser() -> argparse.ArgumentParser:
         help="parameters to start from (default: valid.cer_ctc.ave.pth or the next "
         "best average, best or latest epoch; an archive's own)",
     )
-    add(
-        "--unpack_dir",
-        help="where an archive is unpacked (default: exp/<name of the archive>)",
-        **new,
-    )
-    add(
-        "--cache_dir",
-        help="where --model_tag keeps downloads (default: espnet_model_zoo's own)",
-        **new,
-    )
+    text = "where an archive is unpacked (default: exp/<name of the archive>)"
+    add("--unpack_dir", help=text, **new)
+    text = "where --model_tag keeps downloads (default: espnet_model_zoo's own)"
+    add("--cache_dir", help=text, **new)
     add(
         "--moved",
         nargs=2,
@@ -96,30 +79,15 @@ def get_parser() -> argparse.ArgumentParser:
         help="a file or directory of the base model's configuration that lies "
         "elsewhere now; may be given several times (default: none has moved)",
     )
-    add(
-        "--criterion",
-        default="hard_ctc",
-        help=f"pl_criterion: {', '.join(names_in('criteria'))}, or your own as "
-        f"module:Class",
-    )
+    text = f"pl_criterion: {', '.join(names_in('criteria'))}, or your own as "
+    add("--criterion", default="hard_ctc", help=f"{text}module:Class")
     add("--teacher", default="ema", choices=names_in("teacher"), help="pl_teacher")
-    add(
-        "--unlabeled_steps",
-        type=at_least(1),
-        default=3,
-        metavar="N",
-        help="unlabeled mini-batches to each labeled one, at least 1",
-    )
-    add(
-        "--lr",
-        type=float,
-        help="peak learning rate, greater than 0 (default: half of the base model's)",
-    )
-    add(
-        "--max_epoch",
-        type=at_least(1),
-        help="epochs, at least 1 (default: the base model's)",
-    )
+    text = "unlabeled mini-batches to each labeled one, at least 1"
+    add("--unlabeled_steps", type=at_least(1), default=3, metavar="N", help=text)
+    text = "peak learning rate, greater than 0 (default: half of the base model's)"
+    add("--lr", type=float, help=text)
+    text = "epochs, at least 1 (default: the base model's)"
+    add("--max_epoch", type=at_least(1), help=text)
     add(
         "--ngpu",
         type=at_least(0),
@@ -129,19 +97,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_quietly
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command on its words; None takes those of the process."""
-    args = get_parser().parse_args(cmd)
-    # ESPnet takes seconds to import, and help needs none of it.
-    with quick_imports():
-        from espnet_softpl.commands.add_pl.command import run
-
-    try:
-        lines = run(args)
-    except (UserError, OSError) as error:
-        refuse(error, status_of(error))
-    print("\n".join(lines))
+main = command(get_parser, late("add_pl.command"))
 
 
 if __name__ == "__main__":

@@ -60,10 +60,7 @@ def requirements(extra: str) -> list[str]:
 
 
 def check_version(name: str, tested: str, missing: str, advice: str) -> Row:
-    """Compare an installed distribution with the tested version; "-" fits all.
-
-    `missing` and `advice` are the status and the note if it is not installed.
-    """
+    """Compare an installed distribution with the tested version; "-" fits all."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -106,8 +103,7 @@ def check_all(quick: bool) -> Iterator[Row]:
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield Row("machine", f"{cores} cores, {gib:.0f} GiB")
     torch = check("torch", "MISSING", "run the project's tools/setup_venv.sh")
-    torch = check_import(torch, "torch")
-    yield torch
+    yield (torch := check_import(torch, "torch"))
     if not torch.broken:
         cuda = importlib.import_module("torch").cuda
         yield Row("GPU", cuda.get_device_name(0) if cuda.is_available() else "none")

@@ -11,22 +11,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import (
-    Parser,
-    add_model_arguments,
-    existing_path,
-)
-from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
-from espnet_softpl.core.quick_imports import quick_imports
+from espnet_softpl.commands import arguments
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
-    parser = Parser(__doc__)
-    add_model_arguments(parser)
+    parser = arguments.Parser(__doc__)
+    arguments.add_model_arguments(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -37,34 +30,26 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--option",
-        type=existing_path,
+        type=arguments.existing_path,
         action="append",
         default=[],
         metavar="FILE",
         help="a further file for the archive, such as RESULTS.md; may be repeated "
         "(default: none)",
     )
+    add = parser.add_argument
+    card_help = "put a model card, README.md, with results and settings into the model"
+    add("--card", action="store_true", help=card_help)
+    references = "true transcripts of a decoded set for the card, as of bin.report"
+    add("--ref_text", metavar="SET=FILE", action="append", default=[], help=references)
+    add("--license", default="other", help="the card's, as the Hub names it: cc-by-4.0")
+    add("--language", default="en", help="the card's, a code such as en")
+    push_help = "upload the first --out that is a .zip or .tar to the Hugging Face Hub"
+    add("--push-to-hub", metavar="USER/MODEL", help=push_help)
     return parser
 
 
-@ends_quietly
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command on its words; None takes those of the process."""
-    args = get_parser().parse_args(cmd)
-    # ESPnet takes seconds to import, and help needs none of it.
-    with quick_imports():
-        from espnet_softpl.commands.experiment import open_experiment
-        from espnet_softpl.commands.export import export
-
-    try:
-        with open_experiment(args.asr_exp, args.out[0]) as experiment:
-            weights = experiment.weights(args.which, args.student, args.weight)
-            names = export(experiment, weights, args.which, args.out, args.option)
-    except (UserError, OSError) as error:
-        refuse(error, status_of(error))
-    print(f"{args.which}: {weights.source}")
-    for out in args.out:
-        print(f"{out}: {', '.join(names)}")
+main = arguments.command(get_parser, arguments.late("export"))
 
 
 if __name__ == "__main__":

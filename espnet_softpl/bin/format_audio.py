@@ -14,12 +14,16 @@ import argparse
 import multiprocessing
 import signal
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import Parser, at_least, directory, share
-from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
+from espnet_softpl.commands.arguments import (
+    Parser,
+    at_least,
+    command,
+    directory,
+    share,
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -41,32 +45,24 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_quietly
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its end is status 2 for a mistake, 4 for a full disk."""
-    parser = get_parser()
-    options = parser.parse_args(arguments)
+def _work(options: argparse.Namespace) -> list[str]:
     from espnet_softpl.data.formatting import format_directory
 
-    try:
-        # Ctrl-C is this process's to deal with.
-        quiet = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-        with multiprocessing.get_context("spawn").Pool(options.nj, *quiet) as pool:
-            lines = format_directory(
-                options.source,
-                options.target,
-                options.fs,
-                resample=options.resample == "true",
-                allow_pipes=options.allow_pipes == "true",
-                max_bad_share=options.max_bad_share,
-                mapper=partial(pool.imap, chunksize=8),
-            )
-    except UserError as error:
-        parser.error(str(error))
-    except OSError as error:
-        refuse(error, status_of(error))
-    print("\n".join(lines))
-    return 0
+    # Ctrl-C is this process's to deal with.
+    quiet = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    with multiprocessing.get_context("spawn").Pool(options.nj, *quiet) as pool:
+        return format_directory(
+            options.source,
+            options.target,
+            options.fs,
+            resample=options.resample == "true",
+            allow_pipes=options.allow_pipes == "true",
+            max_bad_share=options.max_bad_share,
+            mapper=partial(pool.imap, chunksize=8),
+        )
+
+
+main = command(get_parser, _work)
 
 
 if __name__ == "__main__":

@@ -14,38 +14,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_softpl.commands import arguments
-from espnet_softpl.commands.arguments import at_least, existing, names_in, share
-from espnet_softpl.core.errors import ends_quietly, refuse, status_of
-from espnet_softpl.core.quick_imports import quick_imports
+from espnet_softpl.commands.arguments import at_least
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = arguments.Parser(__doc__, log_level="INFO")
     arguments.add_model_arguments(parser)
-    add = parser.add_argument
-    add(
-        "--wav_scp",
-        type=existing,
-        required=True,
-        metavar="FILE",
-        help="audio to label: lines of 'utterance-id value', as Kaldi's wav.scp",
-    )
-    add(
-        "--data_type",
-        default="sound",
-        help="ESPnet's type of these values, such as sound or kaldi_ark",
-    )
+    add, there = parser.add_argument, {"type": arguments.existing, "metavar": "FILE"}
+    text = "audio to label: lines of 'utterance-id value', as Kaldi's wav.scp"
+    add("--wav_scp", required=True, help=text, **there)
+    text = "ESPnet's type of these values, such as sound or kaldi_ark"
+    add("--data_type", default="sound", help=text)
     add(
         "--shape_file",
-        type=existing,
-        metavar="FILE",
         help="lengths of the utterances in samples, as 'utterance-id length'; needed "
         "unless --data_type is sound (default: read from the audio files' headers)",
+        **there,
     )
     add("--out", type=Path, required=True, metavar="DIR", help="where; made if new")
     add(
@@ -53,8 +41,8 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="*",
         default=["tokens"],
         help=f"which labels are kept, judged in order; any of: "
-        f"{', '.join(names_in('filters'))}, or your own as 'module:Class'; none that "
-        f"learns from labeled data (default: tokens, which drops empty ones)",
+        f"{', '.join(arguments.names_in('filters'))}, or your own as 'module:Class'; "
+        f"none that learns from labeled data (default: tokens, which drops empty ones)",
     )
     add(
         "--pl_filter_conf",
@@ -63,25 +51,12 @@ def get_parser() -> argparse.ArgumentParser:
         help="their keyword arguments, e.g. threshold=0.9 for confidence; of several, "
         "by name: confidence.threshold=0.9 (default: each filter's own)",
     )
-    add(
-        "--batch_bins",
-        type=at_least(1),
-        default=4_000_000,
-        help="most samples in a mini-batch, with padding; 4000000 are 250 s at 16 kHz",
-    )
-    add(
-        "--ngpu",
-        type=int,
-        choices=(0, 1),
-        default=0,
-        help="number of GPUs, 0 to 1; for several run a shard on each",
-    )
-    add(
-        "--num_shards",
-        type=at_least(1),
-        default=1,
-        help="parts that the work is split into, at least 1",
-    )
+    text = "most samples in a mini-batch, with padding; 4000000 are 250 s at 16 kHz"
+    add("--batch_bins", type=at_least(1), default=4_000_000, help=text)
+    text = "number of GPUs, 0 to 1; for several run a shard on each"
+    add("--ngpu", type=int, choices=(0, 1), default=0, help=text)
+    text = "parts that the work is split into, at least 1"
+    add("--num_shards", type=at_least(1), default=1, help=text)
     add(
         "--shard",
         type=at_least(0),
@@ -90,46 +65,15 @@ def get_parser() -> argparse.ArgumentParser:
         help="which parts this process labels, one after the other, each from 0 to "
         "num_shards - 1 (default: all)",
     )
-    add(
-        "--num_workers",
-        type=at_least(0),
-        default=1,
-        help="processes that read audio ahead; 0 reads it in this one",
-    )
-    add(
-        "--pl_max_bad_share",
-        type=share,
-        default=0.01,
-        help="largest share of audio, 0 to 1, that may be unusable",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="of filters that draw, at least 0",
-    )
+    text = "processes that read audio ahead; 0 reads it in this one"
+    add("--num_workers", type=at_least(0), default=1, help=text)
+    text = "largest share of audio, 0 to 1, that may be unusable"
+    add("--pl_max_bad_share", type=arguments.share, default=0.01, help=text)
+    add("--seed", type=int, default=0, help="of filters that draw, at least 0")
     return parser
 
 
-@ends_quietly
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command on its words; None takes those of the process."""
-    args = get_parser().parse_args(cmd)
-    # ESPnet takes seconds to import, and help needs none of it.
-    with quick_imports():
-        from espnet_softpl.commands.label import run
-
-    try:
-        results = run(args)
-    except (ValueError, OSError) as error:
-        refuse(error, status_of(error))
-    for out, counts in results.items():
-        lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
-        print(
-            f"{out}: {counts['kept']} of {counts['utterances']} utterances kept, "
-            f"{counts['kept_hours']} of {counts['hours']} hours; "
-            f"dropped: {lost or 'none'}"
-        )
+main = arguments.command(get_parser, arguments.late("label"))
 
 
 if __name__ == "__main__":

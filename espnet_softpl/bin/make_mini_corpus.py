@@ -10,12 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from espnet_softpl.commands.corpus.command import corpus_parser, run_command
-
-if TYPE_CHECKING:
-    from espnet_softpl.commands.corpus.build import Corpus
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,7 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(options: argparse.Namespace) -> Corpus:
+def _plan(options: argparse.Namespace) -> tuple:
     from espnet_softpl.commands.corpus import espeak
     from espnet_softpl.commands.corpus.mini import mini_corpus
 

@@ -12,13 +12,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from espnet_softpl.commands.corpus import SETS
 from espnet_softpl.commands.corpus.command import corpus_parser, run_command
-
-if TYPE_CHECKING:
-    from espnet_softpl.commands.corpus.build import Corpus
 
 SPEAKERS = {"train-labeled": 10, "train-unlabeled": None, "dev": 4, "test": 6}
 
@@ -26,27 +21,20 @@ SPEAKERS = {"train-labeled": 10, "train-unlabeled": None, "dev": 4, "test": 6}
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = corpus_parser(__doc__)
-    add = parser.add_argument
-    words_help = "directory of the words' folders, or of `dataset` that has them"
-    add("--words", type=Path, required=True, help=words_help)
-    table_help = (
+    add, number = parser.add_argument, {"type": int, "metavar": "N"}
+    text = "directory of the words' folders, or of `dataset` that has them"
+    add("--words", type=Path, required=True, help=text)
+    text = (
         "lines of folder, tab, word of the transcripts (default: words.tsv beside the "
         "recordings; without one, the folder's name in upper case)"
     )
-    add("--table", metavar="FILE", type=Path, help=table_help)
-    for name in SETS:
-        key, number = name.removeprefix("train-"), SPEAKERS[name]
-        default = "all others" if number is None else number
-        speakers_help = f"speakers of {name}, drawn by the seed (default: {default})"
-        add(
-            f"--{key}_speakers",
-            metavar="N",
-            type=int,
-            default=number,
-            help=speakers_help,
-        )
-        most_help = f"words of each speaker of {name} at most (default: all)"
-        add(f"--{key}_words", metavar="N", type=int, help=most_help)
+    add("--table", metavar="FILE", type=Path, help=text)
+    for name, most in SPEAKERS.items():
+        key, shown = name.removeprefix("train-"), most or "all others"
+        text = f"speakers of {name}, drawn by the seed (default: {shown})"
+        add(f"--{key}_speakers", default=most, help=text, **number)
+        text = f"words of each speaker of {name} at most (default: all)"
+        add(f"--{key}_words", help=text, **number)
     add(
         "--words_per_utterance",
         metavar=("FEWEST", "MOST"),
@@ -55,17 +43,18 @@ def get_parser() -> argparse.ArgumentParser:
         default=[3, 6],
         help="words of an utterance",
     )
-    few_help = "speakers with fewer are left out"
-    add("--min_recordings", metavar="N", type=int, default=6, help=few_help)
-    rate_help = "samples per second, 4000 to 96000"
-    add("--rate", metavar="HZ", type=int, default=16000, help=rate_help)
+    text = "speakers with fewer are left out"
+    add("--min_recordings", default=6, help=text, **number)
+    text = "samples per second, 4000 to 96000"
+    add("--rate", metavar="HZ", type=int, default=16000, help=text)
     return parser
 
 
-def _plan(options: argparse.Namespace) -> Corpus:
+def _plan(options: argparse.Namespace) -> tuple:
     from espnet_softpl.commands.corpus.words import words_corpus
 
-    values, keys = vars(options), {name: name.removeprefix("train-") for name in SETS}
+    values = vars(options)
+    keys = {name: name.removeprefix("train-") for name in SPEAKERS}
     return words_corpus(
         options.words,
         options.seed,

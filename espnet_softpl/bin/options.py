@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from espnet_softpl.commands.arguments import Parser
+from espnet_softpl.commands.arguments import Parser, command
 from espnet_softpl.commands.options import describe, list_keys
-from espnet_softpl.core.errors import UserError, refuse
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -24,13 +22,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Print the page; status 2 for a key or name that is unknown."""
-    args = get_parser().parse_args(cmd)
-    try:
-        print(describe(args.key, args.name) if args.key else list_keys())
-    except UserError as error:
-        refuse(error)
+def _work(options: argparse.Namespace) -> list[str]:
+    key = options.key
+    return [describe(key, options.name) if key else list_keys()]
+
+
+main = command(get_parser, _work)
 
 
 if __name__ == "__main__":

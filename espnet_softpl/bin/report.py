@@ -9,32 +9,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import Parser, directory
-from espnet_softpl.core.errors import UserError, ends_quietly
+from espnet_softpl.commands.arguments import Parser, command, directory
+from espnet_softpl.core.errors import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    add(
-        "experiments",
-        metavar="EXP",
-        type=directory,
-        nargs="+",
-        help="output_dir of a training, stock ESPnet's or this package's",
-    )
-    add(
-        "--out",
-        metavar="DIR",
-        type=Path,
-        default=Path("report"),
-        help="directory for report.html; it is made, and a file of this name is "
-        "replaced",
-    )
+    text = "output_dir of a training, stock ESPnet's or this package's"
+    add("experiments", metavar="EXP", type=directory, nargs="+", help=text)
+    text = "directory for report.html; it is made, and a file of this name is replaced"
+    add("--out", metavar="DIR", type=Path, default=Path("report"), help=text)
     add(
         "--ref_text",
         metavar="SET=FILE",
@@ -53,32 +41,25 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_quietly
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page and return 0; a user's mistake ends the process with status 2."""
-    parser = get_parser()
-    options = parser.parse_args(argv)
+def _work(options: argparse.Namespace) -> list[object]:
     if options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out: {options.out} is no directory")
-    for name in ("jinja2", "plotly", "pandas"):
-        if importlib.util.find_spec(name) is None:
-            parser.error(f"{name} is not installed: pip install {name}")
+        raise UserError(f"--out: {options.out} is no directory")
+    if importlib.util.find_spec("plotly") is None:
+        raise UserError("plotly is not installed: pip install plotly")
     from espnet_softpl.commands.report.decodings import read_references
     from espnet_softpl.commands.report.page import write_page
     from espnet_softpl.commands.report.runs import read_runs
 
+    runs = read_runs(options.experiments, read_references(options.ref_text))
     try:
-        runs = read_runs(options.experiments, read_references(options.ref_text))
         page = write_page(runs, options.out, options.audio)
-    except UserError as error:
-        parser.error(str(error))
     except OSError as error:
-        parser.error(f"--out: {options.out} cannot be written to: {error}")
-    for run in runs:
-        for note in run.notes:
-            print(f"{run.name}: {note}")
-    print(page)
-    return 0
+        place = f"--out: {options.out} cannot be written to"
+        raise UserError(f"{place}: {error}") from error
+    return [*(f"{run.name}: {note}" for run in runs for note in run.notes), page]
+
+
+main = command(get_parser, _work)
 
 
 if __name__ == "__main__":

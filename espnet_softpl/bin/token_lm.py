@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import Parser, existing_path
-from espnet_softpl.core.errors import UserError, ends_quietly
+from espnet_softpl.commands.arguments import Parser, command, existing_path
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,20 +28,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@ends_quietly
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the file and return 0; a user's mistake ends the process with status 2."""
-    parser = get_parser()
-    options = parser.parse_args(argv)
+def _work(options: argparse.Namespace) -> list[str]:
     from espnet_softpl.commands import token_lm
 
-    try:
-        print(token_lm.count(**vars(options)))
-    except UserError as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"--out: {options.out} cannot be written to: {error}")
-    return 0
+    return [token_lm.count(**vars(options))]
+
+
+main = command(get_parser, _work)
 
 
 if __name__ == "__main__":

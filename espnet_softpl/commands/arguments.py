@@ -1,4 +1,4 @@
-"""The parser of every command, options that several have, and types of options.
+"""The parser of every command, options that several have, and how a command ends.
 
 Nothing here takes time to import: `--help`, and what is wrong with the words of a
 command, are answered before torch or ESPnet are imported.
@@ -7,14 +7,18 @@ command, are answered before torch or ESPnet are imported.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import espnet_softpl
+from espnet_softpl.core.errors import UserError, ends_quietly, refuse, status_of
 from espnet_softpl.core.parsing import Answering
+from espnet_softpl.core.quick_imports import quick_imports
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -31,9 +35,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 class Parser(Answering):
     """A command's parser: the text of its module is its description.
 
-    Args:
-        description: The text.
-        log_level: What is logged if `--log-level` is not given.
+    `log_level` is what is logged if `--log-level` is not given.
     """
 
     def __init__(self, description: str | None, log_level: str = "WARNING") -> None:
@@ -56,6 +58,43 @@ class Parser(Answering):
         return options
 
 
+def command(
+    get_parser: Callable[[], argparse.ArgumentParser],
+    work: Callable[[argparse.Namespace], Iterable[object]],
+) -> Callable[..., int]:
+    """Return a command's `main`: parse words (None: the process's), work, print lines.
+
+    `work` imports what takes time. Its errors for the user end the process in a line:
+    status 2 for a mistake, 4 for a full disk.
+    """
+
+    @ends_quietly
+    def main(cmd: Sequence[str] | None = None) -> int:
+        options = get_parser().parse_args(cmd)
+        try:
+            lines = work(options)
+        except (UserError, OSError) as error:
+            refuse(error, status_of(error))
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        return 0
+
+    return main
+
+
+def late(module: str) -> Callable[[argparse.Namespace], Iterable[object]]:
+    """Return the `run` of a module of `espnet_softpl.commands`, which imports ESPnet.
+
+    That takes seconds, and help needs none of it: it is imported when `run` is called.
+    """
+
+    def work(options: argparse.Namespace) -> Iterable[object]:
+        with quick_imports():
+            commands = importlib.import_module(f"espnet_softpl.commands.{module}")
+        return commands.run(options)
+
+    return work
+
+
 class Settings(argparse.Action):
     """ESPnet's action for `NAME=VALUE`, which is imported when the option is given."""
 
@@ -74,41 +113,33 @@ def names_in(room: str) -> list[str]:
     return sorted(re.findall(r'\bregister\("(\w+)"\)', text))
 
 
+def _checked(
+    parse: Callable[[str], Any], is_allowed: Callable[[Any], bool], fault: str
+) -> Callable[[str], Any]:
+    """Return a type of options: what parses a text and refuses what is not allowed."""
+
+    def number(text: str) -> Any:  # argparse names it: "invalid number value: 'one'".
+        if not is_allowed(value := parse(text)):
+            raise argparse.ArgumentTypeError(f"{text} {fault}")
+        return value
+
+    return number
+
+
+existing_path = _checked(Path, lambda path: path.exists(), "does not exist")
+directory = _checked(Path, lambda path: path.is_dir(), "is no directory")
+share = _checked(float, lambda value: 0.0 <= value <= 1.0, "is not in [0, 1]")
+
+
 def existing(text: str) -> str:
     """Take a path, as it is written, of what there is."""
-    if not Path(text).exists():
-        raise argparse.ArgumentTypeError(f"{text} does not exist")
+    existing_path(text)
     return text
-
-
-def existing_path(text: str) -> Path:
-    """Parse a path of what there is."""
-    return Path(existing(text))
-
-
-def directory(text: str) -> Path:
-    """Parse a path of a directory that there is."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no directory")
-    return Path(text)
-
-
-def share(text: str) -> float:
-    """Parse a number in [0, 1]."""
-    if not 0.0 <= float(text) <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
-    return float(text)
 
 
 def at_least(least: int) -> Callable[[str], int]:
     """Return the parser of a whole number that is not smaller."""
-
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
-        return int(text)
-
-    return number
+    return _checked(int, lambda value: value >= least, f"is not at least {least}")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,9 +165,5 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "average of the best epochs, else the best epoch, by valid.cer_ctc or the next "
         "best statistic; else the latest)",
     )
-    parser.add_argument(
-        "--weight",
-        type=share,
-        default=0.5,
-        help="the teacher's, 0 to 1, in the average; the student has the rest",
-    )
+    weight = "the teacher's, 0 to 1, in the average; the student has the rest"
+    parser.add_argument("--weight", type=share, default=0.5, help=weight)

@@ -65,10 +65,8 @@ def relocate(value: Any, rename: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return rename(value)
     if isinstance(value, Mapping):
-        return {
-            key: part if key == "token_list" else relocate(part, rename)
-            for key, part in value.items()
-        }
+        items = value.items()
+        return {k: v if k == "token_list" else relocate(v, rename) for k, v in items}
     if isinstance(value, (list, tuple)):
         return [relocate(part, rename) for part in value]
     return value
@@ -98,18 +96,16 @@ class Experiment:
         a packed model only what came with it is found: its author is not trusted.
         """
         here = self.directory.resolve()
+        places, roots = (Path(), here, *here.parents), None
         if self.model_file is not None:
             # The hub's cache has links to files that lie beside the directory.
-            roots = (here, here.parents[1] / "blobs" if len(here.parents) > 1 else here)
-            with contextlib.suppress(OSError, ValueError):
-                file = (here / name).resolve()
-                if file.is_file() and any(file.is_relative_to(r) for r in roots):
-                    return here / name
-            return None
-        for base in (Path(), here, *here.parents):
+            places, roots = (here,), (here, *(p / "blobs" for p in here.parents[1:2]))
+        for place in places:
             with contextlib.suppress(OSError, ValueError):  # No name for a file.
-                if (base / name).is_file():
-                    return base / name
+                file = (place / name).resolve()
+                inside = roots is None or any(map(file.is_relative_to, roots))
+                if inside and file.is_file():
+                    return place / name
         return None
 
     def place_files(
@@ -150,10 +146,7 @@ class Experiment:
         The average of the best epochs comes first, then the best epoch, each by the
         first of `STATISTICS` (`CTC_STATISTICS` without decoder) of the validation data
         that has a file, then by any other of `best_model_criterion`. Then the latest
-        epoch, the newest, the only file.
-
-        Raises:
-            UserError: There is none.
+        epoch, the newest, the only file. UserError if there is none.
         """
         models = [path for path in self.directory.glob("*.pth") if path.is_file()]
         if name is not None:
@@ -165,16 +158,10 @@ class Experiment:
         if self.model_file is not None:
             return self.model_file
         ranked = CTC_STATISTICS if is_ctc_only(self.config) else STATISTICS
-        own = [
-            statistic
-            for phase, statistic, *_ in self.config.get("best_model_criterion") or ()
-            if phase == "valid" and statistic not in STATISTICS
-        ]
-        patterns = [
-            f"valid.{statistic}.{kind}.pth"
-            for kind in ("ave", "ave_*best", "best")
-            for statistic in (*ranked, *own)
-        ]
+        chosen = self.config.get("best_model_criterion") or ()
+        own = [c[1] for c in chosen if c[0] == "valid" and c[1] not in STATISTICS]
+        kinds, names = ("ave", "ave_*best", "best"), (*ranked, *own)
+        patterns = [f"valid.{name}.{kind}.pth" for kind in kinds for name in names]
         for pattern in (*patterns, "latest.pth"):
             if files := [path for path in models if path.match(pattern)]:
                 return max(files)
@@ -197,9 +184,6 @@ class Experiment:
 
         The state of the newest finished epoch has it; if there is none, `teacher.pth`,
         which is written at the end of a run.
-
-        Raises:
-            UserError: The experiment has no teacher with weights of its own.
         """
         for path in self.snapshots():
             try:
@@ -210,24 +194,26 @@ class Experiment:
             if state.get("version") != STATE_VERSION:
                 logger.warning("%s is of another version of this package", path)
                 continue
-            teacher = state["teacher"]
-            if teacher.get("model") is not None:
-                return Weights(dict(teacher["model"]), str(path))
-            reason = "has no teacher yet: it is made at the first unlabeled mini-batch"
-            if "model" not in teacher:
-                kind = f"pl_teacher: {teacher.get('kind')}"
-                reason = f"has no teacher: its teacher is the student itself ({kind})"
+            found = state["teacher"]
+            if found.get("model") is not None:
+                return Weights(dict(found["model"]), str(path))
+            kind = f"pl_teacher: {found.get('kind')}"
+            reason = (
+                "has no teacher yet: it is made at the first unlabeled mini-batch"
+                if "model" in found
+                else f"has no teacher: its teacher is the student itself ({kind})"
+            )
             break
         else:
             path = self.directory / TEACHER
             if path.is_file():
                 return Weights(load_state(path), str(path))
             reason = (
-                f"has neither {TEACHER} nor a whole state in {STATE_DIR}: no epoch is "
-                f"finished, or its teacher has no weights of its own"
+                "was trained without pseudo-labels, and has no teacher"
+                if self.config.get("pl_criterion") is None
+                else f"has neither {TEACHER} nor a whole state in {STATE_DIR}: no "
+                f"epoch is finished, or its teacher has no weights of its own"
             )
-            if self.config.get("pl_criterion") is None:
-                reason = "was trained without pseudo-labels, and has no teacher"
         raise UserError(
             f"{self.directory} {reason}; take the student (--which student)"
         )
@@ -238,9 +224,6 @@ class Experiment:
         """Read `student` (see `checkpoint`), `teacher` or `average`.
 
         In the average the teacher has a share in [0, 1], and the student the rest.
-
-        Raises:
-            UserError: There is no such model, it is torn, or the two do not fit.
         """
         if which == "teacher":
             return self.teacher()
@@ -270,30 +253,29 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-# Options that name something, or None.
-NAMES = ("bpemodel", "non_linguistic_symbols", "token_type", "model", "frontend")
-NAMES += ("specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder")
-# Options that are lists.
 LISTS = ("best_model_criterion", "train_shape_file", "valid_shape_file")
 LISTS += ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type")
+NAMES = ("bpemodel", "non_linguistic_symbols", "token_type", "model", "frontend")
+NAMES += ("specaug", "normalize", "preencoder", "encoder", "postencoder", "decoder")
+# What ESPnet writes for an option, or None; those in `_conf` are mappings.
+KINDS: dict[str, tuple[Any, str]] = {
+    "token_list": ((list, str), "a list, or a file"),
+    **dict.fromkeys(LISTS, (list, "a list")),
+    **dict.fromkeys(NAMES, (str, "a name")),
+}
 
 
 def _check_value(path: Path, key: Any, value: Any) -> None:
     """Refuse a value of another type than ESPnet writes for the key."""
-    kinds = (
-        (key == "token_list", (list, str), "a list, or a file"),
-        (str(key).endswith("_conf"), dict, "a mapping"),
-        (key in LISTS, list, "a list"),
-        (key in NAMES, str, "a name"),
-    )
     if not isinstance(key, str):
         raise UserError(f"{path}: the key {key!r} must be a name")
-    for applies, wanted, allowed in kinds:
-        if applies and value is not None and not isinstance(value, wanted):
-            raise UserError(f"{path}: {key} must be {allowed}, got {str(value)[:60]!r}")
+    other = (dict, "a mapping") if key.endswith("_conf") else (object, "")
+    kind, allowed = KINDS.get(key, other)
+    if value is not None and not isinstance(value, kind):
+        raise UserError(f"{path}: {key} must be {allowed}, got {str(value)[:60]!r}")
     for part in (value or ()) if key in LISTS else ():
-        listed = isinstance(part, (list, tuple)) and len(part) > 1
-        if not all(isinstance(word, str) for word in (part if listed else [part])):
+        words = part if isinstance(part, (list, tuple)) and len(part) > 1 else [part]
+        if not all(isinstance(word, str) for word in words):
             raise UserError(f"{path}: {key}: {part!r} is neither a name nor several")
     if key == "token_list" and not all(isinstance(token, str) for token in value):
         raise UserError(f"{path}: token_list must be a list of strings")
@@ -303,9 +285,6 @@ def read_experiment(directory: Path) -> Experiment:
     """Read an experiment (`config.yaml`), or an unpacked model (`meta.yaml`).
 
     Files of an unpacked model are named by paths into `directory`.
-
-    Raises:
-        UserError: It is neither, or a file is missing.
     """
     path = directory / packed.DESCRIPTION
     if not path.is_file():
@@ -338,9 +317,6 @@ def open_experiment(path: str | Path, out: Path) -> Iterator[Experiment]:
 
     It is unpacked beside `out`, which is made of it; so what a kill leaves there goes
     when the command is given again.
-
-    Raises:
-        UserError: It is neither.
     """
     path = Path(path)
     if not packed.is_archive(path):

@@ -5,10 +5,12 @@ Nothing of this package is left in it, nor of the machine that it was trained on
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,20 @@ import yaml
 from espnet2.main_funcs.pack_funcs import pack
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl.commands.experiment import OURS, Experiment, Weights, is_of_run
+from espnet_softpl.commands import model_card
+from espnet_softpl.commands.experiment import (
+    OURS,
+    Experiment,
+    Weights,
+    is_of_run,
+    open_experiment,
+)
 from espnet_softpl.commands.packed import ARCHIVES, is_archive
-from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.errors import UserError, name_some, refusing
 from espnet_softpl.core.files import save_atomically, work_directory
 from espnet_softpl.core.modules import check_structure
 
+HUB = (".zip", ".tar")  # Archives that can be unpacked for the Hub.
 DATA = ("train_shape_file", "valid_shape_file", "rir_scp", "noise_scp")
 DATA += tuple(f"{part}_data_path_and_name_and_type" for part in ("train", "valid"))
 
@@ -42,12 +52,8 @@ def stock_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_loads(config: Path, model: Path, weights: Weights) -> None:
     """Load a model as stock ESPnet does, which ignores what does not fit; compare."""
-    try:
+    with refusing("stock ESPnet cannot build this model"):
         built, args = ASRTask.build_model_from_file(config, model, "cpu")
-    except Exception as error:  # Whatever the parts of the model raise.
-        raise UserError(
-            f"stock ESPnet cannot build this model: {type(error).__name__}: {error}"
-        ) from error
     loaded = built.state_dict()
     if getattr(args, "use_adapter", False):
         # With adapters the file may hold these alone.
@@ -65,13 +71,13 @@ def _check_loads(config: Path, model: Path, weights: Weights) -> None:
 
 def check_target(out: Path) -> None:
     """Refuse a target that would be lost, or that is no archive of ESPnet's."""
+    reason = ""
     if is_archive(out):
         reason = "is a directory" if out.is_dir() else ""
     elif out.suffix in (".gz", ".bz2", ".xz", ".7z", ".rar", ".pth"):
         reason = f"want one of {', '.join(ARCHIVES)}, or a directory"
-    else:
-        taken = out.is_file() or (out.is_dir() and any(out.iterdir()))
-        reason = "is there already; remove it, or name another" if taken else ""
+    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
+        reason = "is there already; remove it, or name another"
     if reason:
         raise UserError(f"--out {out}: {reason}")
 
@@ -90,12 +96,8 @@ def export(
     from everywhere. Further files, `options`, go along. Stock ESPnet loads the model,
     and it is compared, before anything is put in place.
 
-    Returns:
-        The names of the files in the model, each with the place that it is from.
-
-    Raises:
-        UserError: A target is taken, a file is missing, or the weights do not fit the
-            configuration.
+    Returns the names of the files in the model, each with the place that it is from.
+    UserError if a target is taken, a file is missing, or the weights do not fit.
     """
     for out in outputs:
         check_target(out)
@@ -147,17 +149,32 @@ def export(
 
 
 def _pack(stage: Path, model: str, members: list[str], archive: Path) -> None:
-    # ESPnet names what it packs relative to the working directory, and lists it on
-    # the screen.
     before = Path.cwd()
-    os.chdir(stage)
+    os.chdir(stage)  # ESPnet names what it packs relative to the working directory.
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            pack(
-                files={"asr_model_file": model},
-                yaml_files={"asr_train_config": "config.yaml"},
-                option=members,
-                outpath=archive,
-            )
+        with contextlib.redirect_stdout(io.StringIO()):  # It lists it there.
+            config = {"asr_train_config": "config.yaml"}
+            pack({"asr_model_file": model}, config, archive, members)
     finally:
         os.chdir(before)
+
+
+def run(args: argparse.Namespace) -> list[str]:
+    """Export as the options of `bin.export` say; return what was written, in lines."""
+    archive = next((out for out in args.out if out.suffix in HUB), None)
+    if args.push_to_hub and archive is None:
+        raise UserError(f"--push-to-hub wants an --out that ends in {' or '.join(HUB)}")
+    with (
+        open_experiment(args.asr_exp, args.out[0]) as experiment,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        options = list(args.option)
+        if args.card:
+            options.append(Path(folder, model_card.NAME))
+            model_card.write_card(args, options[-1])
+        weights = experiment.weights(args.which, args.student, args.weight)
+        names = export(experiment, weights, args.which, args.out, options)
+    lines = [f"{out}: {', '.join(names)}" for out in args.out]
+    if args.push_to_hub:
+        lines.append(model_card.push(archive, args.push_to_hub))
+    return [f"{args.which}: {weights.source}", *lines]

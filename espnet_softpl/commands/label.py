@@ -9,29 +9,29 @@ import argparse
 import dataclasses
 import hashlib
 import itertools
+import json
 import logging
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import yaml
 from espnet2.layers.create_adapter import create_adapter
 from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from espnet_softpl import filters
-from espnet_softpl.commands import label_files
 from espnet_softpl.commands.experiment import Experiment, Weights, open_experiment
-from espnet_softpl.commands.label_files import Audio, Progress, Record
 from espnet_softpl.core.errors import UserError, refusing
-from espnet_softpl.core.files import read_yaml
+from espnet_softpl.core.files import atomic_write, read_yaml
 from espnet_softpl.core.modules import check_structure, evaluating
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.usable_audio import UsableAudio, UsableShare, smallest_input
-from espnet_softpl.filters import Candidate, Filter
-from espnet_softpl.filters.base import KEPT
 from espnet_softpl.labels.confidence import utterance_confidence
 from espnet_softpl.teacher import Teacher
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
@@ -44,6 +44,69 @@ from espnet_softpl.training.task import SoftPLTask
 
 logger = logging.getLogger(__name__)
 
+PROGRESS = ".progress"  # In the output directory: a line of settings, one per batch.
+SUMMARY = "label.yaml"  # The same settings, and the counts; written last.
+UNUSABLE = "unusable"
+# Settings that say where something was; the checksums beside them are what counts.
+PLACES = ("model", "wav_scp")
+
+Record = dict[str, Any]
+
+
+class Audio(NamedTuple):
+    """The audio to label."""
+
+    path: str  # Kaldi's wav.scp, or the like.
+    kind: str  # ESPnet's type of what it lists.
+    entries: dict[str, str]  # Value by utterance id, in the order of the file.
+    lengths: dict[str, int]  # Samples by utterance id, of those that can be read.
+    bad: dict[str, str]  # Reason by utterance id, of those that cannot.
+
+    def of(self, keys: set[str]) -> Audio:
+        """Return the audio of some utterances, in the order of the whole."""
+        columns = (self.entries, self.lengths, self.bad)
+        parts = ({k: v for k, v in column.items() if k in keys} for column in columns)
+        return Audio(self.path, self.kind, *parts)
+
+
+class Progress:
+    """The mini-batches that are labeled, by number, in a file that outlives a kill."""
+
+    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+        self._path = out / PROGRESS
+        lines = self._path.read_bytes().splitlines(True) if self._path.exists() else []
+        # What has no end of line was cut off by a kill.
+        whole = [line.rstrip(b"\n") for line in lines if line.endswith(b"\n")]
+        try:
+            whole = [line.decode() for line in whole]
+            told = list(map(json.loads, whole))
+        except ValueError as error:
+            raise UserError(f"{self._path} is damaged: {error}; remove it") from error
+        if whole:
+            check_settings(told[0], settings, self._path)
+        with atomic_write(self._path) as stream:
+            stream.writelines(f"{line}\n" for line in whole or [json.dumps(settings)])
+        self.done: dict[int, list[Record]] = dict(told[1:])
+
+    def add(self, number: int, records: list[Record]) -> None:
+        """Store a mini-batch; it is on the disk when this returns."""
+        with open(self._path, "ab") as file:
+            file.write(json.dumps([number, records]).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.done[number] = records
+
+
+def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
+    """Refuse labels of which a file says that they have other settings than ours."""
+    theirs = theirs if isinstance(theirs, dict) else {}
+    for key, value in ours.items():
+        if key not in PLACES and theirs.get(key) != value:
+            raise UserError(
+                f"{path} is of labels with {key} {theirs.get(key)!r}, this run has "
+                f"{value!r}; name another --out, or remove that directory"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Labeler:
@@ -51,19 +114,15 @@ class Labeler:
 
     model: SoftPLModel  # In eval mode.
     args: argparse.Namespace  # ESPnet's options that it was trained with.
-    filters: Sequence[tuple[str, Filter]]  # Which labels are kept, by name, in order.
+    judges: Sequence[tuple[str, filters.Filter]]  # Which labels are kept, in order.
     to_text: Callable[[list[int]], str]  # Turns token ids into a transcript.
 
     def __call__(self, batch: Mapping[str, torch.Tensor]) -> list[Record]:
-        """Label a mini-batch.
+        """Label `speech` (B, N) with `speech_lengths` (B,) and `usable` (B, 1).
 
-        Args:
-            batch: `speech` (B, N), `speech_lengths` (B,) and `usable` (B, 1).
-
-        Returns:
-            For each utterance `text`, `confidence` (the geometric mean of the best
-            posterior over the frames that say something, as the filter `confidence`
-            has it) and `reason`: the filter that dropped it, `unusable`, or None.
+        Of each utterance it returns `text`, `confidence` (the geometric mean of the
+        best posterior over the frames that say something, as the filter `confidence`
+        has it) and `reason`: the filter that dropped it, `unusable`, or None.
         """
         speech, lengths = batch["speech"], batch["speech_lengths"]
         generator = PseudoLabelGenerator(Teacher())
@@ -71,34 +130,31 @@ class Labeler:
         confidence = utterance_confidence(label.log_probs, label.lengths)  # (B,)
         usable = (batch["usable"].reshape(-1) > 0) & confidence.isfinite()
         label = label._replace(weight=label.weight * usable)
-        candidate = Candidate(
+        candidate = filters.Candidate(
             label=label,
             speech_lengths=lengths,
             labeled_tokens_per_sample=math.nan,
             relabel=lambda: generator(self.model, speech, lengths, dropout=True),
         )
-        _, reason = filters.apply(self.filters, candidate)
-        names = [*(name for name, _ in self.filters), label_files.UNUSABLE]
+        _, reason = filters.apply(self.judges, candidate)
+        names = [*(name for name, _ in self.judges), UNUSABLE]
         columns = (label.tokens, label.token_lengths, confidence, reason)
         return [
             {
                 "text": " ".join(self.to_text(tokens[:count]).split()),
                 "confidence": sure if math.isfinite(sure) else 0.0,
-                "reason": None if why == KEPT else names[why],
+                "reason": None if why == filters.base.KEPT else names[why],
             }
             for tokens, count, sure, why in zip(*(c.tolist() for c in columns))
         ]
 
 
 def build_labeler(
-    experiment: Experiment, weights: Weights, judges: Sequence[tuple[str, Filter]]
+    experiment: Experiment,
+    weights: Weights,
+    judges: Sequence[tuple[str, filters.Filter]],
 ) -> Labeler:
-    """Build the model of an experiment on the CPU, to label with.
-
-    Raises:
-        UserError: The model has no CTC head or other weights, or a filter needs the
-            labeled data of a training.
-    """
+    """Build the model of an experiment on the CPU, to label with."""
     experiment.check_files()
     config = experiment.place_files(experiment.config, lambda f: str(f.resolve()))
     args = argparse.Namespace(**{"model": "espnet", **config})
@@ -127,9 +183,8 @@ def build_labeler(
 def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
     """Sort utterances into mini-batches of like lengths, the longest first.
 
-    So memory runs out at once or never. The mini-batches are a function of the lengths
-    in samples and of `batch_bins`, the most samples in one, padding included; a longer
-    utterance is one of its own.
+    So memory runs out at once or never. `batch_bins` are the most samples in one,
+    padding included; a longer utterance is one of its own.
     """
     batches: list[list[str]] = []
     longest = 0
@@ -145,10 +200,6 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
     """Read which audio of ESPnet's type `kind` there is, and how long it is.
 
     Lengths are from the shape file, or from the headers if it is None.
-
-    Raises:
-        UserError: A file is missing or malformed, the sample rate is another, or
-            lengths are not known.
     """
     table, _ = scan.speech_scp([(path, "speech", kind)], "--wav_scp")
     entries = dict(table.items())
@@ -182,21 +233,17 @@ def _load(
         sample_shape = ()
         with evaluating(labeler.model) as model:
             fewest = smallest_input(lambda n: frames_of(model, n), 64000)
-    dataset = ESPnetDataset(
-        [(audio.path, "speech", audio.kind)],
-        preprocess=SoftPLTask.build_preprocess_fn(args, train=False),
+    preprocess = SoftPLTask.build_preprocess_fn(args, train=False)
+    dataset = UsableAudio(
+        ESPnetDataset([(audio.path, "speech", audio.kind)], preprocess=preprocess),
+        audio.lengths,
+        min_samples=fewest,
+        sample_shape=sample_shape,
+        sample_rate=sample_rate(args),
     )
+    collate = SoftPLTask.build_collate_fn(args, train=False)
     return DataLoader(
-        UsableAudio(
-            dataset,
-            audio.lengths,
-            min_samples=fewest,
-            sample_shape=sample_shape,
-            sample_rate=sample_rate(args),
-        ),
-        batch_sampler=batches,
-        collate_fn=SoftPLTask.build_collate_fn(args, train=False),
-        num_workers=num_workers,
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=num_workers
     )
 
 
@@ -212,27 +259,24 @@ def label_set(
     A shard has every `num_shards`-th mini-batch of the whole set, so its labels, bit
     for bit, and every such utterance of what cannot be read. Labels are a function of
     the settings: those of a run that was killed and begun again are those of one that
-    was not. A shard refuses no more unusable audio than the whole set may have.
-
-    Raises:
-        UserError: Too much audio is unusable, or `--out` holds other labels.
+    was not. A shard refuses no more unusable audio than the whole set may have; then,
+    and if `--out` holds other labels, it raises a UserError.
     """
     out = out_of(args, shard)
-    summary = out / label_files.SUMMARY
+    summary = out / SUMMARY
     if summary.exists():
         written = read_yaml(summary)
-        label_files.check_settings(written, settings, summary)
+        check_settings(written, settings, summary)
         return {key: written[key] for key in written if key not in settings}
     total, most = len(audio.entries), args.pl_max_bad_share
     scan.check_bad_share(audio.bad, total, most, "cannot be read")
     for key, reason in sorted(audio.bad.items()):
         logger.warning("Utterance %s is left out: %s", key, reason)
     progress = Progress(out, settings)
-    batches = dict(enumerate(batches_of(audio.lengths, args.batch_bins)))
-    batches = {n: batches[n] for n in range(shard, len(batches), args.num_shards)}
-    unreadable = audio.bad
-    mine = sorted(unreadable)[shard :: args.num_shards]
-    audio = _part_of(audio, {*mine, *itertools.chain(*batches.values())})
+    every = slice(shard, None, args.num_shards)
+    whole = list(enumerate(batches_of(audio.lengths, args.batch_bins)))
+    batches, unreadable = dict(whole[every]), audio.bad
+    audio = audio.of({*sorted(unreadable)[every], *itertools.chain(*batches.values())})
     todo = {n: ids for n, ids in batches.items() if n not in progress.done}
     share = UsableShare(most)
     loader = _load(labeler, audio, list(todo.values()), args.num_workers)
@@ -245,19 +289,41 @@ def label_set(
         records = labeler({key: value.to(device) for key, value in batch.items()})
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
     labels = {r["id"]: r for records in progress.done.values() for r in records}
-    bad = {k: k for k, r in labels.items() if r["reason"] == label_files.UNUSABLE}
+    bad = {k: k for k, r in labels.items() if r["reason"] == UNUSABLE}
     scan.check_bad_share({**unreadable, **bad}, total, most, "cannot be used")
     hour = 3600.0 * sample_rate(labeler.args)
-    counts = label_files.write_labels(out, audio, labels, settings, hour)
-    (out / label_files.PROGRESS).unlink()
+    counts = write_labels(out, audio, labels, settings, hour)
+    (out / PROGRESS).unlink()
     return counts
 
 
-def _part_of(audio: Audio, keys: set[str]) -> Audio:
-    """Return the audio of some utterances, in the order of the whole."""
-    columns = (audio.entries, audio.lengths, audio.bad)
-    parts = ({k: v for k, v in column.items() if k in keys} for column in columns)
-    return Audio(audio.path, audio.kind, *parts)
+def write_labels(
+    out: Path,
+    audio: Audio,
+    labels: dict[str, Record],
+    settings: dict[str, Any],
+    samples_per_hour: float,
+) -> dict[str, Any]:
+    """Write Kaldi's tables and, last, `label.yaml`; return the counts in it."""
+    reasons = {k: labels.get(k, {"reason": UNUSABLE})["reason"] for k in audio.entries}
+    dropped = {key: reason for key, reason in reasons.items() if reason}
+    kept = [key for key in reasons if key not in dropped]
+    sure = [key for key, reason in reasons.items() if reason != UNUSABLE]
+    tables.write_lines(out / "text", {key: labels[key]["text"] for key in kept})
+    tables.write_lines(out / "wav.scp", {key: audio.entries[key] for key in kept})
+    confidence = {key: f"{labels[key]['confidence']:.6f}" for key in sure}
+    tables.write_lines(out / "confidence", confidence)
+    tables.write_lines(out / "dropped", dropped)
+    counts = {
+        "utterances": len(reasons),
+        "kept": len(kept),
+        "hours": round(sum(audio.lengths.values()) / samples_per_hour, 4),
+        "kept_hours": round(sum(map(audio.lengths.get, kept)) / samples_per_hour, 4),
+        "dropped": dict(sorted(Counter(dropped.values()).items())),
+    }
+    with atomic_write(out / SUMMARY) as stream:
+        yaml.safe_dump({**settings, **counts}, stream, sort_keys=False)
+    return counts
 
 
 def out_of(args: argparse.Namespace, shard: int) -> Path:
@@ -268,8 +334,8 @@ def out_of(args: argparse.Namespace, shard: int) -> Path:
     return args.out / f"shard{shard:0{digits}d}of{args.num_shards}"
 
 
-def run(args: argparse.Namespace) -> dict[Path, dict[str, Any]]:
-    """Label as the options of `bin.label` say; return the counts by directory."""
+def run(args: argparse.Namespace) -> list[str]:
+    """Label as the options of `bin.label` say; return a line for each shard."""
     shards = range(args.num_shards) if args.shard is None else args.shard
     if wrong := [shard for shard in shards if shard >= args.num_shards]:
         raise UserError(
@@ -299,9 +365,14 @@ def run(args: argparse.Namespace) -> dict[Path, dict[str, Any]]:
         "batch_bins": args.batch_bins,
         "seed": args.seed,
     }
-    results = {}
+    lines = []
     for shard in shards:
         of = {} if args.num_shards == 1 else {"shard": f"{shard} of {args.num_shards}"}
         counts = label_set(labeler, audio, {**settings, **of}, args, shard)
-        results[out_of(args, shard)] = counts
-    return results
+        lost = ", ".join(f"{n} {reason}" for reason, n in counts["dropped"].items())
+        lines.append(
+            f"{out_of(args, shard)}: {counts['kept']} of {counts['utterances']} "
+            f"utterances kept, {counts['kept_hours']} of {counts['hours']} hours; "
+            f"dropped: {lost or 'none'}"
+        )
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -20,15 +21,9 @@ SECTIONS = re.compile(r"^(?:Args|Attributes|Raises):\n(?:[ ]{4}.*\n|\n)+", re.M)
 
 def _filled(text: str, indent: str) -> str:
     """Break a text into lines, the first four columns to the left of the others."""
-    start = indent.removesuffix("    ")
-    return textwrap.fill(
-        " ".join(text.split()),
-        WIDTH,
-        initial_indent=start,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    wrapper = textwrap.TextWrapper(WIDTH, indent.removesuffix("    "), indent)
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    return wrapper.fill(" ".join(text.split()))
 
 
 def _table(rows: Mapping[str, str]) -> list[str]:
@@ -39,30 +34,22 @@ def _table(rows: Mapping[str, str]) -> list[str]:
 
 def list_keys() -> str:
     """Return all keys by kind, a line each, without importing the parts."""
-    kinds: dict[str, dict[str, str]] = {
-        "Parts, with settings under <key>_conf": {},
-        "Unlabeled data": {},
-        "More": {},
-    }
-    parts, data, more = kinds.values()
+    parts = "Parts, with settings under <key>_conf"
+    data, more = "Unlabeled data", "More"
+    kinds: dict[str, dict[str, str]] = {parts: {}, data: {}, more: {}}
     for key, (default, text) in helps().items():
         line = text.partition(". ")[0]
         if default not in (None, {}, []):
             shown = " ".join(default) if isinstance(default, list) else str(default)
             line += f" ({shown.lower()})"
-        is_data = key.startswith("unlabeled_")
-        (parts if f"--{key}" in PARTS else data if is_data else more)[key] = line
-    lines = []
-    for title, rows in kinds.items():
-        lines += [f"{title}:", *_table(rows)]
-    return "\n".join(lines)
+        other = data if key.startswith("unlabeled_") else more
+        kinds[parts if f"--{key}" in PARTS else other][key] = line
+    lines = ([f"{title}:", *_table(rows)] for title, rows in kinds.items())
+    return "\n".join(itertools.chain(*lines))
 
 
 def describe(key: str, name: str | None = None) -> str:
-    """Return what a key may be, or what one of its names, or `module:Class`, is.
-
-    UserError for a key or name that is unknown.
-    """
+    """Return what a key may be, or what one of its names, or `module:Class`, is."""
     from espnet_softpl.training.options import REGISTRIES, classes_of
 
     known = helps()

@@ -83,10 +83,6 @@ def unpack(archive: Path, target: Path) -> None:
     ESPnet's own `unpack` trusts the members' names; this does not. If `target` holds
     this very archive already (the same meta.yaml, which has the time of packing),
     nothing is done.
-
-    Raises:
-        UserError: The archive is missing, damaged, no packed model or has members that
-            lead elsewhere; or `target` holds something else.
     """
     if not archive.is_file():
         raise UserError(f"{archive} does not exist")
@@ -96,10 +92,8 @@ def unpack(archive: Path, target: Path) -> None:
         content.mkdir()
         try:
             _extract(archive, content)
-        except UserError:
-            raise
         except Exception as error:  # Each compression has its own.
-            if status_of(error) == 4:
+            if isinstance(error, UserError) or status_of(error) == 4:
                 raise
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"{archive} cannot be unpacked: {reason}") from error
@@ -118,11 +112,7 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def fetch(tag: str, cache_dir: Path | None) -> Path:
-    """Download a model of the zoo, an archive or its content, or find it in the cache.
-
-    Raises:
-        UserError: espnet_model_zoo is not installed, or the download fails.
-    """
+    """Download a model of the zoo, packed or not, or find it in the cache."""
     try:
         from espnet_model_zoo.downloader import ModelDownloader
     except ImportError as error:

@@ -74,12 +74,8 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 def compare_errors(own: ArrayLike, other: ArrayLike, length: int) -> Comparison:
     """Compare the errors of two systems on the same utterances, seed by seed.
 
-    Utterances are resampled 10 000 times, of both systems the same ones.
-
-    Args:
-        own: Errors by seed and utterance, (S, N).
-        other: Those of the system that it is compared with, (S, N).
-        length: Words or characters of the references.
+    They are (S, N), by seed and utterance; `length` has the references' words or
+    characters. Utterances are resampled 10 000 times, of both systems the same ones.
     """
     own, other = np.asarray(own), np.asarray(other)
     changes = own - other
@@ -138,9 +134,6 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
     In `org/dev` and `org/test` there is `text`, and `utt2set`, which tells the sets of
     a part from each other. A part with one set is called `dev` or `test`; the sets of a
     part with several keep their own names.
-
-    Raises:
-        UserError: A file is missing or malformed.
     """
     sets: dict[str, dict[str, str]] = {}
     for part in ("dev", "test"):
@@ -157,11 +150,7 @@ def load_references(org: Path) -> dict[str, dict[str, str]]:
 def score_sets(
     sets: dict[str, dict[str, str]], hypotheses: dict[str, str]
 ) -> dict[str, dict[str, Score]]:
-    """Score what one system recognized: by unit (`char` and `word`), by set.
-
-    Raises:
-        UserError: An utterance was not decoded.
-    """
+    """Score what one system recognized: by unit (`char` and `word`), by set."""
     scores: dict[str, dict[str, Score]] = {}
     for name, references in sets.items():
         if missing := references.keys() - hypotheses.keys():

@@ -26,9 +26,8 @@ def witten_bell(
     vocabulary and the end. What is left to P(v) is the backoff weight of u, so that the
     ARPA form is exact. Witten and Bell 1991, method C, interpolated.
 
-    Returns:
-        P(v), with `</s>`; the backoff weight of each u that was seen, `<s>` among them;
-        P(v | u) of each pair that was seen. No token without a share.
+    Returns P(v), with `</s>`; the backoff weight of each u that was seen, `<s>` among
+    them; P(v | u) of each pair that was seen. No token without a share.
     """
     pairs = Counter(
         pair for sentence in sentences for pair in pairwise((START, *sentence, END))
@@ -76,18 +75,10 @@ def _log10(shares: dict) -> list[tuple]:
 def count(
     text: Path, token_list: Path, token_type: str, bpemodel: Path | None, out: Path
 ) -> str:
-    """Write the bigram of a text's tokens; return one line about it.
+    """Write the bigram of a text as the ARPA file `out`; return a line about it.
 
-    Args:
-        text: Lines of `utterance-id transcript`.
-        token_list: A token a line, blank first.
-        token_type: char, bpe or word.
-        bpemodel: Sentencepiece model, for bpe.
-        out: The ARPA file.
-
-    Raises:
-        UserError: A file is missing or no such file, or none of the text's tokens is in
-            the list.
+    `text` has lines of `utterance-id transcript`, `token_list` a token a line, blank
+    first; `token_type` is char, bpe or word.
     """
     # One by one: ESPnet's chooser imports what downloads pronunciations.
     from espnet2.text.char_tokenizer import CharTokenizer
@@ -115,7 +106,10 @@ def count(
     if not covered:
         raise UserError(f"--text: {text} has no token of {token_list}")
     bigram = witten_bell(sentences, [*said, UNKNOWN])
-    write_arpa(bigram, out)
+    try:
+        write_arpa(bigram, out)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be written to: {error}") from error
     return (
         f"{out}: {len(bigram[2])} bigrams of {covered} tokens in {len(sentences)} "
         f"transcripts"

@@ -40,4 +40,4 @@ def test_a_missing_library_is_named(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         report.main(["."])
     assert ended.value.code == 2
-    assert "jinja2 is not installed: pip install jinja2" in capsys.readouterr().err
+    assert "plotly is not installed: pip install plotly" in capsys.readouterr().err

@@ -31,7 +31,7 @@ from overlap import same_audio, separate  # noqa: E402
 from prepare_librispeech import prepare, read_set, speakers_of  # noqa: E402
 
 from espnet_softpl.commands import scoring  # noqa: E402
-from espnet_softpl.commands.report.history import read_history  # noqa: E402
+from espnet_softpl.commands.report.runs import read_history  # noqa: E402
 from espnet_softpl.core.errors import UserError  # noqa: E402
 
 RATE = 8000

@@ -1,13 +1,19 @@
-"""Is a trained experiment complete, and fit to be the base model, by its names?"""
+"""Is a trained experiment fit to be the base model: by its names, and by ESPnet?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_softpl.commands.experiment import Experiment
-from espnet_softpl.core.errors import UserError
+import yaml
+
+from espnet_softpl.commands.experiment import Experiment, Weights
+from espnet_softpl.core.errors import UserError, refusing
+from espnet_softpl.core.modules import check_structure
+from espnet_softpl.training.task import SoftPLTask
 
 DATA_OPTIONS = {"train": "--labeled", "valid": "--valid"}
 
@@ -42,20 +48,15 @@ def _named_files(base: Experiment) -> Iterator[tuple[str, str]]:
 
 def check_files(base: Experiment) -> None:
     """Refuse a base model without files that its configuration names, telling all."""
-    missing = {
+    missing = sorted(
         (key, name)
-        for key, name in _named_files(base)
+        for key, name in set(_named_files(base))
         if not name or not Path(name).exists()
-    }
+    )
     if not missing:
         return
-    recipes = [
-        directory
-        for directory in base.directory.resolve().parents
-        if any(name and (directory / name).exists() for _, name in missing)
-    ]
     lines = [f"files of the base model {base.directory} do not exist:"]
-    for key, name in sorted(missing):
+    for key, name in missing:
         option = DATA_OPTIONS.get(key.partition("_")[0])
         wanted = f"{option} DIR" if option else f"--moved {name or 'OLD'} NEW"
         lines.append(f"  {key}: {name or '(not named)'}   (give {wanted})")
@@ -63,11 +64,14 @@ def check_files(base: Experiment) -> None:
         lines.append(
             "A packed model comes without data: give --labeled DIR --valid DIR"
         )
-    elif recipes:
-        lines.append(
-            f"Paths of the base model are relative to {recipes[0]}: run this command, "
-            f"and the training, there"
-        )
+    else:
+        for directory in base.directory.resolve().parents:
+            if any(name and (directory / name).exists() for _, name in missing):
+                lines.append(
+                    f"Paths of the base model are relative to {directory}: run this "
+                    f"command, and the training, there"
+                )
+                break
     lines.append(
         "--labeled and --valid take directories with wav.scp and text; --moved OLD NEW "
         "renames a file or a whole directory, such as --moved dump elsewhere/dump"
@@ -75,7 +79,7 @@ def check_files(base: Experiment) -> None:
     raise UserError("\n".join(lines))
 
 
-def check_model(config: dict[str, Any], labeled_anew: bool = False) -> None:
+def check_model(config: Mapping[str, Any], labeled_anew: bool = False) -> None:
     """Refuse a model that cannot go on with pseudo-labels, whatever the options."""
     model = config.get("model") or "espnet"
     weight = (config.get("model_conf") or {}).get("ctc_weight", 0.5)
@@ -98,3 +102,40 @@ def check_model(config: dict[str, Any], labeled_anew: bool = False) -> None:
     for reason, applies in reasons.items():
         if applies:
             raise UserError(f"the base model {reason}")
+
+
+@functools.lru_cache(maxsize=1)
+def get_defaults() -> dict[str, Any]:
+    """Return the default of every option of the training command."""
+    return vars(SoftPLTask.get_parser().parse_args([]))
+
+
+def token_counter(config: Mapping[str, Any]) -> Callable[[str, str], int]:
+    """Return what counts the tokens of (utterance id, transcript) as ESPnet would."""
+    args = argparse.Namespace(**{**get_defaults(), **config})
+    with refusing("the base model's tokenizer cannot be built"):
+        preprocess = SoftPLTask.build_preprocess_fn(args, train=False)
+    return lambda uid, text: len(preprocess(uid, {"text": text})["text"])
+
+
+def check_builds(
+    values: Mapping[str, Any], weights: Weights, directory: Path
+) -> argparse.Namespace:
+    """Read a configuration as the training would, build its model, compare weights.
+
+    Returns the parsed options, with `output_dir` in the given directory, which is made.
+    UserError if something cannot work; the checks of the command line end the process
+    themselves, with status 2.
+    """
+    directory.mkdir()
+    file = directory / "config.yaml"
+    file.write_text(yaml.safe_dump(dict(values), sort_keys=False), encoding="utf-8")
+    command = ["--config", str(file), "--output_dir", str(directory / "exp")]
+    args = SoftPLTask.get_parser().parse_args(command)
+    SoftPLTask.check_required_command_args(args)
+    advice = ". Does it load in ESPnet (espnet2.bin.asr_inference) on this machine?"
+    with refusing("the base model cannot be built here", advice):
+        model = SoftPLTask.build_model(args)
+    what = f"--init_param: the parameters in {weights.source}"
+    check_structure(weights.state, model.state_dict(), what)
+    return args

@@ -13,7 +13,7 @@ import torch
 
 from espnet_softpl import criteria
 from espnet_softpl.commands import experiment, packed
-from espnet_softpl.commands.add_pl import base_model, data_dirs, dry_run
+from espnet_softpl.commands.add_pl import base_model, data_dirs
 from espnet_softpl.commands.add_pl.config import compose, render
 from espnet_softpl.commands.experiment import Experiment
 from espnet_softpl.core.errors import UserError
@@ -38,15 +38,13 @@ def _check_options(args: argparse.Namespace, exp_dir: Path) -> None:
 
 def _read_base_model(args: argparse.Namespace) -> Experiment:
     """Read the base model from wherever it is, with files that have moved renamed."""
-    if args.asr_exp:
-        directory = args.asr_exp
-    else:
-        directory = args.archive or packed.fetch(args.model_tag, args.cache_dir)
-        if not directory.is_dir():
-            default = Path("exp") / directory.name.partition(".")[0]
-            target = args.unpack_dir or default
-            packed.unpack(directory, target)
-            directory = target
+    directory = args.asr_exp or args.archive
+    if directory is None:
+        directory = packed.fetch(args.model_tag, args.cache_dir)
+    if not directory.is_dir():
+        default = Path("exp") / directory.name.partition(".")[0]
+        packed.unpack(directory, target := args.unpack_dir or default)
+        directory = target
     base = experiment.read_experiment(directory)
     moved = experiment.relocate(base.config, base_model.renaming(args.moved))
     return dataclasses.replace(base, config=moved)
@@ -58,8 +56,9 @@ def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> None:
     data_dirs.check_audio(unlabeled, rate, "--unlabeled", whole=False)
     for part, option in base_model.DATA_OPTIONS.items():
         name = f"{part}_data_path_and_name_and_type"
-        entries, kind = scan.speech_scp([tuple(s) for s in base.config[name]], name)
-        path = next(spec[0] for spec in base.config[name] if spec[1] == "speech")
+        specs = [tuple(spec) for spec in base.config[name]]
+        entries, kind = scan.speech_scp(specs, name)
+        path = next(path for path, what, _ in specs if what == "speech")
         audio = data_dirs.Audio(Path(path), kind, entries)
         data_dirs.check_audio(audio, rate, f"{name} (or give {option})", whole=True)
 
@@ -98,12 +97,8 @@ def _training_command(args: argparse.Namespace, exp_dir: Path, base: Experiment)
 def run(args: argparse.Namespace) -> list[str]:
     """Write the configuration that the options of `bin.add_pl` ask for.
 
-    Returns:
-        Lines to print, the command to run last.
-
-    Raises:
-        UserError: Something cannot work; nothing is written then but an unpacked
-            archive.
+    Returns lines to print, the command to run last. UserError if something cannot work;
+    nothing is written then but an unpacked archive.
     """
     parent = args.asr_exp.parent if args.asr_exp else Path("exp")
     # asr.sh names experiments by their configuration, too.
@@ -134,7 +129,7 @@ def run(args: argparse.Namespace) -> list[str]:
         if not features:
             _check_audio(complete, unlabeled)
         config = compose(base.config, args, weights, unlabeled, data, frame_level)
-        options = dry_run.check(config.values, weights, trial)
+        options = base_model.check_builds(config.values, weights, trial)
         notes = [] if features else _length_notes(options)
         move = base_model.renaming([(str(staging), str(beside))])
         config = config._replace(values=experiment.relocate(config.values, move))

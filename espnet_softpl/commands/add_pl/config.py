@@ -8,15 +8,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from espnet_softpl.commands import experiment
+from espnet_softpl.commands.add_pl.base_model import get_defaults
 from espnet_softpl.commands.add_pl.data_dirs import Audio
-from espnet_softpl.commands.add_pl.dry_run import get_defaults
-from espnet_softpl.commands.experiment import (
-    OURS,
-    Weights,
-    is_ctc_only,
-    is_of_run,
-    relocate,
-)
+from espnet_softpl.commands.experiment import OURS, is_of_run
 
 # Written even if they are ESPnet's defaults: what users look for first.
 ALWAYS = {"token_type", "encoder", "model_conf", "batch_type", "max_epoch", "optim"}
@@ -38,7 +33,7 @@ class TrainingConfig(NamedTuple):
 
 def _plain(value: Any) -> Any:
     """Copy a value, with lists for tuples, as YAML has it."""
-    return relocate(value, str)
+    return experiment.relocate(value, str)
 
 
 def _show(value: Any) -> str:
@@ -62,7 +57,7 @@ def _edits(
     if args.max_epoch is not None:
         yield "max_epoch", args.max_epoch, "as asked for"
     best = [["valid", "cer_ctc", "min"]]
-    if not is_ctc_only(base):
+    if not experiment.is_ctc_only(base):
         theirs = map(list, base.get("best_model_criterion") or ())
         best += [c for c in theirs if c[0] == "valid" and c not in best]
     why = "by the head that labels (a CTC-only model has no acc)"
@@ -119,7 +114,7 @@ def _notes(config: Mapping[str, Any], unknown: list[str], buffers: bool) -> list
 def compose(
     base: Mapping[str, Any],
     args: argparse.Namespace,
-    weights: Weights,
+    weights: experiment.Weights,
     unlabeled: Audio,
     data: Mapping[str, list],
     frame_level: bool,
@@ -152,17 +147,14 @@ def compose(
             changes.append(f"{key}: {_show(before)} -> {_show(value)}: {why}")
     batch_norm = any(name.endswith("running_mean") for name in weights.state)
     buffers = batch_norm and args.teacher == "ema"
-    copied = {"buffers": "copy"} if buffers else {}
+    schedule = {"labeled_steps": 1, "unlabeled_steps": args.unlabeled_steps}
+    teacher = TEACHERS.get(args.teacher, {}) | ({"buffers": "copy"} if buffers else {})
     ours = {
         "pl_criterion": args.criterion,
         "pl_teacher": args.teacher,
-        "pl_teacher_conf": {**TEACHERS.get(args.teacher, {}), **copied},
+        "pl_teacher_conf": teacher,
         "pl_filter": ["tokens"],
-        "pl_schedule_conf": {
-            "labeled_steps": 1,
-            "unlabeled_steps": args.unlabeled_steps,
-            "weight": 1.0,
-        },
+        "pl_schedule_conf": {**schedule, "weight": 1.0},
         "pl_guard": "stop",
         "unlabeled_data_path_and_name_and_type": unlabeled.specs(),
         "init_param": [weights.source],
@@ -192,11 +184,7 @@ _Dumper.add_representer(list, _Dumper.represent_list)
 def render(
     config: TrainingConfig, source: str, command: str, criteria: Iterable[str]
 ) -> str:
-    """Write the configuration as YAML, with comments.
-
-    They name the `source` that the base model was read from, the command that trains
-    and the criteria.
-    """
+    """Write the configuration as YAML, with comments that name what it comes from."""
     changes = "".join(f"#   {change}\n" for change in config.changes)
     text = (
         f"# Continuous pseudo-labeling from {source}, by espnet_softpl.bin.add_pl.\n"

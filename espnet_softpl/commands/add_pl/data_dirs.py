@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from espnet_softpl.commands.add_pl.dry_run import token_counter
+from espnet_softpl.commands.add_pl.base_model import token_counter
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import guess_kind
@@ -25,11 +25,7 @@ class Audio(NamedTuple):
         return [[str(self.path), "speech", self.kind]]
 
     def lengths(self) -> dict[str, str]:
-        """Return the lines of a shape file by utterance id.
-
-        Raises:
-            UserError: There is no such file, and not all of the audio can be read.
-        """
+        """Return the lines of a shape file by utterance id, or refuse bad audio."""
         if self.shape_file is not None:
             known = tables.read_scp(self.shape_file)
             return {key: known[key] for key in self.entries}
@@ -44,12 +40,7 @@ class Audio(NamedTuple):
 
 
 def find_audio(path: Path, features: bool, option: str) -> Audio:
-    """Find the audio, or `features`, of a data directory or script file.
-
-    Raises:
-        UserError: Names `option`. The file is missing, empty, or lists what ESPnet
-            cannot read: pipes and recordings that a `segments` file cuts.
-    """
+    """Find the audio, or `features`, of a data directory or script file."""
     name = "feats.scp" if features else "wav.scp"
     file = path / name if path.is_dir() else path
     if not features and (file.parent / "segments").is_file():
@@ -65,22 +56,16 @@ def find_audio(path: Path, features: bool, option: str) -> Audio:
     if beside.is_file():
         if missing := entries.keys() - tables.read_scp(beside).keys():
             raise UserError(f"{beside} lacks {name_some(missing)} of {file}")
-        return Audio(file, "kaldi_ark", entries, beside)
-    if features:
+    elif features:
         raise UserError(
             f"{file} lists features: there must be a {beside.name} beside it, with "
             f"their lengths as ESPnet writes them ('utterance-id frames,dimension')"
         )
-    return Audio(file, "kaldi_ark", entries)
+    return Audio(file, "kaldi_ark", entries, beside if beside.is_file() else None)
 
 
 def merge_audio(paths: Sequence[Path], features: bool, directory: Path) -> Audio:
-    """Make one unlabeled set; `directory` gets the script file of several.
-
-    Raises:
-        UserError: See `find_audio`; or sets of different types, or with an utterance id
-            in common.
-    """
+    """Make one unlabeled set; `directory` gets the script file of several."""
     sets = [find_audio(path, features, "--unlabeled") for path in paths]
     if len(sets) == 1:
         return sets[0]
@@ -138,10 +123,6 @@ def labeled_options(
     The directory has wav.scp (or feats.scp) and text. The lengths that ESPnet's
     `--collect_stats` would find are written to `PART/speech_shape` and `text_shape` of
     the staging directory, where PART is `train` or `valid`.
-
-    Raises:
-        UserError: A file is missing, audio cannot be read, or utterances lack one of
-            the two.
     """
     features = base.get("input_size") is not None
     audio = find_audio(directory, features, str(directory))

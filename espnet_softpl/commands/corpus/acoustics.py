@@ -35,8 +35,7 @@ def record(
 ) -> np.ndarray:
     """Play speech of shape (num_samples,), not silent, in a room with noise.
 
-    Returns:
-        The recording, int16 of shape (num_samples + silences,), unclipped.
+    Returns the recording, int16 of shape (num_samples + silences,), unclipped.
     """
     from scipy.signal import fftconvolve, lfilter
 

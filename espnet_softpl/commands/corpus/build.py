@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
-import os
 import re
 import reprlib
 import shutil
@@ -28,6 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 from tqdm import tqdm
+
+from espnet_softpl.core.files import atomic_file
 
 PARTIAL = ".partial"
 CHAPTER = "1"  # The one chapter of every speaker.
@@ -77,12 +78,8 @@ class Corpus(NamedTuple):
 def build(corpus: Corpus, root: Path, jobs: int, quiet: bool = False) -> dict:
     """Build what is missing of a corpus in `root`, `jobs` speakers at once.
 
-    Returns:
-        The marker's contents: settings, and per set the number of speakers, of
-        utterances and of minutes.
-
-    Raises:
-        CorpusError: The directory holds something else, or a speaker fails.
+    Returns the marker's contents: settings, and per set the number of speakers, of
+    utterances and of minutes.
     """
     marker, unfinished = root / f".{corpus.name}_corpus.json", root / PARTIAL
     _refuse_other_contents(corpus, root, marker)
@@ -108,23 +105,24 @@ def build(corpus: Corpus, root: Path, jobs: int, quiet: bool = False) -> dict:
 
 def _refuse_other_contents(corpus: Corpus, root: Path, marker: Path) -> None:
     wanted = json.loads(_to_json(corpus.settings))  # JSON turns tuples into lists.
-    there = wanted
+    there, begun = wanted, root / PARTIAL / "settings.json"
     if root.exists() and not root.is_dir():
         raise CorpusError(f"{root} is not a directory")
     if marker.is_file():
         there = _read_json(marker)["settings"]
-    elif (root / PARTIAL / "settings.json").is_file():
-        there = _read_json(root / PARTIAL / "settings.json")
+    elif begun.is_file():
+        there = _read_json(begun)
     elif root.is_dir() and any(each.name != PARTIAL for each in root.iterdir()):
         raise CorpusError(
             f"{root} is not empty and holds no {corpus.name} corpus: "
             "choose another directory"
         )
     short = reprlib.repr  # A list of speakers may have hundreds.
+    pairs = {k: (there.get(k), wanted.get(k)) for k in sorted({**there, **wanted})}
     different = [
-        f"{key} {short(there.get(key))} instead of {short(wanted.get(key))}"
-        for key in sorted(there.keys() | wanted.keys())
-        if there.get(key) != wanted.get(key)
+        f"{key} {short(old)} instead of {short(new)}"
+        for key, (old, new) in pairs.items()
+        if old != new
     ]
     if different:
         raise CorpusError(
@@ -146,9 +144,8 @@ def _to_json(value: object) -> str:
 
 def _write(path: Path, text: str) -> None:
     # No wait for the disk: what a power cut loses is built again.
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_file(path, durable=False) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _build_speakers(
@@ -160,9 +157,9 @@ def _build_speakers(
     context.set_forkserver_preload([corpus.make.__module__, "scipy.signal"])
     make = partial(_make_speaker, root, corpus._replace(speakers=()))
     ignore_ctrl_c = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    disable = True if quiet else None  # None: shown on a terminal only.
-    title = f"{corpus.name} corpus"
-    progress = tqdm(speakers, title, unit=" speakers", disable=disable)
+    # None: shown on a terminal only.
+    shown = {"unit": " speakers", "disable": True if quiet else None}
+    progress = tqdm(speakers, f"{corpus.name} corpus", **shown)
     with context.Pool(jobs, *ignore_ctrl_c, maxtasksperchild=1) as pool:
         finished = pool.imap_unordered(make, speakers)
         for _ in progress:
@@ -184,11 +181,7 @@ def _make_speaker(root: Path, corpus: Corpus, speaker: Speaker) -> None:
 def write_speaker(
     root: Path, speaker: Speaker, utterances: Iterable[Utterance], sample_rate: int
 ) -> None:
-    """Write a speaker below `.partial` and rename it into place.
-
-    Raises:
-        ValueError: A transcript or the audio is not in the form of `Utterance`.
-    """
+    """Write a speaker below `.partial` and rename it into place."""
     stem, final = f"{speaker.speaker}-{CHAPTER}", speaker.directory(root)
     with tempfile.TemporaryDirectory(dir=root / PARTIAL) as folder:
         chapter = Path(folder) / "speaker" / CHAPTER

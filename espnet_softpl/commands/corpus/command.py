@@ -7,12 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from espnet_softpl.commands.arguments import Parser
-
-if TYPE_CHECKING:
-    from espnet_softpl.commands.corpus.build import Corpus
 
 
 def corpus_parser(description: str | None) -> argparse.ArgumentParser:
@@ -20,30 +16,23 @@ def corpus_parser(description: str | None) -> argparse.ArgumentParser:
     parser = Parser(description)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="directory of the corpus; made if new")
-    seed_help = "seed of everything random, at least 0"
-    add("--seed", type=int, default=0, help=seed_help)
-    add(
-        "--jobs",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="speakers made at once, at least 1; does not change the corpus (default: "
-        "as many as cores)",
-    )
+    text = "seed of everything random, at least 0"
+    add("--seed", type=int, default=0, help=text)
+    text = "speakers made at once, at least 1; does not change the corpus (default: as "
+    add("--jobs", type=int, default=os.cpu_count() or 1, help=f"{text}many as cores)")
     add("--quiet", action="store_true", help="report errors only")
     return parser
 
 
 def run_command(
     parser: argparse.ArgumentParser,
-    plan: Callable[[argparse.Namespace], Corpus],
+    plan: Callable[[argparse.Namespace], tuple],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Plan a corpus from the options and build it.
+    """Plan a `Corpus` from the options and build it.
 
     A ValueError of `plan` is about the options, a CorpusError about anything else.
-
-    Returns:
-        0, or 1 after an error for the user, or 130 after an interruption.
+    Returns 0, or 1 after an error for the user, or 130 after an interruption.
     """
     options = parser.parse_args(arguments)
     for name, least in (("jobs", 1), ("seed", 0)):
@@ -63,10 +52,9 @@ def run_command(
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{parser.prog}: interrupted; run it again to go on\n")
         return 130
-    if not options.quiet:
-        for name, size in summary["sets"].items():
-            sys.stdout.write(
-                f"{name}: {size['speakers']} speakers, {size['utterances']} "
-                f"utterances, {size['minutes']:.1f} minutes\n"
-            )
+    for name, size in () if options.quiet else summary["sets"].items():
+        sys.stdout.write(
+            f"{name}: {size['speakers']} speakers, {size['utterances']} utterances, "
+            f"{size['minutes']:.1f} minutes\n"
+        )
     return 0

@@ -40,11 +40,7 @@ def require() -> None:
 
 
 class Synthesizer:
-    """eSpeak NG with one voice at a time; a context manager.
-
-    Raises:
-        CorpusError: The library or its data cannot be loaded.
-    """
+    """eSpeak NG with one voice at a time; a context manager."""
 
     def __init__(self) -> None:
         require()
@@ -82,16 +78,10 @@ class Synthesizer:
             self._link.cleanup()
 
     def set_voice(self, voice: str, rate: int, pitch: int, pitch_range: int) -> None:
-        """Choose who speaks.
+        """Choose who speaks: a language with an optional variant, such as `en-us+f3`.
 
-        Args:
-            voice: A language with an optional variant, such as `en-us+f3`.
-            rate: Words per minute, 80 to 450.
-            pitch: 0 to 99; 50 is the voice's own.
-            pitch_range: The same; 0 is monotone.
-
-        Raises:
-            CorpusError: eSpeak NG has no such voice.
+        `rate` is in words per minute, 80 to 450; `pitch` 0 to 99, 50 the voice's own;
+        `pitch_range` the same, 0 monotone.
         """
         self._call(f"voice {voice}", "espeak_SetVoiceByName", voice.encode())
         # Half volume: some variants would clip at the default of 100.
@@ -103,20 +93,17 @@ class Synthesizer:
     def speak(self, text: str, seed: int) -> np.ndarray:
         """Say a sentence; the seed, 1 to 2**31 - 1, is of breath and whisper noise.
 
-        Returns:
-            Samples of shape (num_samples,), float64 in [-1, 1], at SYNTHESIS_RATE.
-
-        Raises:
-            CorpusError: eSpeak NG fails or returns silence.
+        Returns (num_samples,), float64 in [-1, 1], at SYNTHESIS_RATE, never silence.
         """
         self._chunks.clear()
         # A long may be four or eight bytes wide.
-        long_seed = ctypes.c_long(seed)
-        self._call(f"random seed {seed}", "espeak_ng_SetRandSeed", long_seed)
+        number = ctypes.c_long(seed)
+        self._call(f"random seed {seed}", "espeak_ng_SetRandSeed", number)
         data = text.encode() + b"\0"
-        size, start = ctypes.c_size_t(len(data)), (0, _POSITION_CHARACTER, 0)
-        options = (data, size, *start, _CHARS_UTF8, None, None)
-        self._call(f"text {text!r}", "espeak_Synth", *options)
+        self._call(
+            *(f"text {text!r}", "espeak_Synth", data, ctypes.c_size_t(len(data))),
+            *(0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None),
+        )
         samples = np.concatenate(self._chunks or [np.zeros(1, np.int16)]) / 32768.0
         if not samples.any():
             raise CorpusError(f"eSpeak NG returned silence for {text!r}")

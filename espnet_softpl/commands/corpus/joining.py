@@ -49,12 +49,7 @@ class RecordedSpeaker(Speaker):
         return np.random.default_rng((self.seed, zlib.crc32(self.name.encode())))
 
     def read(self, path: Path) -> np.ndarray:
-        """Return a recording at the utterances' rate, shape (num_samples,).
-
-        Raises:
-            CorpusError: It cannot be read, is silent or not finite, has several
-                channels or a rate that is not allowed.
-        """
+        """Return a recording at the utterances' rate, shape (num_samples,)."""
         with reading(path):
             audio, rate = soundfile.read(path)
         if audio.ndim != 1 or not audio.any() or not np.isfinite(audio).all():
@@ -100,12 +95,8 @@ def find_word(samples: np.ndarray, sample_rate: int) -> tuple[int, int]:
 
     The softest tenth of its frames is background. With a background of -70 dB and a
     peak of -10 dB, the word goes from the first frame of -49 dB or more to the last.
-
-    Returns:
-        Its first sample, and the one after its last.
-
-    Raises:
-        ValueError: There is no word; the message says what there is.
+    Returns its first sample, and the one after its last; ValueError, which says what
+    there is, if there is no word.
     """
     length = int(_FRAME_SECONDS * sample_rate)
     count = len(samples) // length

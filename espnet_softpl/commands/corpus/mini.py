@@ -135,11 +135,7 @@ class MiniSpeaker(Speaker):
 
 
 def mini_corpus(seed: int, scale: float) -> Corpus:
-    """Plan the corpus, `scale` times the default in size.
-
-    Raises:
-        ValueError: The scale is not above 0 and at most MAX_SCALE.
-    """
+    """Plan the corpus, `scale` (above 0, at most MAX_SCALE) times the default."""
     if not 0 < scale <= MAX_SCALE:
         raise ValueError(f"scale must be above 0 and at most {MAX_SCALE}, not {scale}")
     speakers = []
@@ -149,19 +145,15 @@ def mini_corpus(seed: int, scale: float) -> Corpus:
         accents = _generator(seed, set_name).permutation(table.accents)
         for index in range(count):
             reuse, position = divmod(index, len(table.variants))
-            variant = table.variants[position]
-            sex = "F" if variant in FEMALE else "M"
+            variant, number = table.variants[position], table.first_speaker + index
             # The shift by reuse gives a variant another accent each time.
             voice = f"{accents[(index + reuse) % len(accents)]}+{variant}"
-            number = table.first_speaker + index
             draw = _generator(seed, set_name, number)
-            manner = [
-                int(draw.integers(*each, endpoint=True))
-                for each in (table.rate, table.pitch, table.pitch_range)
-            ]
+            ranges = (table.rate, table.pitch, table.pitch_range)
+            manner = [int(draw.integers(*each, endpoint=True)) for each in ranges]
             name = "{} rate {} pitch {} range {}".format(voice, *manner)
-            own = (sex, name, utterances, seed, voice, *manner)
-            speakers.append(MiniSpeaker(set_name, number, *own))
+            base = (set_name, number, "F" if variant in FEMALE else "M", name)
+            speakers.append(MiniSpeaker(*base, utterances, seed, voice, *manner))
     tables = hashlib.sha256(repr((SETS, TEMPLATES, WORDS)).encode()).hexdigest()[:16]
     settings = {"format": FORMAT, "tables": tables, "seed": seed, "scale": scale}
     title = "mini: sentences of a small grammar, synthesized by eSpeak NG"
@@ -183,17 +175,12 @@ def make_sentence(generator: np.random.Generator) -> str:
 
 
 def make_utterances(speaker: MiniSpeaker) -> Iterator[Utterance]:
-    """Yield all utterances of a speaker, in a process that synthesized no other.
-
-    Raises:
-        CorpusError: The synthesizer is missing or fails.
-    """
-    conditions = SETS[speaker.set_name].conditions
+    """Yield all utterances of a speaker, in a process that synthesized no other."""
+    set_name = speaker.set_name
     with Synthesizer() as synthesizer:
         manner = (speaker.rate, speaker.pitch, speaker.pitch_range)
         synthesizer.set_voice(speaker.voice, *manner)
         for number in range(1, speaker.utterances + 1):
-            set_name = speaker.set_name
             draw = _generator(speaker.seed, set_name, speaker.speaker, number)
             sentence = make_sentence(draw)
             speech = synthesizer.speak(sentence, int(draw.integers(1, 2**31)))
@@ -201,7 +188,7 @@ def make_utterances(speaker: MiniSpeaker) -> Iterator[Utterance]:
             loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
             speech = speech[loud[0] : loud[-1] + 1]
             speech = resample(speech, SYNTHESIS_RATE, SAMPLE_RATE)
-            samples = record(speech, SAMPLE_RATE, conditions, draw)
+            samples = record(speech, SAMPLE_RATE, SETS[set_name].conditions, draw)
             yield Utterance(sentence.upper(), samples)
 
 

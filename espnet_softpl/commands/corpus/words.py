@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_softpl.commands.corpus import SETS
+from espnet_softpl.commands.corpus import SETS, joining
 from espnet_softpl.commands.corpus.acoustics import to_int16
 from espnet_softpl.commands.corpus.build import (
     TRANSCRIPT,
@@ -20,17 +20,7 @@ from espnet_softpl.commands.corpus.build import (
     CorpusError,
     Utterance,
 )
-from espnet_softpl.commands.corpus.joining import (
-    RecordedSpeaker,
-    Recording,
-    Recordings,
-    check_rate,
-    faded,
-    find_word,
-    fingerprint,
-    reading,
-    split,
-)
+from espnet_softpl.commands.corpus.joining import Recording, Recordings
 
 FORMAT = 1  # Raised by every change that alters the audio or the text.
 TABLE = "words.tsv"  # Beside the recordings.
@@ -48,7 +38,7 @@ _NAMED = 5  # Recordings that a message names, of those left out.
 
 
 @dataclass(frozen=True)
-class WordSpeaker(RecordedSpeaker):
+class WordSpeaker(joining.RecordedSpeaker):
     """A speaker none of whose recordings is used twice."""
 
     words: int  # The most, <= the number of recordings.
@@ -59,9 +49,6 @@ def find_recordings(root: Path, table: Path | None = None) -> Recordings:
     """Find the recordings of each speaker, both sorted; see `words_corpus`.
 
     Folders that begin with an underscore, except `_unknown_`, are left out.
-
-    Raises:
-        CorpusError: There are none, a name is in neither layout, or a word is unknown.
     """
     if not root.is_dir():
         raise CorpusError(f"{root} is not a directory")
@@ -98,13 +85,9 @@ def find_recordings(root: Path, table: Path | None = None) -> Recordings:
 
 
 def read_table(path: Path) -> dict[str, str]:
-    """Read lines of a folder's name, a tab, and the word of its recordings.
-
-    Raises:
-        CorpusError: A line is something else, or names a folder again.
-    """
+    """Read lines of a folder's name (once), a tab, and the word of its recordings."""
     texts: dict[str, str] = {}
-    with reading(path):
+    with joining.reading(path):
         lines = path.read_text("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         folder, _, text = line.partition("\t")
@@ -127,42 +110,27 @@ def words_corpus(
     table: Path | None = None,
     sample_rate: int = 16000,
 ) -> Corpus:
-    """Plan the corpus.
+    """Plan the corpus from the options of `bin.make_words_corpus`.
 
-    Args:
-        directory: Where the folders of the words are, or the parent of `dataset`.
-        seed: Of everything random, >= 0.
-        speakers: How many for each set, >= 1; None, for one set, means all others.
-        words: The most of each speaker, for every set; None means all.
-        per_utterance: The fewest and the most words of an utterance, >= 1.
-        min_recordings: Speakers with fewer recordings are left out.
-        table: Folders and the words of their transcripts, separated by a tab. By
-            default `words.tsv` beside the recordings or above. Without one, the word
-            is the folder's name in upper case (Google Speech Commands only).
-        sample_rate: Of the utterances; other recordings are resampled.
-
-    Raises:
-        ValueError: A number is out of range, or more than there are.
-        CorpusError: The recordings or the table cannot be used.
+    By set, `speakers` of None means all others (in one set), `words` of None all of a
+    speaker's. ValueError if a number is out of range, or more than there are;
+    CorpusError if the recordings or the table cannot be used.
     """
-    check_rate(sample_rate)
+    joining.check_rate(sample_rate)
     shortest, longest = per_utterance
     if not 1 <= shortest <= longest:
         raise ValueError(
             f"words of an utterance must be two numbers, the first from 1 to the "
             f"second, not {shortest} {longest}"
         )
-    for name in SETS:
-        if (limit := words[name]) is not None and limit < shortest:
+    numbers = {f"words of a speaker of {name}": words[name] for name in SETS}
+    numbers["the fewest recordings of a speaker"] = min_recordings
+    for what, number in numbers.items():
+        if number is not None and number < shortest:
             raise ValueError(
-                f"words of a speaker of {name} must be at least {shortest}, those of "
-                f"an utterance, not {limit}"
+                f"{what} must be at least {shortest}, those of an utterance, not "
+                f"{number}"
             )
-    if min_recordings < shortest:
-        raise ValueError(
-            f"the fewest recordings of a speaker must be at least {shortest}, those "
-            f"of an utterance, not {min_recordings}"
-        )
     root = directory / "dataset" if (directory / "dataset").is_dir() else directory
     recordings = _without_duplicates(find_recordings(root, table))
     chosen = _deal(recordings, min_recordings, speakers, seed)
@@ -181,7 +149,7 @@ def words_corpus(
         "words": dict(words),
         "words_per_utterance": list(per_utterance),
         "sample_rate": sample_rate,
-        "recordings": fingerprint(root, recordings),
+        "recordings": joining.fingerprint(root, recordings),
     }
     title = "words: connected words, joined from recordings of single ones"
     return Corpus("words", title, settings, plan, make_utterances, sample_rate)
@@ -193,7 +161,7 @@ def _without_duplicates(recordings: Recordings) -> Recordings:
     kept: dict[str, list[Recording]] = {name: [] for name in recordings}
     dropped = []
     for name, each in ((key, one) for key, own in recordings.items() for one in own):
-        with reading(each.path):
+        with joining.reading(each.path):
             content = hashlib.sha256(each.path.read_bytes()).digest()
         if content in first:
             dropped.append(f"{each.path} is the same as {first[content]}")
@@ -247,9 +215,6 @@ def make_utterances(speaker: WordSpeaker) -> Iterator[Utterance]:
     """Join a speaker's recordings to utterances, using none twice.
 
     Recordings that hold no word are left out, and others take their place.
-
-    Raises:
-        CorpusError: Too few are left for one utterance.
     """
     draw = speaker.draw()
     pieces: list[tuple[str, np.ndarray]] = []
@@ -260,7 +225,7 @@ def make_utterances(speaker: WordSpeaker) -> Iterator[Utterance]:
         word, path = speaker.recordings[index]
         try:
             samples = speaker.read(path)
-            start, end = find_word(samples, speaker.sample_rate)
+            start, end = joining.find_word(samples, speaker.sample_rate)
         except CorpusError as error:
             dropped.append(str(error))
         except ValueError as error:
@@ -270,11 +235,11 @@ def make_utterances(speaker: WordSpeaker) -> Iterator[Utterance]:
             start, end = max(start - int(before), 0), end + int(after)
             pieces.append((word, samples[start:end]))
     _tell(f"speaker {speaker.name}: ", dropped)
-    sizes = split(len(pieces), *speaker.per_utterance, draw)
+    sizes = joining.split(len(pieces), *speaker.per_utterance, draw)
     if not sizes:
         raise CorpusError(f"{speaker.name} has {len(pieces)} usable recordings")
-    parts = iter(pieces)
+    parts, rate = iter(pieces), speaker.sample_rate
     for size in sizes:
         words, audio = zip(*(next(parts) for _ in range(size)), strict=True)
-        samples = np.concatenate([faded(each, speaker.sample_rate) for each in audio])
+        samples = np.concatenate([joining.faded(each, rate) for each in audio])
         yield Utterance(" ".join(words), to_int16(samples))

@@ -27,12 +27,7 @@ Decodings = dict[str, dict[str, dict[str, Score]]]
 
 
 def read_references(entries: Sequence[str]) -> References:
-    """Read the true transcripts that the user names by `SET=FILE`.
-
-    Raises:
-        UserError: One has another form, a set is there twice, or its file is missing,
-            empty or malformed.
-    """
+    """Read the true transcripts that the user names by `SET=FILE`."""
     references: dict[str, dict[str, str]] = {}
     for entry in entries:
         name, _, file = entry.partition("=")
@@ -54,8 +49,7 @@ def find_decodings(
 ) -> tuple[Decodings, list[str]]:
     """Score whatever was decoded; `references` come before those that are found.
 
-    Returns:
-        The decodings, and notes of what cannot be scored.
+    Returns the decodings, and notes of what cannot be scored.
     """
     dumps = _dump_directories(experiment)
     decodings: Decodings = {}
@@ -64,10 +58,7 @@ def find_decodings(
         where = path.parent.relative_to(experiment.directory)
         try:
             hypotheses = read_scp(path, empty=True)
-            if name:
-                sets = _references_of(name, path, references, dumps, hypotheses)
-            else:
-                sets = _references_of_all(references, dumps, hypotheses)
+            sets = _references_of(name, path, references, dumps, hypotheses)
             scores = score_sets(sets, hypotheses)
         except (OSError, ValueError) as error:
             notes.append(f"{where} is not scored: {error}")
@@ -113,7 +104,17 @@ def _references_of(
     dumps: Sequence[Path],
     hypotheses: Mapping[str, str],
 ) -> References:
-    """Return the references of a decoded set under its name; nothing if not found."""
+    """Return the references of a decoded set under its name; nothing if not found.
+
+    Those of all sets at once, if the name is empty.
+    """
+    if not name:
+        orgs = [dump / "org" for dump in dumps if (dump / "org/test/utt2set").is_file()]
+        for sets in (references, *map(load_references, orgs)):
+            # Sets of which nothing was decoded are other data.
+            if own := {k: t for k, t in sets.items() if t.keys() & hypotheses}:
+                return own
+        return {}
     short = name.rpartition("/")[2]
     for key in (name, short):
         if key in references:
@@ -127,32 +128,14 @@ def _references_of(
     return {}
 
 
-def _references_of_all(
-    references: References, dumps: Sequence[Path], hypotheses: Mapping[str, str]
-) -> References:
-    """Return the references of a decoding that holds several sets."""
-    orgs = [dump / "org" for dump in dumps if (dump / "org/test/utt2set").is_file()]
-    for sets in (references, *map(load_references, orgs)):
-        # Sets of which nothing was decoded are other data.
-        decoded = {k: texts for k, texts in sets.items() if texts.keys() & hypotheses}
-        if decoded:
-            return decoded
-    return {}
-
-
 def _read_trn(path: Path, hypotheses: Mapping[str, str]) -> dict[str, str]:
     """Read sclite's references; ESPnet names an utterance `speaker-utterance`."""
     texts: dict[str, str] = {}
-    unknown = []
     lines = path.read_text(encoding="utf-8").splitlines()
     for match in filter(None, (TRN_LINE.match(line.strip()) for line in lines)):
-        key = match[2]
-        while key not in hypotheses and "-" in key:
-            key = key.partition("-")[2]
-        if key in hypotheses:
-            texts[key] = match[1]
-        else:
-            unknown.append(match[2])
-    if unknown:
+        parts = match[2].split("-")
+        keys = ("-".join(parts[first:]) for first in range(len(parts)))
+        texts[next((k for k in keys if k in hypotheses), match[2])] = match[1]
+    if unknown := texts.keys() - hypotheses.keys():
         raise UserError(f"{path} has utterances of other data: {name_some(unknown)}")
     return texts

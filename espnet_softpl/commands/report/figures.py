@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from espnet_softpl.commands.report.runs import Run
 from espnet_softpl.commands.scoring import UNITS, Score
@@ -18,6 +19,7 @@ from espnet_softpl.monitors import statistics
 # place of black, which cannot be seen on a dark page.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 COLORS += ("#808080", "#999933")
+ERROR_BAR = {"thickness": 1.5, "color": "#808080"}
 
 SECTIONS: dict[str, Sequence[statistics.Statistic]] = {
     "pl_quality": (
@@ -65,136 +67,116 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, itertools.cycle(COLORS)))
 
 
+def factor_of(title: str) -> float:
+    """Return what the values of a panel are multiplied by."""
+    return 100.0 if "(%)" in title else 1.0
+
+
 def draw_curves(
-    key: str,
-    title: str,
-    systems: Mapping[str, Sequence[Run]],
-    colors: Mapping[str, str],
+    key: str, title: str, systems: Mapping[str, Sequence[Run]], colors: dict[str, str]
 ) -> Chart:
     """Draw one statistic of the runs that have reported it, by system.
 
     Several runs of a system have a mean and a band from the lowest to the highest, as
     far as all of them have come.
     """
-    factor = 100.0 if "(%)" in title else 1.0
     traces: list[Trace] = []
     for system, group in systems.items():
-        own = [run for run in group if key in run.history]
-        if own:
-            draw = _Pen(system, colors[system], factor)
-            _draw_system(draw, key, own)
-            traces += draw.traces
+        if runs := [run for run in group if key in run.history]:
+            pen = _Pen(system, colors[system], key, factor_of(title), runs)
+            traces += [*pen.curves(), *pen.spread(), *pen.levels(), *pen.alarms()]
     return {"title": title, "x": "mini-batches", "data": traces}
 
 
-class _Pen:
-    """Makes the traces of one system."""
+class _Pen(NamedTuple):
+    """Draws one statistic of the runs of one system."""
 
-    def __init__(self, system: str, color: str, factor: float) -> None:
-        self.system, self.color, self.factor = system, color, factor
-        self.traces: list[Trace] = []
+    system: str
+    color: str
+    key: str
+    factor: float
+    runs: Sequence[Run]  # That have reported it.
 
-    def __call__(
+    def trace(
         self, kind: str, name: str, x: Iterable[float], y: Iterable[float], **more: Any
-    ) -> None:
+    ) -> Trace:
         # plotly.js takes some HTML in names and texts; a run's name is none.
         name = html.escape(name, quote=False)
-        self.traces.append(
-            {
-                "x": list(x),
-                "y": [float(f"{self.factor * value:.5g}") for value in y],
-                "name": name,
-                "meta": {"system": self.system, "kind": kind},
-                "mode": "lines",
-                "hovertemplate": f"%{{y:.4g}}<extra>{name}</extra>",
-                **more,
-                "line": {"color": self.color, "width": 1.6} | more.get("line", {}),
-            }
-        )
+        return {
+            "x": list(x),
+            "y": [float(f"{self.factor * value:.5g}") for value in y],
+            "name": name,
+            "meta": {"system": self.system, "kind": kind},
+            "mode": "lines",
+            "hovertemplate": f"%{{y:.4g}}<extra>{name}</extra>",
+            **more,
+            "line": {"color": self.color, "width": 1.6} | more.get("line", {}),
+            "marker": {"color": self.color} | more.get("marker", {}),
+        }
 
+    def curves(self) -> Iterator[Trace]:
+        for run in self.runs:
+            kind, curve = "run" if len(self.runs) > 1 else "only", run.history[self.key]
+            mode = "lines+markers" if len(curve) <= 120 else "lines"
+            dots = {"size": 4}
+            yield self.trace(kind, run.name, *zip(*curve), mode=mode, marker=dots)
 
-def _draw_system(draw: _Pen, key: str, runs: Sequence[Run]) -> None:
-    curves = [dict(run.history[key]) for run in runs]
-    for run, curve in zip(runs, curves):
-        kind = "run" if len(runs) > 1 else "only"
-        mode = "lines+markers" if len(curve) <= 120 else "lines"
-        marker = {"size": 4, "color": draw.color}
-        draw(kind, run.name, curve, curve.values(), mode=mode, marker=marker)
-    if len(runs) > 1:
-        steps = [step for step in curves[0] if all(step in curve for curve in curves)]
-        values = np.array([[curve[step] for step in steps] for curve in curves])
-        low, high = values.min(axis=0), values.max(axis=0)
-        draw(
-            *("band", draw.system, [*steps, *steps[::-1]], [*high, *low[::-1]]),
+    def spread(self) -> Iterator[Trace]:
+        if len(self.runs) == 1:
+            return
+        curves = pd.DataFrame([dict(run.history[self.key]) for run in self.runs])
+        curves = curves.dropna(axis=1)
+        steps, low, high = curves.columns.tolist(), curves.min(), curves.max()
+        yield self.trace(
+            *("band", self.system, [*steps, *steps[::-1]], [*high, *low[::-1]]),
             line={"width": 0},
             fill="toself",
-            fillcolor=f"{draw.color}33",
+            fillcolor=f"{self.color}33",
             hoverinfo="skip",
         )
-        spread = [
-            f"{draw.factor * a:.4g} to {draw.factor * b:.4g}" for a, b in zip(low, high)
-        ]
-        draw(
-            *(
-                "mean",
-                f"{draw.system}, mean of {len(runs)}",
-                steps,
-                values.mean(axis=0),
-            ),
+        ends = self.factor * np.transpose([low, high])
+        yield self.trace(
+            *("mean", f"{self.system}, mean of {len(self.runs)}", steps, curves.mean()),
             line={"width": 2.2},
-            customdata=spread,
+            customdata=[f"{a:.4g} to {b:.4g}" for a, b in ends],
             hovertemplate="%{y:.4g} (%{customdata})<extra>%{fullData.name}</extra>",
         )
-    _draw_levels(draw, key, runs)
-    _draw_alarms(draw, key, runs)
 
+    def levels(self) -> Iterator[Trace]:
+        """Yield the base model's level from where pseudo-labels begin, and the limits.
 
-def _draw_levels(draw: _Pen, key: str, runs: Sequence[Run]) -> None:
-    """Draw the base model's level from where pseudo-labels begin, and the limits.
+        Those of several runs are their means.
+        """
+        runs, key = self.runs, self.key
+        ends = (min(r.start for r in runs), max(r.history[key][-1][0] for r in runs))
+        guards = [run.guard for run in runs if run.guard and self.watched]
+        bounds = [guard.bounds(key.removeprefix("train/")) for guard in guards]
+        levels = {
+            "base model": [run.levels[key] for run in runs if key in run.levels],
+            "lowest limit": [low for low, _ in bounds],
+            "highest limit": [high for _, high in bounds],
+        }
+        for name, values in levels.items():
+            if values and math.isfinite(level := sum(values) / len(values)):
+                is_base = name == "base model"
+                yield self.trace(
+                    *("level", f"{self.system}: {name}", ends, [level, level]),
+                    line={"dash": "dashdot" if is_base else "dash", "width": 1.2},
+                    mode="lines+markers" if is_base else "lines",
+                    marker={"symbol": ["diamond", "line-ew"], "size": [8, 0]},
+                )
 
-    Those of several runs are their means.
-    """
-    start = min(run.start for run in runs)
-    ends = [start, max(run.history[key][-1][0] for run in runs)]
-    monitor = key.removeprefix("train/")
-    bounds = [run.guard.bounds(monitor) for run in runs if run.guard and _watched(key)]
-    lines = [
-        ("base model", "dashdot", [r.levels[key] for r in runs if key in r.levels])
-    ]
-    lines += [
-        (f"{end} limit", "dash", [bound[place] for bound in bounds])
-        for place, end in enumerate(("lowest", "highest"))
-    ]
-    for name, dash, values in lines:
-        if values and math.isfinite(level := sum(values) / len(values)):
-            mark = {"symbol": ["diamond", "line-ew"], "size": [8, 0]}
-            draw(
-                *("level", f"{draw.system}: {name}", ends, [level, level]),
-                line={"dash": dash, "width": 1.2},
-                mode="lines+markers" if name == "base model" else "lines",
-                marker=mark | {"color": draw.color},
-            )
+    def alarms(self) -> Iterator[Trace]:
+        for run in self.runs if self.watched else ():
+            if at := [alarm.step for alarm in run.alarms]:
+                values = np.interp(at, *zip(*run.history[self.key]))
+                how = {"mode": "markers", "marker": {"symbol": "x", "size": 9}}
+                yield self.trace("level", f"{run.name}: alarm", at, values, **how)
 
-
-def _draw_alarms(draw: _Pen, key: str, runs: Sequence[Run]) -> None:
-    """Mark on the curves of a monitor where the guard raised alarms."""
-    for run in runs if _watched(key) else ():
-        if run.alarms:
-            at = [alarm.step for alarm in run.alarms]
-            draw(
-                *(
-                    "level",
-                    f"{run.name}: alarm",
-                    at,
-                    np.interp(at, *zip(*run.history[key])),
-                ),
-                mode="markers",
-                marker={"symbol": "x", "size": 9, "color": draw.color},
-            )
-
-
-def _watched(key: str) -> bool:
-    return key in FIGURES["collapse"]
+    @property
+    def watched(self) -> bool:
+        """Whether the guard looks at it."""
+        return self.key in FIGURES["collapse"]
 
 
 def draw_error_rates(
@@ -207,8 +189,8 @@ def draw_error_rates(
     """
     charts = []
     for unit, title in UNITS.items():
-        chart: Chart = {"title": f"{title} (%)", "x": "", "data": []}
-        charts.append(chart)
+        traces: list[Trace] = []
+        charts.append({"title": f"{title} (%)", "x": "", "data": traces})
         for system, group in systems.items():
             runs = [run.scores for run in group]
             sets = list(dict.fromkeys(name for run in runs for name in run))
@@ -216,20 +198,21 @@ def draw_error_rates(
             if not bars:
                 continue
             rates, down, up = zip(*bars)
-            reach = {"type": "data", "array": up, "arrayminus": down}
-            draw = _Pen(system, colors[system], 1.0)
-            draw(
-                *("only", system, [html.escape(name, quote=False) for name in sets]),
-                rates,
-                type="bar",
-                marker={"color": colors[system]},
-                error_y=reach
-                | {"symmetric": False, "thickness": 1.5, "color": "#808080"},
-                customdata=[f"{h - d:.1f} to {h + u:.1f}" for h, d, u in bars],
-                hovertemplate="%{y:.1f} (%{customdata})<extra>%{fullData.name}</extra>",
+            reach = {"array": up, "arrayminus": down, "symmetric": False}
+            traces.append(
+                {
+                    "type": "bar",
+                    "x": [html.escape(name, quote=False) for name in sets],
+                    "y": [float(f"{rate:.5g}") for rate in rates],
+                    "name": html.escape(system, quote=False),
+                    "meta": {"system": system, "kind": "only"},
+                    "marker": {"color": colors[system]},
+                    "error_y": {"type": "data", **reach, **ERROR_BAR},
+                    "customdata": [f"{h - d:.1f} to {h + u:.1f}" for h, d, u in bars],
+                    "hovertemplate": "%{y:.1f} (%{customdata})<extra>%{fullData.name}"
+                    "</extra>",
+                }
             )
-            del draw.traces[0]["line"], draw.traces[0]["mode"]
-            chart["data"] += draw.traces
     return charts
 
 

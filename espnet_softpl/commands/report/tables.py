@@ -1,19 +1,24 @@
-"""Tables of the report that stage 11 of the recipe prints too."""
+"""Tables of the report; stage 11 of the recipe prints most of them too."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from espnet_softpl.commands.report.runs import Run
-from espnet_softpl.commands.report.words import error_rate
+from espnet_softpl.commands.report.samples import error_rate
 from espnet_softpl.commands.scoring import UNITS, Score, Scores, compare_errors
 
 ALL_PAIRS = 4  # Systems, up to which all pairs of them are compared.
+UNSET = {"null", "[]", "{}"}  # Not to be set, and to be set to nothing, is the same.
+# They differ between any two experiments, and say nothing of them.
+OF_THE_RUN = ("output_dir", "config", "print_config", "dry_run", "resume", "log_level")
+OF_THE_RUN += ("dist_", "wandb_", "use_wandb", "use_tensorboard")
 
 
 def by_system(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -31,14 +36,16 @@ def experiment_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _describe(run: Run) -> dict[str, Any]:
     conf, most = run.config, run.config.get("max_epoch")
-    errors = run.history.get("valid/cer_ctc") or run.history.get("valid/cer")
-    ours = {"teacher": "–", "cache": "–", "label CER %": "–", "label WER %": "–"}
+    curve = run.history.get("valid/cer_ctc") or run.history.get("valid/cer")
+    best = f"{100 * min(error for _, error in curve):.1f}" if curve else "–"
+    ours = dict.fromkeys(("teacher", "cache", "label CER %", "label WER %"), "–")
     if run.pseudo_labels:
         ours |= {key: conf.get(f"pl_{key}") or "–" for key in ("teacher", "cache")}
         for unit in UNITS.values():
             if curve := run.history.get(f"train/pl_{unit.lower()}"):
-                ends = 100 * curve[0][1], 100 * curve[-1][1]
-                ours[f"label {unit} %"] = "{:.1f} to {:.1f}".format(*ends)
+                ours[f"label {unit} %"] = (
+                    f"{100 * curve[0][1]:.1f} to {100 * curve[-1][1]:.1f}"
+                )
     return {
         "experiment": run.name,
         "criterion": conf.get("pl_criterion") or "supervised",
@@ -48,9 +55,7 @@ def _describe(run: Run) -> dict[str, Any]:
         "mini-batches": run.batches,
         "updates": run.updates,
         "time": str(run.duration),
-        "best validation CER %": f"{100 * min(e for _, e in errors):.1f}"
-        if errors
-        else "–",
+        "best validation CER %": best,
         "alarms": len(run.alarms) if run.pseudo_labels else "–",
         "status": run.status,
     }
@@ -88,16 +93,11 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     Up to `ALL_PAIRS` systems are compared each with each, more with the first alone.
     Single runs are compared whatever their seeds.
     """
-    systems = {
-        name: own
-        for name, group in by_system(runs).items()
-        if (own := [run for run in group if run.scores])
-    }
-    names = list(systems)
+    systems = by_system([run for run in runs if run.scores])
+    names, rows = list(systems), []
     pairs = itertools.combinations(names, 2)
     if len(names) > ALL_PAIRS:
         pairs = ((names[0], name) for name in names[1:])
-    rows = []
     for other, name in pairs:
         own, base = (
             {run.seed: run.scores for run in systems[n]} for n in (name, other)
@@ -108,32 +108,27 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
         for part in dict.fromkeys(itertools.chain(*(mine for mine, _ in matched))):
             for unit, title in UNITS.items():
                 both = [(a[part][unit], b[part][unit]) for a, b in matched if part in b]
-                rows += _compare(name, other, f"{part} {title}", both)
+                if found := _compare(both):
+                    what = {"compared with": other, "on": f"{part} {title}"}
+                    rows.append({"system": name, **what, **found})
     return pd.DataFrame(rows)
 
 
-def _compare(
-    name: str, other: str, what: str, both: Sequence[tuple[Score, Score]]
-) -> list[dict[str, Any]]:
-    """Return a row, or none if a set is not the same for both or not decoded."""
+def _compare(both: Sequence[tuple[Score, Score]]) -> dict[str, Any]:
+    """Compare scores; nothing if a set is not the same for both or not decoded."""
     sizes = {(score.reference, len(score.errors)) for pair in both for score in pair}
     if len(sizes) != 1:
-        return []
+        return {}
     own, base = zip(*((a.errors, b.errors) for a, b in both))
     found = compare_errors(own, base, sizes.pop()[0])
-    return [
-        {
-            "system": name,
-            "compared with": other,
-            "on": what,
-            "seeds": found.seeds,
-            "difference": f"{found.difference:+.2f}",
-            "relative %": f"{found.relative:+.1f}",
-            "95 % interval": f"{found.low:+.2f} to {found.high:+.2f}",
-            "p paired": f"{found.p_paired:.4f}",
-            "p over seeds": f"{found.p:.3f}" if found.seeds > 1 else "–",
-        }
-    ]
+    return {
+        "seeds": found.seeds,
+        "difference": f"{found.difference:+.2f}",
+        "relative %": f"{found.relative:+.1f}",
+        "95 % interval": f"{found.low:+.2f} to {found.high:+.2f}",
+        "p paired": f"{found.p_paired:.4f}",
+        "p over seeds": f"{found.p:.3f}" if found.seeds > 1 else "–",
+    }
 
 
 def sample_table(runs: Sequence[Run], most: int = 50) -> pd.DataFrame:
@@ -156,8 +151,34 @@ def sample_table(runs: Sequence[Run], most: int = 50) -> pd.DataFrame:
                     "label": label or "(empty)",
                 }
             )
-    order = ["confidence", "disagreement %"]
     frame = pd.DataFrame(rows)
     if frame.empty:
         return frame
+    order = ["confidence", "disagreement %"]
     return frame.sort_values(order, ascending=[True, False])[:most]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return values as JSON by key, in nested settings by `outer.inner`."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False, default=str)
+    return flat
+
+
+def compare_settings(runs: Sequence[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Compare the settings of runs: one row a setting, one column a run.
+
+    Returns settings outside of `pl_*` in which runs differ; and all of `pl_*`, of those
+    runs that learn from pseudo-labels. NaN if a run does not have a setting.
+    """
+    flats = {run.name: flatten(run.config) for run in runs if run.config}
+    learning = [run.name for run in runs if run.pseudo_labels and run.name in flats]
+    frame = pd.DataFrame(flats, dtype=object).sort_index()
+    frame = frame[~(frame.isna() | frame.isin(UNSET)).all(axis=1)]
+    names, differ = frame.index.astype(str).str, frame.nunique(axis=1, dropna=False) > 1
+    others = differ & ~names.startswith(("pl_", *OF_THE_RUN))
+    return frame[others], frame.loc[names.startswith("pl_"), learning]

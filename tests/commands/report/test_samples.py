@@ -1,19 +1,28 @@
-"""Labels over time: what changed, and what is true."""
+"""Labels over time: what changed, what is true, and how they sound."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
-from espnet_softpl.commands.report.words import (
+from espnet_softpl.commands.experiment import Experiment
+from espnet_softpl.commands.report.samples import (
+    OPTION,
     Word,
     compare,
     error_rate,
+    find_recordings,
     thin,
 )
+from espnet_softpl.core.errors import UserError
+from espnet_softpl.data.audio import READ_ERRORS
 from tests.support.report_pages import run_report
 
 
@@ -68,3 +77,26 @@ def test_labels_over_time(runs, tmp_path) -> None:
 
 def page_truths(exp: Path) -> str:
     return yaml.safe_load((exp / "config.yaml").read_text())["unlabeled_oracle_text"]
+
+
+def test_audio_is_found_beside_the_recipe_and_embedded(tmp_path: Path) -> None:
+    exp = tmp_path / "exp" / "one"
+    exp.mkdir(parents=True)
+    audio = np.stack([np.full(4000, 0.5), np.zeros(4000)], axis=1)
+    soundfile.write(tmp_path / "a.wav", audio, 8000)
+    scp = tmp_path / "wav.scp"
+    scp.write_text("a a.wav\nb gone.wav\n")
+    experiment = Experiment(exp, {OPTION: [["wav.scp", "speech", "sound"]]})
+    (found,) = find_recordings(experiment, {"a", "unknown"}).values()
+    assert found.seconds == 0.5
+    head, data = found.embed().split(",")
+    mixed, rate = soundfile.read(io.BytesIO(base64.b64decode(data)))
+    assert head == "data:audio/flac;base64" and rate == 8000
+    assert mixed.shape == (4000,) and np.allclose(mixed, 0.25, atol=1e-4)
+    with pytest.raises(READ_ERRORS):
+        find_recordings(experiment, {"b"})
+    scp.unlink()
+    with pytest.raises((UserError, OSError)):
+        find_recordings(experiment, {"a"})
+    assert find_recordings(Experiment(exp, {}), {"a"}) == {}
+    assert find_recordings(experiment, set()) == {}

@@ -1,13 +1,22 @@
-"""Labels over time, word by word: against the label before, and against the truth."""
+"""Labels of single utterances: word by word against others, and how they sound."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import io
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import kaldialign
+import numpy as np
+import soundfile
 
+from espnet_softpl.commands.experiment import Experiment
 from espnet_softpl.commands.scoring import to_units
+from espnet_softpl.data.audio import open_audio, read_header
+from espnet_softpl.data.scan import speech_scp
+
+OPTION = "unlabeled_data_path_and_name_and_type"
 
 
 class Word(NamedTuple):
@@ -25,9 +34,7 @@ class Word(NamedTuple):
 def compare(label: str, truth: str | None, before: str | None) -> list[Word]:
     """Compare a label with the truth (None: not known) and with the label before it.
 
-    Returns:
-        The words of the label in order, and in their places those that are missing or
-        gone.
+    Words that are missing or gone stand in their places among those of the label.
     """
     words = label.split()
     # What is not known is compared as if it were the same.
@@ -43,17 +50,12 @@ def compare(label: str, truth: str | None, before: str | None) -> list[Word]:
             if absent in lost:
                 lost.remove(absent)
         compared += [Word(text, "gone", True) for text in lost]
-        if word is None:
-            break
-        changed = old[place] != word
-        if truth is None:
-            compared.append(Word(word, "plain", changed))
-        elif true[place] is None:
-            compared.append(Word(word, "extra", changed))
-        elif true[place] == word:
-            compared.append(Word(word, "right", changed))
-        else:
-            compared.append(Word(word, "wrong", changed, true[place]))
+        if word is not None:
+            wanted, kind = true[place], "plain" if truth is None else "right"
+            if wanted != word:
+                kind = "extra" if wanted is None else "wrong"
+            right = wanted if kind == "wrong" else ""
+            compared.append(Word(word, kind, old[place] != word, right))
     return compared
 
 
@@ -77,10 +79,8 @@ def _align(
 
 def thin(rows: Sequence[Any], most: int = 6) -> list[Any]:
     """Return at most so many rows (at least 2), evenly spaced, both ends included."""
-    if len(rows) <= most:
-        return list(rows)
-    step = (len(rows) - 1) / (most - 1)
-    return [rows[round(index * step)] for index in range(most)]
+    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)
+    return [rows[place] for place in places]
 
 
 def error_rate(label: str, truth: str | None, unit: str = "word") -> float | None:
@@ -89,3 +89,42 @@ def error_rate(label: str, truth: str | None, unit: str = "word") -> float | Non
     if not reference:
         return None
     return 100.0 * kaldialign.edit_distance(reference, words)["total"] / len(reference)
+
+
+class Recording(NamedTuple):
+    """An utterance's entry in a table of audio."""
+
+    entry: str
+    kind: str  # One of `data.audio.AUDIO_KINDS`.
+    seconds: float
+
+    def embed(self) -> str:
+        """Return the audio, its channels mixed, as a data URI of 16-bit FLAC."""
+        with open_audio(self.entry, self.kind) as files:
+            rate = files[0].samplerate
+            parts = [file.read(dtype="float32", always_2d=True) for file in files]
+        stream = io.BytesIO()
+        audio = np.concatenate(parts, axis=1).mean(axis=1)
+        soundfile.write(stream, audio, rate, format="FLAC", subtype="PCM_16")
+        return "data:audio/flac;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def find_recordings(
+    experiment: Experiment, utterances: Collection[str]
+) -> dict[str, Recording]:
+    """Find the audio of utterances among the unlabeled data; features are left out."""
+    specs = [
+        (str(experiment.find(path) or path), *rest)
+        for path, *rest in experiment.config.get(OPTION) or ()
+    ]
+    if not (utterances and specs):
+        return {}
+    entries, kind = speech_scp(specs, OPTION)
+    found = {}
+    for key in sorted(entries.keys() & utterances):
+        place = experiment.find(entries[key]) if kind == "sound" else None
+        entry = str(place or entries[key])
+        header = read_header(entry, kind)
+        if header.rate:
+            found[key] = Recording(entry, kind, header.length / header.rate)
+    return found
