@@ -18,8 +18,8 @@ from espnet_softpl.monitors.samples import SampleRecorder, choose
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.checks import check_filters
 from espnet_softpl.training.config import PLConfig, read_token_list
-from espnet_softpl.training.dropout import DropoutSwitch
 from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.hooks import DropoutSwitch
 from espnet_softpl.training.lengths import sample_rate, usable_shape_file
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume.settings import fingerprint

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from espnet_softpl.cache.plan import CachePlan, Load
 from espnet_softpl.data.usable_audio import UsableShare
-from espnet_softpl.training.batch import UnlabeledBatch
+from espnet_softpl.training.labeling import UnlabeledBatch
 from espnet_softpl.training.schedule import Schedule
 
 Batch = tuple[list[str], dict[str, Any]]

@@ -28,7 +28,15 @@ from espnet_softpl.data.usable_audio import (
     UsableAudio,
     UsableShare,
 )
-from espnet_softpl.training import augmentation, build, checks, inputs, lengths, options
+from espnet_softpl.training import (
+    augmentation,
+    build,
+    checks,
+    hooks,
+    inputs,
+    lengths,
+    options,
+)
 from espnet_softpl.training.announcement import Run, announce
 from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.iterator import MixedIterFactory
@@ -174,7 +182,7 @@ class SoftPLTask(ASRTask):
             lengths.write_usable(args, model)
             model.pl.samples = build.build_samples(config)
         if args.pl_separate_head:
-            model.add_unlabeled_head()
+            hooks.add_head(model)
         inputs.check_base_fits(args, model)
         inputs.check_trainable(args, model)
         # A batch may leave a decoder, one of two heads or a layer without gradient.

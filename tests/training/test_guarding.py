@@ -15,8 +15,8 @@ from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.monitors.guard import MONITORS, Guard
 from espnet_softpl.teacher.generator import CTCOutputs, PseudoLabelGenerator
 from espnet_softpl.training import guarding
-from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.labeling import UnlabeledBatch
 from espnet_softpl.training.resume.snapshot import Training
 from espnet_softpl.training.schedule import Scheduled
 from tests.training.test_model import make_model
