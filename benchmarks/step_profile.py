@@ -34,8 +34,8 @@ BOOKKEEPING = {
     ],
     "guard": ["espnet_softpl.training.guarding:consult_guard"],
     "gradient log": [
-        "espnet_softpl.training.gradients:GradientLog.after_step",
-        "espnet_softpl.training.gradients:GradientLog._end_update",
+        "espnet_softpl.training.updates:GradientLog.after_step",
+        "espnet_softpl.training.updates:GradientLog._end_update",
     ],
     "report of the model": ["espnet_softpl.training.model:SoftPLModel._report"],
     "ESPnet's reporter": [

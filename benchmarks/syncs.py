@@ -138,7 +138,7 @@ def count_steps(
     from espnet2.train.reporter import Reporter
     from espnet2.train.trainer import Trainer
 
-    from espnet_softpl.training.epoch_line import EpochLine
+    from espnet_softpl.training.reports import EpochLine
     from espnet_softpl.training.trainer import SoftPLTrainer
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
