@@ -76,7 +76,8 @@ def build_pseudo_labeling(
         oracle = Oracle(texts, build_to_text(args))
     check_filters(config.filters, model, labeled_tokens_per_sample, config.shaping)
     try:
-        switch = DropoutSwitch(model, schedule.dropout, schedule.layer_drop)
+        rates = (schedule.dropout, schedule.layer_drop, schedule.start_step)
+        switch = DropoutSwitch(model, *rates)
     except ValueError as error:
         raise UserError(str(error)) from error
     if config.cache is not None:
@@ -91,7 +92,6 @@ def build_pseudo_labeling(
         filters=config.filters,
         cache=cache,
         dropout=switch,
-        start_step=schedule.start_step,
         oracle=oracle,
         guard=config.guard,
         # The first process compares them, so the others need not read the files.

@@ -34,7 +34,6 @@ class PseudoLabeling(Losses):
     """
 
     dropout: hooks.DropoutSwitch | None = None  # Rates before and in pseudo-labeling.
-    start_step: int = 0  # The first mini-batch at which there may be unlabeled ones.
     oracle: Oracle | None = None  # Scores the labels if true transcripts exist.
     guard: Guard | None = None  # Watches for collapse.
     samples: SampleRecorder | None = None  # Records a few labels for people to read.
@@ -61,11 +60,6 @@ class PseudoLabeling(Losses):
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Stay out of copies of the model: a teacher needs none of this."""
         return None
-
-    def set_dropout(self, step: int) -> None:
-        """Give the model the dropout rates of a step."""
-        if self.dropout is not None:
-            self.dropout.set(step >= self.start_step)
 
     def make(self, student: nn.Module, batch: UnlabeledBatch, step: int) -> Labels:
         """Label a mini-batch; remember for the guard what it must see."""

@@ -104,10 +104,14 @@ class DropoutSwitch:
     """
 
     def __init__(
-        self, module: nn.Module, dropout: float | None, layer_drop: float | None
+        self,
+        module: nn.Module,
+        dropout: float | None,
+        layer_drop: float | None,
+        start_step: int = 0,
     ) -> None:
         self._rates: list[tuple[nn.Module, str, float, float]] = []
-        self._on = False
+        self._start_step, self._on = start_step, False
         for what, new, places in (
             ("dropout", dropout, dropout_rates(module)),
             ("layer_drop", layer_drop, layer_drop_rates(module)),
@@ -123,9 +127,9 @@ class DropoutSwitch:
                 )
             self._rates += rates
 
-    def set(self, on: bool) -> None:
-        """Set the rates of pseudo-labeling (True), or those of before (False)."""
-        if on != self._on:
+    def at(self, step: int) -> None:
+        """Set the rates of a step: from `start_step` on those of pseudo-labeling."""
+        if (on := step >= self._start_step) != self._on:
             for part, name, before, after in self._rates:
                 setattr(part, name, after if on else before)
             self._on = on

@@ -62,8 +62,8 @@ class SoftPLModel(ESPnetASRModel):
         """
         if (text is None) == (unlabeled is None):
             raise ValueError("a batch has either text or is unlabeled")
-        if self.pl is not None and self.training:
-            self.pl.set_dropout(pl_step)
+        if self.pl is not None and self.pl.dropout is not None and self.training:
+            self.pl.dropout.at(pl_step)
         if unlabeled is not None:
             losses, values = self.pl.step(self, unlabeled, insertions, pl_step)
             size = unlabeled.speech.size(0)

@@ -188,9 +188,8 @@ class SoftPLTrainer(Trainer):
         super().validate_one_epoch(**kwargs)
         model = getattr(kwargs["model"], "module", kwargs["model"])
         if getattr(model, "pl", None) is not None:
-            output_dir = Path(kwargs["options"].output_dir)
-            epoch = kwargs["reporter"].get_epoch()
-            snapshot.save_epoch_end(Training(model, output_dir, epoch))
+            place = Path(kwargs["options"].output_dir), kwargs["reporter"].get_epoch()
+            snapshot.save_epoch_end(Training(model, *place))
             # Or a checkpoint could be newer than another's snapshot.
             processes.wait_for_all()
             line = cls.line.after_validation(kwargs["reporter"], model.pl)

@@ -185,20 +185,20 @@ class Stack(torch.nn.Module):
 
 def test_rates_change_and_come_back() -> None:
     model = Stack()
-    switch = DropoutSwitch(model, dropout=0.1, layer_drop=0.2)
+    switch = DropoutSwitch(model, dropout=0.1, layer_drop=0.2, start_step=5)
     assert model.rates() == [0.5, 0.0, 0.4, 0.3]
-    for _ in range(2):
-        switch.set(True)
+    for step in (5, 6):
+        switch.at(step)
         assert model.rates() == [0.1, 0.0, 0.1, 0.2]
-    switch.set(False)
+    switch.at(4)
     assert model.rates() == [0.5, 0.0, 0.4, 0.3]
 
 
 def test_none_leaves_a_kind_as_it_is() -> None:
     model = Stack()
-    DropoutSwitch(model, dropout=None, layer_drop=0.1).set(True)
+    DropoutSwitch(model, dropout=None, layer_drop=0.1).at(0)
     assert model.rates() == [0.5, 0.0, 0.4, 0.1]
-    DropoutSwitch(torch.nn.Linear(2, 2), None, None).set(True)
+    DropoutSwitch(torch.nn.Linear(2, 2), None, None).at(0)
 
 
 def test_nothing_to_change_is_refused() -> None:
