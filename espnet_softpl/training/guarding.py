@@ -44,12 +44,11 @@ def _observations(training: Training) -> list[dict[str, float]]:
     other. So every process decides the same.
     """
     engine, latest = training.model.pl, latest_monitors(training)
-    if engine.cache is None:
-        rows = [latest]
-    else:
+    rows = [latest]
+    if engine.cache is not None:
         nothing = dict.fromkeys(MONITORS, math.nan)
         made = [
-            {n: float({**nothing, **row}[n]) for n in MONITORS} for row in engine.made
+            {n: float(row.get(n, math.nan)) for n in nothing} for row in engine.made
         ]
         engine.made.clear()
         by_process = itertools.zip_longest(*from_all(made), fillvalue=nothing)

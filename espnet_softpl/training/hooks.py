@@ -1,4 +1,4 @@
-"""What a stock model gets from outside: a second head, recorded masks, other rates."""
+"""What stock parts get from outside: other methods, rates, a head, recorded masks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from torch import Tensor, nn
 from espnet_softpl.core.modules import dropout_rates, layer_drop_rates
 
 HEAD = "unlabeled_head"
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give a module or an object another attribute, and take it away afterwards."""
+    had, before = name in vars(owner), getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before) if had else delattr(owner, name)
 
 
 def add_head(model: nn.Module) -> None:

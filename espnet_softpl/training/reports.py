@@ -22,6 +22,7 @@ from espnet_softpl.core.reading import read_values
 from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.guard import MONITORS, Guard
 from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.hooks import replaced
 
 
 def average(
@@ -59,12 +60,11 @@ def at_once(reporter: SubReporter) -> Iterator[None]:
         weight = numbers.pop("")
         register(numbers, weight)
 
-    reporter.register, trainer.recursive_average = register_read, average
-    try:
+    with (
+        replaced(reporter, "register", register_read),
+        replaced(trainer, "recursive_average", average),
+    ):
         yield
-    finally:
-        del reporter.register
-        trainer.recursive_average = recursive_average
 
 
 class EpochLine:

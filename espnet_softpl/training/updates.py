@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from espnet_softpl.monitors import statistics
+from espnet_softpl.training.hooks import replaced
 from espnet_softpl.training.resume.snapshot import Training
 
 logger = logging.getLogger(__name__)
@@ -54,17 +55,10 @@ def only_taught(training: Training, update_steps: int) -> Iterator[None]:
         return call
 
     parts = [*training.optimizers, *filter(None, training.schedulers)]
-    before = [vars(part).get("step") for part in parts]
-    for part in parts:
-        part.step = unless_empty(part.step)
-    try:
+    with contextlib.ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(replaced(part, "step", unless_empty(part.step)))
         yield
-    finally:
-        for part, step in zip(parts, before):
-            # A scheduler's state is all that is in it: leave nothing there.
-            del part.step
-            if step is not None:
-                part.step = step
     if skipped:
         logger.info(
             "Epoch %d: %d updates were left out: all their labels were dropped",

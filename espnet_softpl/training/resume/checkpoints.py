@@ -32,6 +32,7 @@ from espnet_softpl.cache import CACHE_DIR
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import check_sums, reading, save_atomically
 from espnet_softpl.monitors.samples import SAMPLES_DIR
+from espnet_softpl.training.hooks import replaced
 from espnet_softpl.training.resume.layout import (
     CHECKPOINT,
     STATE_DIR,
@@ -108,14 +109,10 @@ class _TorchSavingWhole:
 @contextlib.contextmanager
 def whole_files() -> Iterator[None]:
     """Let ESPnet's trainer write files that are whole, and read none that is not."""
-    modules = [importlib.import_module(name) for name in WRITERS]
-    for module in modules:
-        module.torch = _TorchSavingWhole()
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in map(importlib.import_module, WRITERS):
+            stack.enter_context(replaced(module, "torch", _TorchSavingWhole()))
         yield
-    finally:
-        for module in modules:
-            module.torch = torch
 
 
 def read_reporter(output_dir: Path) -> Reporter:
