@@ -29,13 +29,13 @@ BOOKKEEPING = {
     "oracle error rates": ["espnet_softpl.monitors.statistics:oracle_statistics"],
     "counts of what is learned from": [
         "espnet_softpl.monitors.learned:LearnedFrom.count",
-        "espnet_softpl.training.outcome:Outcome.read",
+        "espnet_softpl.training.engine:PseudoLabeling._take_in",
         "espnet_softpl.training.updates:teaches",
     ],
     "guard": ["espnet_softpl.training.guarding:consult_guard"],
     "gradient log": [
-        "espnet_softpl.training.gradients:GradientLog.after_step",
-        "espnet_softpl.training.gradients:GradientLog._end_update",
+        "espnet_softpl.training.updates:GradientLog.after_step",
+        "espnet_softpl.training.updates:GradientLog._end_update",
     ],
     "report of the model": ["espnet_softpl.training.model:SoftPLModel._report"],
     "ESPnet's reporter": [
@@ -71,7 +71,7 @@ PLACES = {
     ],
     "checks that labels and outputs are finite": [
         "espnet_softpl.labels.pseudo_label:without_nan",
-        "espnet_softpl.training.engine:all_frames",
+        "espnet_softpl.training.losses:all_frames",
     ],
     "filters": ["espnet_softpl.filters:apply"],
     "the engine's other work": ["espnet_softpl.training.engine:PseudoLabeling.step"],

@@ -25,8 +25,8 @@ from espnet2.train.reporter import Reporter
 
 from espnet_softpl.cache.plan import CachePlan
 from espnet_softpl.core.modules import frozen_copy
-from espnet_softpl.training.batch import UnlabeledBatch
-from espnet_softpl.training.epoch_line import EpochLine
+from espnet_softpl.training.labeling import UnlabeledBatch
+from espnet_softpl.training.reports import EpochLine
 from espnet_softpl.training.task import SoftPLTask
 from espnet_softpl.training.trainer import SoftPLTrainer
 

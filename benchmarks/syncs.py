@@ -138,7 +138,7 @@ def count_steps(
     from espnet2.train.reporter import Reporter
     from espnet2.train.trainer import Trainer
 
-    from espnet_softpl.training.epoch_line import EpochLine
+    from espnet_softpl.training.reports import EpochLine
     from espnet_softpl.training.trainer import SoftPLTrainer
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -208,7 +208,7 @@ def noise(labeled: bool, size: int, seconds: float) -> dict[str, Any]:
         size: Utterances.
         seconds: Of the longest; the others are a little shorter.
     """
-    from espnet_softpl.training.batch import UnlabeledBatch
+    from espnet_softpl.training.labeling import UnlabeledBatch
 
     ids = [f"utt{i}" for i in range(size)]
     lengths = torch.tensor([int(16000 * seconds) - 640 * i for i in range(size)])

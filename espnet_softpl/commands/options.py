@@ -11,7 +11,6 @@ from typing import Any
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.registry import did_you_mean
-from espnet_softpl.training.help import settings
 from espnet_softpl.training.keys import PARTS, helps
 
 WIDTH = 88
@@ -84,6 +83,8 @@ def _doc(part: Callable[..., Any]) -> str:
 
 def _part(conf: str, part: Callable[..., Any]) -> list[str]:
     """Return a part's docstring, and its settings with those of its bases."""
+    from espnet_softpl.training.options import settings
+
     text = SECTIONS.sub("", _doc(part) + "\n").strip()
     own = [_filled(line, " " * 6) for line in settings(part)]
     return [text, "", f"{conf}:" if own else f"{conf}: no settings", *own]

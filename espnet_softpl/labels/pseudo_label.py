@@ -46,10 +46,7 @@ class PseudoLabel(NamedTuple):
     ) -> "PseudoLabel":
         """Return the label with a list of transcripts; the first becomes its own.
 
-        Args:
-            tokens: The transcripts, best first, (B, N, U), padded with -1.
-            lengths: Their tokens, (B, N).
-            scores: Their log weights up to a constant, (B, N), in nats.
+        For `tokens` (B, N, U), `lengths` and `scores` (B, N) see the fields.
         """
         width = int(lengths[:, 0].max()) if len(lengths) else 0
         return self._replace(

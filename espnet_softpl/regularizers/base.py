@@ -1,5 +1,7 @@
 """Regularizers: criteria on the student's mean posterior, added to any criterion."""
 
+import abc
+
 from torch import Tensor
 
 from espnet_softpl.core.ranges import not_negative
@@ -16,29 +18,13 @@ available = REGISTRY.available
 build = REGISTRY.build
 
 
-def kept_mean(
-    log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
-) -> tuple[Tensor, Tensor]:
-    """Average the student's posteriors over the utterances that are kept.
+class MeanRegularizer(PLCriterion):
+    """A term of the student's mean posterior over the utterances kept, times a weight.
 
     A term R of the mean, in nats per frame, becomes a loss in nats per utterance as
-    frames * R: it then weighs against a criterion alike in batches of any size.
-
-    Arguments as for `PLCriterion.forward`. Kept are utterances with a `weight` above 0,
-    all of them alike; `frame_weight` is ignored.
-
-    Returns:
-        mean (V,), with gradient, zeros if nothing is kept; and frames (B,), 0 for
-        the utterances that are dropped.
-    """
-    kept = (pseudo_label.weight > 0).to(lengths.device)
-    mask = frame_mask(lengths, log_probs.size(1)) & kept.unsqueeze(1)
-    mean = mean_posterior(log_probs, mask)
-    return mean, (lengths * kept).to(mean.dtype)
-
-
-class MeanRegularizer(PLCriterion):
-    """A term of the student's mean posterior, times a weight.
+    frames * R: it then weighs against a criterion alike in batches of any size. Kept
+    are utterances with a `weight` above 0, all of them alike; `frame_weight` is
+    ignored.
 
     Args:
         weight: At least 0; 1 counts a nat of the term as a nat of the criterion.
@@ -49,3 +35,17 @@ class MeanRegularizer(PLCriterion):
     def __init__(self, weight: float = 0.1) -> None:
         super().__init__()
         self.weight = not_negative("weight", weight)
+
+    @abc.abstractmethod
+    def term(self, mean: Tensor, prior: Tensor | None) -> Tensor:
+        """Compute the term, a scalar in nats, of the mean and the prior, (V,) both."""
+
+    def forward(
+        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
+    ) -> Tensor:
+        """See `PLCriterion.forward`."""
+        kept = (pseudo_label.weight > 0).to(lengths.device)
+        mask = frame_mask(lengths, log_probs.size(1)) & kept.unsqueeze(1)
+        mean = mean_posterior(log_probs, mask)  # (V,), zeros if nothing is kept.
+        frames = (lengths * kept).to(mean.dtype)
+        return self.weight * frames * self.term(mean, pseudo_label.prior)

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from espnet_softpl.labels.pseudo_label import PseudoLabel
-from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
+from espnet_softpl.regularizers.base import MeanRegularizer, register
 
 
 def negative_entropy(mean: Tensor) -> Tensor:
@@ -36,9 +35,6 @@ class MeanEntropy(MeanRegularizer):
     Settings: `MeanRegularizer`.
     """
 
-    def forward(
-        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
-    ) -> Tensor:
-        """See `PLCriterion.forward`."""
-        mean, frames = kept_mean(log_probs, lengths, pseudo_label)
-        return self.weight * frames * negative_entropy(mean)
+    def term(self, mean: Tensor, prior: Tensor | None) -> Tensor:
+        """See `MeanRegularizer.term`."""
+        return negative_entropy(mean)

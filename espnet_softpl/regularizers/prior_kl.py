@@ -3,8 +3,7 @@
 from torch import Tensor
 
 from espnet_softpl.labels.prior import with_floor
-from espnet_softpl.labels.pseudo_label import PseudoLabel
-from espnet_softpl.regularizers.base import MeanRegularizer, kept_mean, register
+from espnet_softpl.regularizers.base import MeanRegularizer, register
 from espnet_softpl.regularizers.mean_entropy import negative_entropy
 
 
@@ -44,12 +43,7 @@ class PriorKL(MeanRegularizer):
 
     needs_prior = True
 
-    def forward(
-        self, log_probs: Tensor, lengths: Tensor, pseudo_label: PseudoLabel
-    ) -> Tensor:
-        """See `PLCriterion.forward`."""
-        mean, frames = kept_mean(log_probs, lengths, pseudo_label)
-        if pseudo_label.prior is None:
-            # Zeros that still depend on the student, so that they can be backwarded.
-            return 0.0 * mean.sum() * frames
-        return self.weight * frames * kl_to_prior(mean, pseudo_label.prior)
+    def term(self, mean: Tensor, prior: Tensor | None) -> Tensor:
+        """See `MeanRegularizer.term`."""
+        # A zero that still depends on the student, so that it can be backwarded.
+        return 0.0 * mean.sum() if prior is None else kl_to_prior(mean, prior)

@@ -18,8 +18,8 @@ from espnet_softpl.monitors.samples import SampleRecorder, choose
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.checks import check_filters
 from espnet_softpl.training.config import PLConfig, read_token_list
-from espnet_softpl.training.dropout import DropoutSwitch
 from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.hooks import DropoutSwitch
 from espnet_softpl.training.lengths import sample_rate, usable_shape_file
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume.settings import fingerprint
@@ -76,7 +76,8 @@ def build_pseudo_labeling(
         oracle = Oracle(texts, build_to_text(args))
     check_filters(config.filters, model, labeled_tokens_per_sample, config.shaping)
     try:
-        switch = DropoutSwitch(model, schedule.dropout, schedule.layer_drop)
+        rates = (schedule.dropout, schedule.layer_drop, schedule.start_step)
+        switch = DropoutSwitch(model, *rates)
     except ValueError as error:
         raise UserError(str(error)) from error
     if config.cache is not None:
@@ -91,7 +92,6 @@ def build_pseudo_labeling(
         filters=config.filters,
         cache=cache,
         dropout=switch,
-        start_step=schedule.start_step,
         oracle=oracle,
         guard=config.guard,
         # The first process compares them, so the others need not read the files.

@@ -22,7 +22,7 @@ from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import AUDIO_KINDS
 from espnet_softpl.filters import Filter
 from espnet_softpl.shaping import Shaping
-from espnet_softpl.training import augmentation, inputs
+from espnet_softpl.training import inputs
 from espnet_softpl.training.config import PLConfig, read_token_list
 from espnet_softpl.training.keys import UNLABELED_DATA
 from espnet_softpl.training.model import SoftPLModel, frames_of
@@ -74,7 +74,7 @@ def check_options(args: argparse.Namespace) -> PLConfig:
     _check_decoder(config)
     _check_layers(config)
     _warn_of_weight(config)
-    augmentation.check(args)
+    inputs.check_augmentation(args)
     return config
 
 
@@ -309,11 +309,7 @@ def check_data(args: argparse.Namespace) -> None:
             f"{', '.join(AUDIO_KINDS)} can the lengths be read from the files"
         )
     for path in args.unlabeled_shape_file:
-        if missing := unlabeled.lacks(tables.kept_lengths(path)):
-            raise UserError(
-                f"unlabeled_shape_file: {len(missing)} utterances of {path} are not "
-                f"in the unlabeled data: {name_some(missing)}"
-            )
+        inputs.check_ids("unlabeled_shape_file", path, unlabeled, "the unlabeled data")
     if (text := args.unlabeled_oracle_text) and not Path(text).is_file():
         raise UserError(f"unlabeled_oracle_text: {text} does not exist")
     try:

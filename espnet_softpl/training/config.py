@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from argparse import Namespace
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,9 @@ from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.ranges import at_least, fraction
 from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
 from espnet_softpl.labels.forms import LabelForms
-from espnet_softpl.labels.token_lm import TokenLM, read_lm
+from espnet_softpl.labels.token_lm import read_lm
 from espnet_softpl.monitors import guard
-from espnet_softpl.training.schedule import Schedule, Scheduled
+from espnet_softpl.training.schedule import Schedule, Scheduled, nested
 
 T = TypeVar("T")
 
@@ -47,7 +47,6 @@ class PLConfig:
         A setting `lm` of a criterion or shaping, of your own too, is an ARPA file,
         which is read here; `args` get its whole path.
         """
-        _find_lms(args)
         try:
             fraction("pl_max_bad_share:", args.pl_max_bad_share)
             at_least("pl_samples:", args.pl_samples, 0)
@@ -96,55 +95,45 @@ def build_filters(args: Namespace) -> tuple[tuple[str, filters.Filter], ...]:
 
 def _scheduled(registry: Registry[T], args: Namespace) -> tuple[Scheduled[T], ...]:
     """Build the parts that a key names; their settings may be ramps."""
-    names, conf = getattr(args, registry.key), getattr(args, f"{registry.key}_conf")
-    conf = _each_lm(conf, lambda file: _read_lm(file, args, f"{registry.key}_conf"))
+    key = f"{registry.key}_conf"
+    conf = _read_lms(args, key)
     try:
         return tuple(
             Scheduled(functools.partial(registry.build, name), settings)
-            for name, settings in named_confs(registry.key, names, conf).items()
+            for name, settings in named_confs(
+                registry.key, getattr(args, registry.key), conf
+            ).items()
         )
     except UserError:
         raise
     except ValueError as error:  # A ramp that is none: it does not know its key.
-        raise UserError(f"{registry.key}_conf: {error}") from error
+        raise UserError(f"{key}: {error}") from error
 
 
-def _each_lm(conf: Any, change: Callable[[Any], Any]) -> Any:
-    """Change every setting `lm` that is a word, at any depth."""
-    if isinstance(conf, Mapping):
-        return {
-            name: change(value)
-            if name == "lm" and isinstance(value, str)
-            else _each_lm(value, change)
-            for name, value in conf.items()
-        }
-    if isinstance(conf, (list, tuple)):
-        return [_each_lm(value, change) for value in conf]
+def _read_lms(args: Namespace, key: str) -> dict[str, Any]:
+    """Return settings with the ARPA files that they name read.
+
+    A path may start beside the token list. It is completed in the options, which are
+    written to config.yaml, and which a resumed run is held to.
+    """
+    conf = copy.deepcopy(getattr(args, key))
+    for settings in _with_lm(conf):
+        if not Path(settings["lm"]).exists() and isinstance(args.token_list, str):
+            beside = Path(args.token_list).parent / settings["lm"]
+            settings["lm"] = str(beside) if beside.exists() else settings["lm"]
+    setattr(args, key, copy.deepcopy(conf))
+    for settings in _with_lm(conf):
+        try:
+            settings["lm"] = read_lm(settings["lm"], read_token_list(args))
+        except UserError as error:
+            raise UserError(f"{key}.{error}") from error
     return conf
 
 
-def _find_lms(args: Namespace) -> None:
-    """Complete in the options the paths of ARPA files that lie beside the token list.
-
-    The options are what is written to config.yaml, and what a resumed run is held to.
-    """
-
-    def find(file: str) -> str:
-        if Path(file).exists() or not isinstance(args.token_list, str):
-            return file
-        beside = Path(args.token_list).parent / file
-        return str(beside) if beside.exists() else file
-
-    for registry in (criteria.REGISTRY, shaping.REGISTRY):
-        key = f"{registry.key}_conf"
-        setattr(args, key, _each_lm(getattr(args, key), find))
-
-
-def _read_lm(file: str, args: Namespace, key: str) -> TokenLM:
-    try:
-        return read_lm(file, read_token_list(args))
-    except UserError as error:
-        raise UserError(f"{key}.{error}") from error
+def _with_lm(conf: Any) -> list[dict[str, Any]]:
+    """List the settings, at any depth, whose `lm` is a word."""
+    settings = [part for part in nested(conf) if isinstance(part, dict)]
+    return [each for each in settings if isinstance(each.get("lm"), str)]
 
 
 def _build_teacher(args: Namespace, schedule: Schedule) -> teacher.Teacher:

@@ -8,24 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from espnet_softpl.core.errors import CollapseError
-from espnet_softpl.core.reading import read_values
-from espnet_softpl.criteria.base import weighted_mean
+from espnet_softpl.core.reading import read_columns, read_values
 from espnet_softpl.labels.prior import RunningMean
-from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel, all_frames
+from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.diagnosis import explain
 from espnet_softpl.monitors.guard import Guard, broken_alarm
 from espnet_softpl.monitors.learned import LearnedFrom
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder
-from espnet_softpl.teacher.generator import CTCOutputs
-from espnet_softpl.training import features, time_masks, unlabeled_head
-from espnet_softpl.training.batch import UnlabeledBatch
-from espnet_softpl.training.dropout import DropoutSwitch
-from espnet_softpl.training.losses import Losses
-from espnet_softpl.training.outcome import Outcome, frames_differ
+from espnet_softpl.training import features, hooks
+from espnet_softpl.training.labeling import UnlabeledBatch
+from espnet_softpl.training.losses import Losses, Outcome, frames_differ
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,29 +33,25 @@ class PseudoLabeling(Losses):
     `parameters()` or `state_dict()`.
     """
 
-    dropout: DropoutSwitch | None = None  # Rates before pseudo-labeling and in it.
-    start_step: int = 0  # The first mini-batch at which there may be unlabeled ones.
+    dropout: hooks.DropoutSwitch | None = None  # Rates before and in pseudo-labeling.
     oracle: Oracle | None = None  # Scores the labels if true transcripts exist.
     guard: Guard | None = None  # Watches for collapse.
     samples: SampleRecorder | None = None  # Records a few labels for people to read.
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)  # To resume.
     allow_changed_resume: bool = False  # Whether other settings may go on with the run.
     sample_rate: float = 16000  # In Hz, to count hours; NaN if it is not known.
-    # Hours of audio that this process has learned from with a label.
-    kept_hours: float = dataclasses.field(init=False, default=0.0)
-    # The epoch whose end the guard's back-off returns to.
-    healthy_epoch: int | None = dataclasses.field(init=False, default=None)
-    # Utterance ids and label of the batch that was labeled last, for reports.
-    last_batch: tuple[list[str], PseudoLabel] | None = dataclasses.field(
-        init=False, default=None
-    )
-    # The statistics of labels made for a cache that the guard has not yet seen.
-    made: list[Mapping[str, Any]] = dataclasses.field(init=False, default_factory=list)
-    # Whose weights are not finite, if that was seen: for the guard.
-    broken: str = dataclasses.field(init=False, default="")
-    learned: LearnedFrom = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        self.kept_hours = 0.0  # Of audio this process has learned from with a label.
+        # The epoch whose end the guard's back-off returns to.
+        self.healthy_epoch: int | None = None
+        # Utterance ids and label of the batch that was labeled last, for reports.
+        self.last_batch: tuple[list[str], PseudoLabel] | None = None
+        # The statistics of labels made for a cache that the guard has not yet seen.
+        self.made: list[Mapping[str, Any]] = []
+        self.broken = (
+            ""  # Whose weights are not finite, if that was seen: for the guard.
+        )
         self.learned = LearnedFrom([name for name, _ in self.filters])
         parts = (self.criterion, *self.regularizers, *self.shaping)
         if any(part.ever("needs_prior") for part in parts):
@@ -68,14 +61,7 @@ class PseudoLabeling(Losses):
         """Stay out of copies of the model: a teacher needs none of this."""
         return None
 
-    def set_dropout(self, step: int) -> None:
-        """Give the model the dropout rates of a step."""
-        if self.dropout is not None:
-            self.dropout.set(step >= self.start_step)
-
-    def make(
-        self, student: torch.nn.Module, batch: UnlabeledBatch, step: int
-    ) -> Labels:
+    def make(self, student: nn.Module, batch: UnlabeledBatch, step: int) -> Labels:
         """Label a mini-batch; remember for the guard what it must see."""
         labels = super().make(student, batch, step)
         if self.guard is not None:
@@ -89,19 +75,17 @@ class PseudoLabeling(Losses):
                 self._judge_teacher(student, step)
         return labels
 
-    def _judge_teacher(self, student: torch.nn.Module, step: int) -> None:
+    def _judge_teacher(self, student: nn.Module, step: int) -> None:
         """Look at a teacher that has said nothing finite; see `_judge`."""
         module = self.generator.teacher.module(student)
         self._judge(module.state_dict().values(), "weights of the teacher", step)
 
-    def _judge(self, weights: Iterable[torch.Tensor], what: str, step: int) -> None:
+    def _judge(self, weights: Iterable[Tensor], what: str, step: int) -> None:
         """Look at weights that give no finite output: are they finite themselves?
 
         One output that is not finite may pass; weights stay so, and nothing can be
         learned any more. All processes have the same, and see it at the same step.
-
-        Raises:
-            CollapseError: There is no guard to act.
+        CollapseError if there is no guard to act.
         """
         if all(bool(part.isfinite().all()) for part in weights):
             return
@@ -113,11 +97,11 @@ class PseudoLabeling(Losses):
     @features.shared()
     def step(
         self,
-        student: torch.nn.Module,
+        student: nn.Module,
         batch: UnlabeledBatch,
         insertions: Sequence[UnlabeledBatch],
         step: int,
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Label a mini-batch, and compute the losses of a `SoftPLModel` on it.
 
         `insertions` are mini-batches to label for the cache; steps count mini-batches.
@@ -133,6 +117,7 @@ class PseudoLabeling(Losses):
         """
         labels, change = self.labels_of(student, batch, insertions, step)
         outcome = self._learn(student, batch, labels, step)
+        label = outcome.label
         loss = student.combine_losses(outcome.losses)
         weight = torch.full((), batch.weight, device=loss.device)
         factor = batch.weight
@@ -141,7 +126,6 @@ class PseudoLabeling(Losses):
             factor *= self.guard.weight_factor
             self.last_batch = self.last_batch or (labels.utterance_ids, labels.label)
         self._take_in(student, batch, labels, outcome, factor, step)
-        label = outcome.label
         if self.samples is not None:
             self.samples.record(step, labels, label, outcome.log_probs)
         values = statistics.step_statistics(
@@ -167,7 +151,7 @@ class PseudoLabeling(Losses):
 
     def _take_in(
         self,
-        student: torch.nn.Module,
+        student: nn.Module,
         batch: UnlabeledBatch,
         labels: Labels,
         outcome: Outcome,
@@ -175,9 +159,19 @@ class PseudoLabeling(Losses):
         step: int,
     ) -> None:
         """Read what came of a mini-batch, at once and before anything is learned."""
-        entropy = labels.statistics[statistics.FRAME_ENTROPY.name]
-        silent = None if self.cache is not None else entropy.isinf()
-        seen = outcome.read(labels, batch.speech_lengths, silent)
+        silent = torch.zeros_like(outcome.sound)
+        if self.cache is None:  # Else `make` has looked.
+            entropy = labels.statistics[statistics.FRAME_ENTROPY.name]
+            silent = entropy.isinf().expand_as(silent)
+        seen = read_columns(
+            kept=outcome.label.weight > 0,
+            reason=labels.reason,
+            usable=outcome.usable,
+            sound=outcome.sound,
+            same_frames=outcome.lengths == outcome.label.lengths,
+            samples=batch.speech_lengths,
+            silent=silent,
+        )
         if not all(seen["same_frames"]):
             raise frames_differ(outcome.label, outcome.lengths)
         if any(seen["silent"]):
@@ -188,66 +182,7 @@ class PseudoLabeling(Losses):
         samples = sum(n for n, kept in zip(seen["samples"], seen["kept"]) if kept)
         self.kept_hours += samples / self.sample_rate / 3600.0
 
-    def _learn(
-        self, student: torch.nn.Module, batch: UnlabeledBatch, labels: Labels, step: int
-    ) -> Outcome:
-        """Compute the branches' losses; tell what was learned from."""
-        label, usable = labels.label, batch.usable
-        if usable is None:
-            usable = torch.ones_like(label.weight, dtype=torch.bool)
-        label = label._replace(weight=label.weight * usable)
-        views, label = self._student_views(student, batch, label, step)
-        log_probs, lengths, encoder_out, _ = views[0]
-        losses = self._losses(log_probs, lengths, label, step)
-        # An utterance without a finite loss teaches nothing, and is counted. Of
-        # posteriors that are NaN a loss may be 0.
-        best = log_probs.detach().amax(-1)
-        sound = all_frames(best.isfinite(), lengths)
-        usable = torch.isfinite(losses.detach()) & sound & usable
-        label = label._replace(weight=label.weight * usable)
-        parts = {"loss_pl_ctc": weighted_mean(losses, label.weight)}
-        if self.forms.layers != "none":
-            parts["loss_pl_interctc"] = self._layers_loss(views, labels, label, step)
-        target = self.decoder_target(student, step)
-        if target != "none":
-            parts["loss_pl_decoder"] = student.pseudo_decoder_loss(
-                target, encoder_out, lengths, label, labels.decoder
-            )
-        return Outcome(parts, label, log_probs, lengths, best, sound, usable)
-
-    def _student_views(
-        self,
-        student: torch.nn.Module,
-        batch: UnlabeledBatch,
-        label: PseudoLabel,
-        step: int,
-    ) -> tuple[list[CTCOutputs], PseudoLabel]:
-        """Run the student on the views that the losses want; label the second.
-
-        The label also gets the frames masked in each view, if a loss wants them.
-        """
-        parts = self._losses_at(step)
-        count = max(part.views for part in parts)
-        wanted = any(part.needs_masked for part in parts)
-        heard = batch.speech if batch.augmented is None else batch.augmented
-        with time_masks.recorded(student.specaug if wanted else None) as masks:
-            outputs = student.ctc_outputs(
-                *features.repeated(heard, batch.speech_lengths, count),
-                layers=self.forms.layers != "none",
-                head=unlabeled_head.of(student),
-            )
-        views = outputs.views(count)
-        if views[0].log_probs.shape != label.log_probs.shape:
-            raise frames_differ(label, views[0].lengths)
-        second = views[1].log_probs if count == 2 else label.second_view
-        label = label._replace(second_view=second)
-        if masks:
-            found = time_masks.of_encoder(masks[0], views[0].log_probs.size(1))
-            masked = dict(zip(("masked", "second_masked"), found.chunk(count)))
-            label = label._replace(**masked)
-        return views, label
-
-    def statistics_keys(self, student: torch.nn.Module) -> list[str]:
+    def statistics_keys(self, student: nn.Module) -> list[str]:
         """Return the keys that this engine's parts add to every batch's, in order."""
         layers = self.forms.layers != "none"
         decoder = self.decoder_target(student) != "none"
@@ -265,9 +200,7 @@ class PseudoLabeling(Losses):
             keys += [each.name for each in statistics.OF_ORACLE]
         return keys
 
-    def state_dict(
-        self, student: torch.nn.Module, cache: bool = True
-    ) -> dict[str, Any]:
+    def state_dict(self, student: nn.Module, cache: bool = True) -> dict[str, Any]:
         """Return what a resumed run needs, tensors and plain values only.
 
         Without `cache`, for a back-off, the labels in the cache are left out.
@@ -285,13 +218,13 @@ class PseudoLabeling(Losses):
             **states,
         }
 
-    def _parts(self, student: torch.nn.Module) -> dict[str, Any]:
+    def _parts(self, student: nn.Module) -> dict[str, Any]:
         """Return the parts that a training may have besides the cache, by name."""
-        parts = {"head": unlabeled_head.of(student), "prior": self.prior}
+        parts = {"head": hooks.head_of(student), "prior": self.prior}
         return {**parts, "guard": self.guard, "samples": self.samples}
 
     def load_state_dict(
-        self, state: dict[str, Any], student: torch.nn.Module, back_off: bool = False
+        self, state: dict[str, Any], student: nn.Module, back_off: bool = False
     ) -> None:
         """Restore what `state_dict` returned.
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from espnet2.asr.frontend.default import DefaultFrontend
+from torch import Tensor, nn
 
-Tensors = tuple[torch.Tensor, torch.Tensor]  # Audio or features, and their lengths.
+Tensors = tuple[Tensor, Tensor]  # Audio or features, and their lengths.
+Extract = Callable[[Tensor, Tensor], Tensors]
 
 
 class _Memo:
@@ -17,15 +19,10 @@ class _Memo:
 
     def __init__(self) -> None:
         # By the tensors' ids, with the tensors: as long as they live, no other has it.
-        self.known: dict[int, tuple[torch.Tensor, Tensors]] = {}
-        self.repeats: dict[int, tuple[torch.Tensor, Tensors, int]] = {}
+        self.known: dict[int, tuple[Tensor, Tensors]] = {}
+        self.repeats: dict[int, tuple[Tensor, Tensors, int]] = {}
 
-    def get(
-        self,
-        speech: torch.Tensor,
-        lengths: torch.Tensor,
-        extract: Callable[[torch.Tensor, torch.Tensor], Tensors],
-    ) -> Tensors:
+    def get(self, speech: Tensor, lengths: Tensor, extract: Extract) -> Tensors:
         """Return features that may be written into."""
         if id(speech) in self.repeats:
             _, one, count = self.repeats[id(speech)]
@@ -36,7 +33,7 @@ class _Memo:
 
 
 _memo: contextvars.ContextVar[_Memo | None] = contextvars.ContextVar(
-    "features", default=None
+    "memo", default=None
 )
 
 
@@ -50,7 +47,7 @@ def shared() -> Iterator[None]:
         _memo.reset(token)
 
 
-def repeated(speech: torch.Tensor, lengths: torch.Tensor, count: int) -> Tensors:
+def repeated(speech: Tensor, lengths: Tensor, count: int) -> Tensors:
     """Repeat waveforms (B, N) and lengths (B,), one copy after the other."""
     if count == 1:
         return speech, lengths
@@ -60,7 +57,7 @@ def repeated(speech: torch.Tensor, lengths: torch.Tensor, count: int) -> Tensors
     return copies
 
 
-def depend_on_audio_alone(frontend: torch.nn.Module | None) -> bool:
+def depend_on_audio_alone(frontend: nn.Module | None) -> bool:
     """Tell whether a teacher's features are its student's, in either mode.
 
     They are those of ESPnet's log-mel front end in float32; beamforming is learned.
@@ -73,18 +70,11 @@ def depend_on_audio_alone(frontend: torch.nn.Module | None) -> bool:
 
 
 def of(
-    frontend: torch.nn.Module | None,
-    speech: torch.Tensor,
-    lengths: torch.Tensor,
-    extract: Callable[[torch.Tensor, torch.Tensor], Tensors],
+    frontend: nn.Module | None, speech: Tensor, lengths: Tensor, extract: Extract
 ) -> Tensors:
     """Extract features, or take those that are known, if that makes no difference.
 
-    Args:
-        frontend: The model's.
-        speech: Waveforms, (B, N); of several channels, a student takes any of them.
-        lengths: Samples per utterance, (B,).
-        extract: Makes features and their lengths of the two.
+    With several channels it does: a student takes any of them.
     """
     memo = _memo.get()
     if memo is None or speech.dim() != 2 or not depend_on_audio_alone(frontend):

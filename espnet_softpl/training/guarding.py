@@ -1,9 +1,4 @@
-"""What the guard's alarms do to a training: report, stop, or go back and go on.
-
-After each mini-batch the guard sees the statistics that ESPnet has already averaged
-over all processes; with a cache, those of the labels that were just made, of which the
-processes tell each other. So every process decides the same.
-"""
+"""What the guard's alarms do to a training: report, stop, or go back and go on."""
 
 from __future__ import annotations
 
@@ -13,9 +8,8 @@ import logging
 import math
 import os
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from espnet2.train.reporter import SubReporter
 
 from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.core.processes import from_all, rank_and_world
@@ -31,54 +25,45 @@ logger = logging.getLogger(__name__)
 REPORT_DIR = "pl_collapse"
 
 
-def latest_monitors(reporter: SubReporter) -> dict[str, float]:
+def latest_monitors(training: Training) -> dict[str, float]:
     """Read the monitors of the latest step, by name; NaN after a labeled batch."""
-    latest = {name: reporter.stats.get(name) for name in MONITORS}
-    return {
-        name: float(reported[-1].value) if reported else math.nan
-        for name, reported in latest.items()
-    }
+    return {name: (training.reported(name, 1) or [math.nan])[0] for name in MONITORS}
 
 
-def _mean(values: list[float]) -> float:
-    """Return the mean of those that are not NaN; NaN if all are."""
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+def _mean(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Average each monitor over the rows in which it is known; NaN if in none."""
+    values = {n: [row[n] for row in rows if not math.isnan(row[n])] for n in MONITORS}
+    return {n: sum(v) / len(v) if v else math.nan for n, v in values.items()}
 
 
 def _observations(training: Training) -> list[dict[str, float]]:
     """Return what the guard must see of the latest mini-batch, by monitor.
 
-    A cache's labels are seen when they are made, one mini-batch after the other: when
-    they are used, they may be old. How far the student is from them is seen then.
+    ESPnet has averaged it over all processes. A cache's labels are seen when they are
+    made, for when they are used, they may be old; of these the processes tell each
+    other. So every process decides the same.
     """
-    engine, rows = training.model.pl, [latest_monitors(training.reporter)]
+    engine, latest = training.model.pl, latest_monitors(training)
+    rows = [latest]
     if engine.cache is not None:
+        nothing = dict.fromkeys(MONITORS, math.nan)
         made = [
-            {n: float(row.get(n, math.nan)) for n in MONITORS} for row in engine.made
+            {n: float(row.get(n, math.nan)) for n in nothing} for row in engine.made
         ]
         engine.made.clear()
-        nothing = dict.fromkeys(MONITORS, math.nan)
-        lists = itertools.zip_longest(*from_all(made), fillvalue=nothing)
-        made = [
-            {n: _mean([row[n] for row in same]) for n in MONITORS} for same in lists
-        ]
-        made = made or [nothing]
-        made[0] = {**made[0], DISAGREEMENT.name: rows[0][DISAGREEMENT.name]}
-        rows = made
+        by_process = itertools.zip_longest(*from_all(made), fillvalue=nothing)
+        rows = [_mean(same) for same in by_process] or [nothing]
+        rows[0][DISAGREEMENT.name] = latest[DISAGREEMENT.name]
     return [row for row in rows if not all(map(math.isnan, row.values()))]
 
 
 def consult_guard(training: Training) -> None:
     """Let the guard see the latest step, and act if it raises an alarm.
 
-    Weights that are not finite end the training, except that `back_off` goes back.
-
-    At a back-off weights, optimizers, teacher and averages become those of the last
-    healthy epoch's end; learning-rate schedule, data and the guard's memory go on.
-
-    Raises:
-        CollapseError: The guard stops the training.
+    It warns, ends the training (CollapseError), or goes back: weights, optimizers,
+    teacher and averages become those of the last healthy epoch's end; learning-rate
+    schedule, data and the guard's memory go on. Weights that are not finite end the
+    training, except that `back_off` goes back.
     """
     engine, step = training.model.pl, training.reporter.get_total_count()
     guard, broken = engine.guard, engine.broken
@@ -117,11 +102,7 @@ def consult_guard(training: Training) -> None:
 def call_for_help(command: str, words: str, report: Path, seconds: int = 60) -> None:
     """Run a user's shell command about an alarm; a failure is only logged.
 
-    Args:
-        command: The command; it finds `words` in PL_ALARM and `report` in PL_REPORT.
-        words: What the alarm says.
-        report: Where its report is.
-        seconds: How long the command may take.
+    It finds `words`, what the alarm says, in PL_ALARM and `report` in PL_REPORT.
     """
     environment = {**os.environ, "PL_ALARM": words, "PL_REPORT": str(report)}
     try:
@@ -156,8 +137,7 @@ def warn_if_idle(training: Training) -> None:
 def judge_run(engine: PseudoLabeling) -> None:
     """At the end of a run, say so if no process has learned from unlabeled audio.
 
-    Raises:
-        CollapseError: The guard is one that acts.
+    With a guard that acts it is a CollapseError.
     """
     words = from_all(engine.learned.end_run())
     if not all(words):

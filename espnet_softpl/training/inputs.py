@@ -1,4 +1,4 @@
-"""Refusals of what a training is given: base models, transcripts, channels.
+"""Refusals of what a training is given: base models, transcripts, augmentation.
 
 Like those of `training.checks` they are a `UserError`, before work begins.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.files import load_weights, read_yaml
 from espnet_softpl.data import scan, tables
 from espnet_softpl.training.model import SoftPLModel
+from espnet_softpl.training.schedule import nested
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ OF_TOKENS = ("ctc.", "decoder.", "joint_network.")
 NAMED = ("pl_criterion", "pl_teacher", "pl_cache", "pl_guard")
 NAMED += ("pl_decoder", "pl_interctc")
 LISTED = ("pl_filter", "pl_shaping", "pl_regularizer")
+# Effects of ESPnet's loader that move frames away from the clean audio's.
+MOVING_EFFECTS = ("speed_perturb", "time_stretch", "reverse")
 # The share of unknown tokens in transcripts from which they are refused (our choice).
 MOST_UNKNOWN = 0.5
 
@@ -145,15 +147,19 @@ def check_labeled(args: argparse.Namespace, part: str) -> None:
     for path in (path for path, name, type_ in specs if (name, type_) == ("text",) * 2):
         text = tables.Table(path, empty=True)
         for file in getattr(args, f"{part}_shape_file"):
-            ids = tables.Table(file)
-            for table, where in ((text, path), (entries, option)):
-                if missing := table.lacks(ids):
-                    raise UserError(
-                        f"{part}_shape_file: {len(missing)} utterances of {file} are "
-                        f"not in {where}: {name_some(missing)}"
-                    )
+            check_ids(f"{part}_shape_file", file, text, path)
+            check_ids(f"{part}_shape_file", file, entries, option)
         if args.use_preprocessor:
             _check_transcripts(args, path, scan.some_of(text))
+
+
+def check_ids(option: str, file: str, table: tables.Table, where: str) -> None:
+    """Refuse a shape file with utterances that a table does not have."""
+    if missing := table.lacks(tables.kept_lengths(file)):
+        raise UserError(
+            f"{option}: {len(missing)} utterances of {file} are not in {where}: "
+            f"{name_some(missing)}"
+        )
 
 
 def _check_transcripts(
@@ -184,19 +190,58 @@ def _check_transcripts(
     logger.warning("%s. Each becomes the unknown token", message)
 
 
-def _trained(args: argparse.Namespace, model: torch.nn.Module) -> Iterator[str]:
-    """Yield the names of parameters that are not frozen."""
-    for name, value in model.named_parameters():
-        frozen = any(name == t or name.startswith(f"{t}.") for t in args.freeze_param)
-        if value.requires_grad and not frozen:
-            yield name
-
-
 def check_trainable(args: argparse.Namespace, model: SoftPLModel) -> None:
     """Refuse to freeze all that an unlabeled mini-batch could train."""
-    without = OF_TOKENS[1:] if model.pl.decoder_target(model) == "none" else ()
-    if all(name.startswith(without) for name in _trained(args, model)):
+    unused = OF_TOKENS[1:] if model.pl.decoder_target(model) == "none" else ()
+    frozen = tuple(f"{name}." for name in args.freeze_param)
+    if all(
+        f"{name}.".startswith((*frozen, *unused))
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    ):
         raise UserError(
             f"freeze_param: {args.freeze_param} leaves nothing that pl_criterion "
             f"{args.pl_criterion!r} could train; free the encoder or the CTC head"
         )
+
+
+def augmentation(args: argparse.Namespace) -> list[str]:
+    """Return the options by which ESPnet's loader augments audio in training."""
+    if not args.use_preprocessor:
+        return []
+    given = [name for name in ("rir_scp", "noise_scp") if getattr(args, name, None)]
+    conf = getattr(args, "preprocessor_conf", None) or {}
+    effects = conf.get("data_aug_prob") and conf.get("data_aug_effects")
+    return [*given, *(["preprocessor_conf.data_aug_effects"] if effects else [])]
+
+
+def check_augmentation(args: argparse.Namespace) -> None:
+    """Refuse augmentation in the loader after which no label fits the student's."""
+    conf = getattr(args, "preprocessor_conf", None) or {}
+    if conf.get("min_sample_size", 0) > 0:
+        raise UserError(
+            "preprocessor_conf.min_sample_size: lengthens audio for chunks, which "
+            "pseudo-labeling does not use; leave it out"
+        )
+    if not (options := augmentation(args)):
+        return
+    if args.input_size is not None:
+        raise UserError(
+            f"{options[0]}: changes waveforms, and input_size: {args.input_size} "
+            f"says that the data are features; leave it out"
+        )
+    effects = conf["data_aug_effects"] if "data_aug_effects" in options[-1] else []
+    words = [part for part in nested(effects) if isinstance(part, str)]
+    if moving := [name for name in MOVING_EFFECTS if name in words]:
+        raise UserError(
+            f"preprocessor_conf.data_aug_effects: {', '.join(moving)} moves the "
+            f"student's frames away from the teacher's, which hears clean audio. Leave "
+            f"it out; copies at other speeds (ESPnet's speed_perturb_factors) are made "
+            f"before training, and may be unlabeled data like any other"
+        )
+    if effects and len(options) > 1:
+        raise UserError(
+            "preprocessor_conf.data_aug_effects: ESPnet cannot apply them together "
+            "with rir_scp or noise_scp; use one of the two"
+        )
+    logger.info("The loader augments what the student hears: %s", ", ".join(options))

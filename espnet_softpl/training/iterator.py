@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
-from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.samplers.abs_sampler import AbsSampler
-from torch.utils.data import DataLoader
+from espnet2.iterators.sequence_iter_factory import (
+    SequenceIterFactory,
+    worker_init_fn,
+)
+from torch.utils.data import DataLoader, Dataset
 
 from espnet_softpl.cache.plan import CachePlan, Load
 from espnet_softpl.data.usable_audio import UsableShare
-from espnet_softpl.training.batch import UnlabeledBatch
+from espnet_softpl.training.labeling import UnlabeledBatch
 from espnet_softpl.training.schedule import Schedule
 
 Batch = tuple[list[str], dict[str, Any]]
@@ -43,25 +45,6 @@ class EndlessBatches:
         """Return a mini-batch; a function of the arguments alone."""
         turn, position = divmod(number, len(self._batches))
         return self._batches[self._order(turn)[position]]
-
-
-class StreamSampler(AbsSampler):
-    """Mini-batches of utterance ids, drawn one by one as ESPnet's loader asks."""
-
-    def __init__(self, names: Iterator[list[str]]) -> None:
-        self._names = names
-
-    def __iter__(self) -> Iterator[list[str]]:
-        """Return the mini-batches; there is one pass over them."""
-        return self._names
-
-    def __len__(self) -> int:
-        """Refuse: the number depends on the cache."""
-        raise TypeError("the number of mini-batches is not known in advance")
-
-    def generate(self, seed: int) -> StreamSampler:
-        """Return itself: the order is not the loader's to choose."""
-        return self
 
 
 @dataclasses.dataclass
@@ -94,15 +77,14 @@ class MixedIterator:
         done, draw = 0, self.first_draw
         for is_unlabeled in self.kinds:
             if is_unlabeled:
-                trained = None
-                for batch, insert in self._read(unlabeled, draw):
-                    if insert:
-                        insertions.append(batch)
-                    else:
-                        trained = batch._replace(weight=self.weights[done])
+                # The loader's sampler has named these loads already, in this order.
+                loads = next(self.loads)
+                batches = [self._read(unlabeled, load, draw) for load in loads]
+                insertions += [b for b, load in zip(batches, loads) if load.insert]
                 draw += 1
-                if trained is None:  # The turn only fills the cache.
+                if loads[-1].insert:  # The turn only fills the cache.
                     continue
+                trained = batches[-1]._replace(weight=self.weights[done])
                 ids, fields = trained.utt_id, {"unlabeled": trained}
             else:
                 ids, fields = next(labeled)
@@ -114,39 +96,42 @@ class MixedIterator:
             done += 1
 
     def _read(
-        self, unlabeled: Iterator[Batch], draw: int
-    ) -> Iterator[tuple[UnlabeledBatch, bool]]:
-        """Yield the mini-batches of an unlabeled turn, and whether each is inserted."""
-        # The loader's sampler has named these loads already, in the same order.
-        for load in next(self.loads):
-            ids, fields = next(unlabeled)
-            usable = fields.get("usable")
-            if usable is not None:
-                usable = usable.reshape(-1) > 0
-                if self.usable_share is not None:
-                    self.usable_share.count(ids, usable)
-            speech = (fields["speech"], fields["speech_lengths"])
-            batch = UnlabeledBatch(
-                ids, *speech, usable=usable, slot=load.slot, draw=draw
-            )
-            batch = batch._replace(augmented=fields.get("speech_aug"))
-            yield batch, load.insert
+        self, unlabeled: Iterator[Batch], load: Load, draw: int
+    ) -> UnlabeledBatch:
+        """Read a mini-batch of an unlabeled turn."""
+        ids, fields = next(unlabeled)
+        usable = fields.get("usable")
+        if usable is not None:
+            usable = usable.reshape(-1) > 0
+            if self.usable_share is not None:
+                self.usable_share.count(ids, usable)
+        return UnlabeledBatch(
+            ids,
+            fields["speech"],
+            fields["speech_lengths"],
+            usable=usable,
+            slot=load.slot,
+            draw=draw,
+            augmented=fields.get("speech_aug"),
+        )
 
 
 class MixedIterFactory(AbsIterFactory):
-    """Builds the mini-batches of an epoch from two of ESPnet's iterator factories.
+    """Builds the mini-batches of an epoch, labeled and unlabeled ones.
 
-    `make_plan` makes the label cache's plan from the number of unlabeled mini-batches;
-    `num_iters_per_epoch` counts both kinds, and is by default what one pass over the
-    labeled data takes (over the unlabeled data, if the schedule has no labeled steps).
-    In the block form it is rounded up to whole updates: ESPnet forgets what is left of
-    one at an epoch's end.
+    ESPnet's factory has the labeled data set, how both are loaded, and its own batches;
+    `batches` are those of the unlabeled `dataset`, of which `make_plan` makes the label
+    cache's plan. `num_iters_per_epoch` counts both kinds, and is by default what one
+    pass over the labeled data takes (over the unlabeled data, if the schedule has no
+    labeled steps). In the block form it is rounded up to whole updates: ESPnet forgets
+    what is left of one at an epoch's end.
     """
 
     def __init__(
         self,
         labeled: SequenceIterFactory,
-        unlabeled: SequenceIterFactory,
+        dataset: Dataset,
+        batches: Sequence[Any],
         schedule: Schedule,
         seed: int,
         num_iters_per_epoch: int | None = None,
@@ -154,22 +139,21 @@ class MixedIterFactory(AbsIterFactory):
         usable_share: UsableShare | None = None,
         accum_grad: int = 1,
     ) -> None:
-        self._factories = (labeled, unlabeled)
-        batches = [f.sampler.generate(seed) for f in self._factories]
+        self._labeled, self._datasets = labeled, (labeled.dataset, dataset)
         # The two kinds draw from different random streams, in their order and in the
         # augmentation of their loader processes.
         self._seeds = (seed, seed + 1_000_003)
-        self._batches = tuple(map(EndlessBatches, batches, self._seeds))
+        both = (labeled.sampler.generate(seed), batches)
+        self._batches = tuple(map(EndlessBatches, both, self._seeds))
         self._schedule = schedule
         self._usable_share = usable_share
-        self.unlabeled_pass = len(batches[1])  # Mini-batches of one pass.
-        self.plan = None if make_plan is None else make_plan(self.unlabeled_pass)
+        self.plan = None if make_plan is None else make_plan(len(batches))
         # Set by the trainer: whether the visit at a draw evicted the mini-batch.
         self.evicted: Callable[[int], bool] | None = None
         if num_iters_per_epoch is None:
-            num_batches, per_block = len(batches[0]), schedule.labeled_steps
+            num_batches, per_block = len(both[0]), schedule.labeled_steps
             if per_block == 0:
-                num_batches, per_block = len(batches[1]), schedule.unlabeled_steps
+                num_batches, per_block = len(batches), schedule.unlabeled_steps
             num_iters_per_epoch = -(-num_batches * schedule.block_steps // per_block)
         self._accum_grad = accum_grad
         self.update_steps = schedule.update_steps(accum_grad)
@@ -201,7 +185,13 @@ class MixedIterFactory(AbsIterFactory):
             loads = self.plan.draws(draw, self.evicted)
         else:
             loads = ([Load(number, None, False)] for number in itertools.count(draw))
-        of_steps = self._kinds_of_steps(kinds, filling - min(filling, draw))
+        # The first unlabeled turns only fill the cache, and are no steps.
+        fills = filling - min(filling, draw)
+        of_steps = [
+            kind
+            for kind, n in zip(kinds, itertools.accumulate(kinds))
+            if not kind or n > fills
+        ]
         # One stream, read twice: ahead by the loader's sampler, and by the iterator.
         ahead, loads = itertools.tee(itertools.islice(loads, sum(kinds)))
         labeled = range(turn - draw, turn - draw + turns - sum(kinds))
@@ -217,20 +207,15 @@ class MixedIterFactory(AbsIterFactory):
             usable_share=self._usable_share,
         )
 
-    @staticmethod
-    def _kinds_of_steps(kinds: Sequence[bool], filling: int) -> list[bool]:
-        """Leave out the first unlabeled turns, which only fill the cache."""
-        fills = itertools.accumulate(kinds)
-        return [kind for kind, n in zip(kinds, fills) if not kind or n > filling]
-
     def _loader(self, which: int, numbers: Iterable[int], epoch: int) -> DataLoader:
-        """Build ESPnet's loader for some mini-batches of one kind."""
-        factory, batches = self._factories[which], self._batches[which]
-        return SequenceIterFactory(
-            dataset=factory.dataset,
-            batches=StreamSampler(batches[number] for number in numbers),
-            seed=self._seeds[which],
-            num_workers=factory.num_workers,
-            collate_fn=factory.collate_fn,
-            pin_memory=factory.pin_memory,
-        ).build_iter(epoch)
+        """Build a loader, as ESPnet does, for some mini-batches of one kind."""
+        batches, seed = self._batches[which], epoch + self._seeds[which]
+        return DataLoader(
+            self._datasets[which],
+            # Drawn one by one as the loader asks: how many depends on the cache.
+            batch_sampler=(batches[number] for number in numbers),
+            num_workers=self._labeled.num_workers,
+            collate_fn=self._labeled.collate_fn,
+            pin_memory=self._labeled.pin_memory,
+            worker_init_fn=functools.partial(worker_init_fn, base_seed=seed),
+        )

@@ -4,24 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import torch
+from torch import Tensor, nn
 
 from espnet_softpl import filters
 from espnet_softpl.cache import LabelCache, label_change
 from espnet_softpl.criteria.decoder_ce import decoder_disagreement
 from espnet_softpl.filters import Candidate, Filter
-from espnet_softpl.labels import pseudo_label
 from espnet_softpl.labels.forms import LabelForms
 from espnet_softpl.labels.prior import RunningMean
-from espnet_softpl.labels.pseudo_label import DecoderLabel, Labels
+from espnet_softpl.labels.pseudo_label import DecoderLabel, Labels, without_nan
 from espnet_softpl.monitors.statistics import DECODER_DISAGREEMENT, label_statistics
 from espnet_softpl.shaping import Shaping
 from espnet_softpl.teacher.generator import PseudoLabelGenerator, TeacherOutputs
-from espnet_softpl.training import unlabeled_head
-from espnet_softpl.training.batch import UnlabeledBatch
+from espnet_softpl.training import hooks
 from espnet_softpl.training.schedule import Scheduled
+
+
+class UnlabeledBatch(NamedTuple):
+    """A mini-batch of B utterances of at most N samples without transcripts.
+
+    ESPnet's `to_device` and torch's `scatter` move the tensors of a NamedTuple.
+    """
+
+    utt_id: list[str]
+    speech: Tensor  # Clean waveforms, (B, N): what the teacher hears.
+    speech_lengths: Tensor  # Samples per utterance, (B,).
+    weight: float = 1.0  # The schedule's factor on the unlabeled loss (lambda), >= 0.
+    usable: Tensor | None = None  # (B,), False if silence replaces bad audio.
+    slot: int | None = None  # The slot of the label cache that it belongs to, if any.
+    draw: int = 0  # Unlabeled turns of the schedule before this one.
+    # What the student hears, (B, N), if the loader augments; None for `speech`.
+    augmented: Tensor | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -31,26 +48,24 @@ class Labeling:
     generator: PseudoLabelGenerator
     forms: LabelForms = LabelForms()  # Who learns beside the last layer's CTC.
     shaping: Sequence[Scheduled[Shaping]] = ()  # Changes to the label, in order.
-    filters: Sequence[tuple[str, Filter]] = ()  # Which labels to trust, by name.
+    filters: Sequence[tuple[str, Filter]] = ()  # Labels to trust, by name.
     cache: LabelCache | None = None  # None labels every mini-batch anew.
-    labeled_tokens_per_sample: float = float("nan")  # Of the labeled data, if known.
+    labeled_tokens_per_sample: float = math.nan  # Of the labeled data, if known.
     # The mean frame posterior on labeled batches; None if nobody asks.
     prior: RunningMean | None = dataclasses.field(init=False, default=None)
     # Whether the first unlabeled mini-batch has been labeled.
     begun: bool = dataclasses.field(init=False, default=False)
 
-    def make(
-        self, student: torch.nn.Module, batch: UnlabeledBatch, step: int
-    ) -> Labels:
+    def make(self, student: nn.Module, batch: UnlabeledBatch, step: int) -> Labels:
         """Label a mini-batch with the teacher, shape and filter the labels."""
         if not self.begun:
-            unlabeled_head.start(student)
+            hooks.start_head(student)
             self.begun = True
         speech = (batch.speech, batch.speech_lengths)
         outputs = self.generator.run(student, *speech)
         label = outputs.label
         # The monitors are of what the teacher said; of none if no label is sound.
-        log_probs, heard = pseudo_label.without_nan(label.log_probs, label.lengths)
+        log_probs, heard = without_nan(label.log_probs, label.lengths)
         label = label._replace(log_probs=log_probs, weight=label.weight * heard)
         of_label = label_statistics(
             label, outputs.path, batch.speech_lengths, self.labeled_tokens_per_sample
@@ -64,7 +79,7 @@ class Labeling:
             part = shaping.at(step)
             label = part(label, relabel) if part.needs_dropout else part(label)
         if self.shaping:
-            log_probs, sound = pseudo_label.without_nan(label.log_probs, label.lengths)
+            log_probs, sound = without_nan(label.log_probs, label.lengths)
             label = label._replace(log_probs=log_probs, weight=label.weight * sound)
         candidate = Candidate(
             label=label,
@@ -85,12 +100,12 @@ class Labeling:
         return self._force(student, outputs, labels) if self.forms.forced else labels
 
     def _force(
-        self, student: torch.nn.Module, outputs: TeacherOutputs, labels: Labels
+        self, student: nn.Module, outputs: TeacherOutputs, labels: Labels
     ) -> Labels:
         """Add what the teacher's decoder answers to the labels' transcripts."""
         label = labels.label
         answer, targets = self.generator.force(student, outputs, label)
-        log_probs, sound = pseudo_label.without_nan(answer.log_probs, answer.lengths)
+        log_probs, sound = without_nan(answer.log_probs, answer.lengths)
         unsound = (label.weight > 0) & ~sound
         disagreement = decoder_disagreement(answer, targets)
         return dataclasses.replace(
@@ -105,7 +120,7 @@ class Labeling:
 
     def labels_of(
         self,
-        student: torch.nn.Module,
+        student: nn.Module,
         batch: UnlabeledBatch,
         insertions: Sequence[UnlabeledBatch],
         step: int,
@@ -116,9 +131,9 @@ class Labeling:
         labeled for the cache; the labels that they replace are trained on once more.
         """
         if self.cache is None:
-            return self.make(student, batch, step), float("nan")
+            return self.make(student, batch, step), math.nan
         labels = self.cache.take(batch.slot, batch.utt_id, batch.speech.device)
-        change = float("nan")
+        change = math.nan
         if labels is None:
             labels = self.insert(student, [batch], step)[batch.slot]
             self.insert(student, insertions, step)
@@ -140,7 +155,7 @@ class Labeling:
         return labels, change
 
     def insert(
-        self, student: torch.nn.Module, batches: Sequence[UnlabeledBatch], step: int
+        self, student: nn.Module, batches: Sequence[UnlabeledBatch], step: int
     ) -> dict[int, Labels]:
         """Label mini-batches and store the labels; return them by slot."""
         inserted = {batch.slot: self.make(student, batch, step) for batch in batches}

@@ -23,14 +23,16 @@ from espnet_softpl.training.model import SoftPLModel, frames_of
 
 logger = logging.getLogger(__name__)
 
+# How many times longer than the median an utterance is told of (our choice).
+LONG = 10
+
 
 def labeled_lengths(
     args: argparse.Namespace,
 ) -> tuple[dict[str, int], dict[str, int]] | None:
-    """Read tokens and samples of the labeled utterances from the shape files, by id.
+    """Read tokens and samples of the labeled utterances, by id, from the shape files.
 
-    None, with a warning, if `train_shape_file` does not name both as
-    `--collect_stats` and ESPnet's recipes name them.
+    None, with a warning, if `train_shape_file` does not name both.
     """
     lengths = {
         what: read_lengths(path)
@@ -49,10 +51,6 @@ def labeled_lengths(
     return lengths["text"], lengths["speech"]
 
 
-# How many times longer than the median an utterance is told of (our choice).
-LONG = 10
-
-
 def _counts(lengths: Mapping[str, int]) -> np.ndarray:
     return np.fromiter(lengths.values(), np.int64, len(lengths))
 
@@ -67,9 +65,9 @@ def _warn_of_long(
     if args.input_size is not None:
         unit, per_unit = "frames", 1
     if (is_long := counts > most).any():
-        long = list(itertools.compress(lengths, is_long))
-        long.sort(key=lengths.__getitem__, reverse=True)
-        named = [f"{key}: {lengths[key] / per_unit:.0f} {unit}" for key in long[:3]]
+        long = list(itertools.compress(lengths.items(), is_long))
+        long.sort(key=lambda item: item[1], reverse=True)
+        named = [f"{key}: {count / per_unit:.0f} {unit}" for key, count in long[:3]]
         logger.warning(
             "%d %s utterances are more than %d times longer than the median (%.1f %s), "
             "and memory grows with the square of it: %s. Cut or leave them out",
@@ -86,9 +84,9 @@ def sample_rate(args: argparse.Namespace) -> int:
 def unlabeled_lengths(args: argparse.Namespace) -> Mapping[str, int]:
     """Return samples (frames of features) of the unlabeled utterances by id.
 
-    They stand in shape files, or are read from headers. UserError if more than
-    `pl_max_bad_share` of the files cannot be used: they are unreadable or empty, or
-    have another shape than the model takes. Fewer are named in the log and left out.
+    They stand in shape files, or are read from headers. Files that are unreadable,
+    empty or of another shape than the model takes are left out, or refused if they are
+    more than `pl_max_bad_share`.
     """
     if len(files := args.unlabeled_shape_file) == 1:
         return kept_lengths(files[0])
@@ -114,17 +112,16 @@ def _leave_out(bad: dict[str, str], total: int, most: float, what: str) -> None:
     """Name unusable utterances in the log, or refuse them if they are too many."""
     scan.check_bad_share(bad, total, most, what)
     if bad:
-        reason = f"{what}: {name_some(bad.values(), most=len(bad))}"
-        logger.warning(
-            "%d unlabeled utterances are left out, for they %s", len(bad), reason
-        )
+        named = name_some(bad.values(), most=len(bad))
+        said = "%d unlabeled utterances are left out, for they %s: %s"
+        logger.warning(said, len(bad), what, named)
 
 
 def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     """Write the lengths of the unlabeled utterances that the model can take.
 
-    UserError if more than `pl_max_bad_share` of them are too short for a frame (fewer
-    are named in the log), or a resumed run lacks some that it began with.
+    Those too short for a frame are left out, or refused if they are more than
+    `pl_max_bad_share`. So is a resumed run that lacks some that it began with.
     """
     file = usable_shape_file(args)
     if args.resume and file.exists():
@@ -138,21 +135,17 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
                 f"{name_some(missing)}. Start again in a new --output_dir."
             )
         return
-    lengths = unlabeled_lengths(args)
-    dim = args.input_size
+    lengths, dim = unlabeled_lengths(args), args.input_size
+    unit, enough = ("samples", 64000) if dim is None else ("frames of features", 400)
     with evaluating(model):
         # Batch norm fails if a mini-batch is one utterance of one frame.
-        fewest = smallest_input(
-            lambda n: frames_of(model, n, dim), 64000 if dim is None else 400, frames=2
-        )
+        fewest = smallest_input(lambda n: frames_of(model, n, dim), enough, frames=2)
     _warn_of_long(args, lengths, "unlabeled")
     is_usable = _counts(lengths) >= fewest
-    short = {}
-    if not is_usable.all():
-        short = {key: f"{key}: {n}" for key, n in lengths.items() if n < fewest}
-    unit = "samples" if dim is None else "frames of features"
+    short = () if is_usable.all() else itertools.compress(lengths.items(), ~is_usable)
     what = f"have fewer than the {fewest} {unit} that make two frames of the encoder"
-    _leave_out(short, len(lengths), args.pl_max_bad_share, what)
+    bad = {key: f"{key}: {count}" for key, count in short}
+    _leave_out(bad, len(lengths), args.pl_max_bad_share, what)
     with atomic_write(file) as stream:
         usable = itertools.compress(lengths.items(), is_usable)
         stream.writelines(f"{key} {count}\n" for key, count in usable)

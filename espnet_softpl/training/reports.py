@@ -1,13 +1,11 @@
-"""The statistics of a step, exchanged between processes and read in one go.
-
-ESPnet's trainer gathers each statistic of each step by itself, and its reporter reads
-each by itself, with the weight every time. The numbers are the same here.
-"""
+"""What is reported: the statistics of a step, in one go, and a line about an epoch."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,27 +13,25 @@ import torch
 import torch.distributed as dist
 from espnet2.torch_utils.recursive_op import recursive_average
 from espnet2.train import trainer
-from espnet2.train.reporter import SubReporter
+from espnet2.train.reporter import SubReporter, aggregate
+from humanfriendly import format_timespan
+from torch import Tensor
 
 from espnet_softpl.core.processes import rank_and_world
 from espnet_softpl.core.reading import read_values
+from espnet_softpl.monitors import statistics
+from espnet_softpl.monitors.guard import MONITORS, Guard
+from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.hooks import replaced
 
 
 def average(
-    stats: dict[str, torch.Tensor], weight: torch.Tensor, distributed: bool = False
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Average statistics as `recursive_average` does, in one exchange.
+    stats: dict[str, Tensor], weight: Tensor, distributed: bool = False
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Average statistics, (n,) each, as `recursive_average` does, in one exchange.
 
     Of a statistic that is not known (NaN) in some processes it takes the others' mean
-    in their place.
-
-    Args:
-        stats: By name, (n,) each, the same names in the same order in every process.
-        weight: Of each, (n,).
-        distributed: Whether there are other processes; all of them must call.
-
-    Returns:
-        The averages by name, and the sum of all weights, scalars.
+    in their place. All processes must call with the same names in the same order.
     """
     if not distributed:
         return recursive_average(stats, weight, distributed)
@@ -51,7 +47,11 @@ def average(
 
 @contextlib.contextmanager
 def at_once(reporter: SubReporter) -> Iterator[None]:
-    """Let ESPnet's trainer exchange, and a reporter read, all of a step at once."""
+    """Let ESPnet's trainer exchange, and a reporter read, all of a step at once.
+
+    Else each statistic is gathered by itself and read by itself, with the weight every
+    time. The numbers are the same.
+    """
     register = reporter.register
 
     @functools.wraps(register)
@@ -60,9 +60,84 @@ def at_once(reporter: SubReporter) -> Iterator[None]:
         weight = numbers.pop("")
         register(numbers, weight)
 
-    reporter.register, trainer.recursive_average = register_read, average
-    try:
+    with (
+        replaced(reporter, "register", register_read),
+        replaced(trainer, "recursive_average", average),
+    ):
         yield
-    finally:
-        del reporter.register
-        trainer.recursive_average = recursive_average
+
+
+class EpochLine:
+    """Says how an epoch went, and when the run, to `max_epoch`, will end.
+
+    The time to the end is estimated from whole epochs of this process, without what
+    comes before the first of them.
+    """
+
+    def __init__(self, max_epoch: int) -> None:
+        self._max_epoch = max_epoch
+        self._seconds: list[float] = []  # What each epoch took.
+        self._words: list[str] = []
+
+    def begin(self, engine: PseudoLabeling) -> None:
+        """An epoch begins."""
+        self._start, self._hours = time.perf_counter(), engine.kept_hours
+
+    def after_training(self, reporter: SubReporter, engine: PseudoLabeling) -> None:
+        """The mini-batches of the epoch were trained on."""
+        cer, kept = (
+            _mean(reporter, each.name) for each in (statistics.CER, statistics.KEPT)
+        )
+        self._words = [f"CER of the labels {cer:.1%}"] if not math.isnan(cer) else []
+        if not math.isnan(kept):
+            self._words.append(f"{kept:.0%} of the labels used")
+        seconds = time.perf_counter() - self._start
+        hours = engine.kept_hours - self._hours
+        if hours > 0:  # Not so for features, whose hours are not known.
+            self._words.append(
+                f"learned from {60 * hours:.1f} unlabeled minutes "
+                f"({3600 * hours / seconds:.1f} times real time)"
+            )
+
+    def after_validation(self, reporter: SubReporter, engine: PseudoLabeling) -> str:
+        """Return the line."""
+        cer, epoch = _mean(reporter, "cer_ctc"), reporter.get_epoch()
+        words = [f"dev CER {cer:.1%}"] if not math.isnan(cer) else []
+        words += self._words
+        if engine.guard is not None and (margin := closest(engine.guard)):
+            words.append("guard: {} has {:.0%} of its margin left".format(*margin))
+        if torch.cuda.is_available():
+            gigabytes = torch.cuda.max_memory_allocated() / 1e9
+            words.append(f"{gigabytes:.1f} GB of GPU memory at most")
+        self._seconds.append(time.perf_counter() - self._start)
+        mean = sum(self._seconds) / len(self._seconds)
+        if left := max(self._max_epoch - epoch, 0):
+            words.append(f"{format_timespan(left * mean, max_units=2)} to go")
+        return f"Epoch {epoch} of {self._max_epoch}: {'; '.join(words)}"
+
+
+def closest(guard: Guard) -> tuple[str, float] | None:
+    """Find the monitor that is closest to a limit of the guard, None if none is known.
+
+    With it comes what is left of the way from the base model's level to the limit: 1 at
+    that level, 0 at the limit or beyond.
+    """
+    margins = {}
+    for name in MONITORS:
+        level, reference = guard.level(name), guard.reference(name)
+        if math.isnan(level) or math.isnan(reference):
+            continue
+        if math.isinf(level):
+            return name, 0.0
+        low, high = guard.bounds(name)
+        limit = low if level < reference else high
+        if math.isfinite(limit) and limit != reference:
+            margins[name] = max((limit - level) / (limit - reference), 0.0)
+    return min(margins.items(), key=lambda item: item[1]) if margins else None
+
+
+def _mean(reporter: SubReporter, name: str) -> float:
+    """Return the epoch's mean as ESPnet will report it; NaN if no value is known."""
+    values = reporter.stats.get(name, [])
+    known = [value for value in values if math.isfinite(value.value)]
+    return float(aggregate(known)) if known else math.nan

@@ -16,19 +16,12 @@ import bisect
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from espnet_softpl.core.ranges import (
-    WholeEnds,
-    at_least,
-    choice,
-    finite,
-    fraction,
-    not_negative,
-)
+from espnet_softpl.core import ranges
 from espnet_softpl.core.stateful import Stateful
 
 T = TypeVar("T")
@@ -78,15 +71,15 @@ class Schedule:
     layer_drop: float | None = None
 
     def __post_init__(self) -> None:
-        choice("form", self.form, FORMS)
+        ranges.choice("form", self.form, FORMS)
         least = dict(start_step=0, labeled_steps=0, unlabeled_steps=1, ramp_steps=0)
         for name, low in least.items():
-            at_least(name, getattr(self, name), low)
+            ranges.at_least(name, getattr(self, name), low)
         for step in (0, last_step(self.weight)):
-            not_negative("weight", resolve(self.weight, step))
+            ranges.not_negative("weight", resolve(self.weight, step))
         for name in ("dropout", "layer_drop"):
             if getattr(self, name) is not None:
-                fraction(name, getattr(self, name))
+                ranges.fraction(name, getattr(self, name))
 
     @property
     def block_steps(self) -> int:
@@ -181,21 +174,22 @@ def ramp_value(ramp: Mapping[str, Any], step: int) -> float:
     """Compute a ramp's value: linear from `from` to `to`, constant before and after.
 
     It takes `steps` mini-batches, at least 1, and begins at step `start` (default 0).
-    Between integers it is a `WholeEnds`, which a setting that counts something rounds.
-    ValueError for another key, or a value out of its range.
+    Between integers it is a `WholeEnds`. ValueError for a key or value not allowed.
     """
     if not {"steps"} <= set(ramp) <= {"from", "to", "steps", "start"}:
         raise ValueError(
             f"a scheduled value is {{from: ..., to: ..., steps: ...}} with an optional "
             f"start, got {dict(ramp)}"
         )
-    steps, start = at_least("steps", ramp["steps"], 1), ramp.get("start", 0)
+    steps, start = ranges.at_least("steps", ramp["steps"], 1), ramp.get("start", 0)
+    done = min(max(step - ranges.at_least("start", start, 0), 0) / steps, 1.0)
     ends = ramp["from"], ramp["to"]
-    for name in ("from", "to"):
-        finite(name, ramp[name])
-    done = min(max(step - at_least("start", start, 0), 0) / steps, 1.0)
+    for name, end in zip(("from", "to"), ends):
+        ranges.finite(name, end)
     value = ends[0] + done * (ends[1] - ends[0])
-    return WholeEnds(value) if all(isinstance(end, int) for end in ends) else value
+    return (
+        ranges.WholeEnds(value) if all(isinstance(end, int) for end in ends) else value
+    )
 
 
 def resolve(conf: Any, step: int) -> Any:
@@ -209,16 +203,19 @@ def resolve(conf: Any, step: int) -> Any:
     return conf
 
 
+def nested(conf: Any) -> Iterator[Any]:
+    """Yield settings, and all that is in them at any depth."""
+    yield conf
+    inner = conf.values() if isinstance(conf, Mapping) else conf
+    for part in inner if isinstance(conf, (Mapping, list, tuple)) else ():
+        yield from nested(part)
+
+
 def _corners(conf: Any) -> set[int]:
     """Return the steps at which a ramp in nested settings begins or ends."""
-    if is_ramp(conf):
-        start = conf.get("start", 0)
-        return {start, start + conf["steps"]}
-    if isinstance(conf, Mapping):
-        conf = list(conf.values())
-    if isinstance(conf, (list, tuple)):
-        return set().union(*map(_corners, conf))
-    return set()
+    ramps = [part for part in nested(conf) if is_ramp(part)]
+    starts = {(r.get("start", 0), r.get("steps", 0)) for r in ramps}
+    return {step for start, steps in starts for step in (start, start + steps)}
 
 
 def last_step(conf: Any) -> int:
@@ -251,8 +248,8 @@ class Scheduled(Generic[T]):
         self._settings = resolve(conf, 0)
         self._object = build(**self._settings)
         self._is_fixed = last_step(conf) == 0
-        later = _stages(conf)[1:]
-        self._stages = [self._object, *(build(**resolve(conf, s)) for s in later)]
+        later = (build(**resolve(conf, step)) for step in _stages(conf)[1:])
+        self._stages = [self._object, *later]
 
     def ever(self, name: str) -> bool:
         """Tell whether an attribute of the object is true at any step of the run."""

@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
-from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.tasks.asr import ASRTask, model_choices
 from espnet2.train.distributed_utils import DistributedOption
 
@@ -21,24 +20,14 @@ from espnet_softpl.core import errors
 from espnet_softpl.core.modules import drops_layers
 from espnet_softpl.core.parsing import Answering
 from espnet_softpl.core.processes import rank_and_world
-from espnet_softpl.data import tables
-from espnet_softpl.data.usable_audio import (
-    CleanAndAugmented,
-    StrictAudio,
-    UsableAudio,
-    UsableShare,
-)
-from espnet_softpl.training import augmentation, build, checks, inputs, lengths, options
-from espnet_softpl.training.announcement import Run, announce
+from espnet_softpl.data import tables, usable_audio
+from espnet_softpl.training import build, checks, hooks, inputs, lengths, options
+from espnet_softpl.training.announcement import announce
 from espnet_softpl.training.config import PLConfig
 from espnet_softpl.training.iterator import MixedIterFactory
 from espnet_softpl.training.model import SoftPLModel
-from espnet_softpl.training.resume import faults
+from espnet_softpl.training.resume import interruption
 from espnet_softpl.training.resume.checkpoints import sole_run
-from espnet_softpl.training.resume.interruption import (
-    SigtermTolerantFactory,
-    terminating_children,
-)
 from espnet_softpl.training.trainer import SoftPLTrainer
 from espnet_softpl.training.unlabeled import TableDataset, build_batches
 
@@ -105,7 +94,7 @@ class SoftPLTask(ASRTask):
         cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None
     ) -> None:
         """Train as the options say; a signal to end goes to all processes."""
-        with terminating_children():
+        with interruption.terminating_children():
             super().main(args=args, cmd=cmd)
 
     @classmethod
@@ -132,7 +121,9 @@ class SoftPLTask(ASRTask):
         # If a loader's process has died, torch raises the death of the next one
         # wherever this process then is, and would put its status in place of ours.
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        reason = args.pl_criterion and faults.explain(error, Path(args.output_dir))
+        reason = args.pl_criterion and interruption.explain_fault(
+            error, Path(args.output_dir)
+        )
         if not reason:
             signal.signal(signal.SIGCHLD, before)
             raise error
@@ -174,7 +165,7 @@ class SoftPLTask(ASRTask):
             lengths.write_usable(args, model)
             model.pl.samples = build.build_samples(config)
         if args.pl_separate_head:
-            model.add_unlabeled_head()
+            hooks.add_head(model)
         inputs.check_base_fits(args, model)
         inputs.check_trainable(args, model)
         # A batch may leave a decoder, one of two heads or a layer without gradient.
@@ -199,9 +190,9 @@ class SoftPLTask(ASRTask):
         if args.pl_criterion is None:
             return labeled
         rate = lengths.sample_rate(args)
-        labeled.dataset = StrictAudio(labeled.dataset, sample_rate=rate)
+        labeled.dataset = usable_audio.StrictAudio(labeled.dataset, sample_rate=rate)
         if mode != "train":
-            return SigtermTolerantFactory(labeled)
+            return interruption.SigtermTolerantFactory(labeled)
         config = cls._config
         if config is None or config.args is not args:
             config = PLConfig.from_args(args)
@@ -223,32 +214,26 @@ class SoftPLTask(ASRTask):
         cls.check_task_requirements(dataset, args.allow_variable_data_keys, train=True)
         # The teacher hears clean audio, always.
         clean = cls.build_preprocess_fn(args, train=False)
-        if augmentation.options_of(args):
-            clean = CleanAndAugmented(clean, data.preprocess_fn)
+        if inputs.augmentation(args):
+            clean = usable_audio.CleanAndAugmented(clean, data.preprocess_fn)
         dataset.preprocess = clean
-        usable = UsableAudio(
+        usable = usable_audio.UsableAudio(
             dataset,
             samples,
             min_samples=int(samples.counts.min()),
             sample_shape=() if args.input_size is None else (args.input_size,),
             sample_rate=rate,
         )
-        unlabeled = SequenceIterFactory(
-            usable,
-            batches,
-            num_workers=args.num_workers,
-            collate_fn=data.collate_fn,
-            pin_memory=args.ngpu > 0,
-        )
         plan = config.cache and functools.partial(config.cache.plan, seed=args.seed)
         mixed = MixedIterFactory(
-            labeled=labeled,
-            unlabeled=unlabeled,
+            labeled,
+            usable,
+            batches,
             schedule=config.schedule,
             seed=args.seed,
             num_iters_per_epoch=args.num_iters_per_epoch,
             make_plan=plan,
-            usable_share=UsableShare(args.pl_max_bad_share),
+            usable_share=usable_audio.UsableShare(args.pl_max_bad_share),
             accum_grad=args.accum_grad,
         )
         steps = args.max_epoch * mixed.num_iters_per_epoch
@@ -257,11 +242,7 @@ class SoftPLTask(ASRTask):
         checks.check_schedule(config.schedule, args.seed, steps, filling)
         if rank_and_world()[0] == 0:
             hours = int(samples.counts.sum()) / 3600 / rate
-            run = Run(
-                mini_batches=steps,
-                unlabeled_pass=mixed.unlabeled_pass,
-                utterances=len(samples),
-                hours=hours if args.input_size is None else math.nan,
-            )
-            logger.info("%s", announce(config, run))
-        return SigtermTolerantFactory(mixed)
+            hours = hours if args.input_size is None else math.nan
+            size = (steps, len(batches), len(samples), hours)
+            logger.info("%s", announce(config, *size))
+        return interruption.SigtermTolerantFactory(mixed)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
 
 from espnet2.train.trainer import Trainer
 
+from espnet_softpl.core import processes
 from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.core.files import load_state, save_atomically
-from espnet_softpl.core.processes import (
-    any_process,
-    on_first_process,
-    rank_and_world,
-    wait_for_all,
-)
 from espnet_softpl.training import guarding, reports
-from espnet_softpl.training.epoch_line import EpochLine
-from espnet_softpl.training.gradients import GradientLog
+from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.model import SoftPLModel
+from espnet_softpl.training.reports import EpochLine
 from espnet_softpl.training.resume import (
     checkpoints,
     interruption,
     settings,
     snapshot,
 )
-from espnet_softpl.training.resume.interruption import Interrupted, StoppableIterator
 from espnet_softpl.training.resume.layout import TEACHER
 from espnet_softpl.training.resume.snapshot import Training
-from espnet_softpl.training.updates import only_taught
+from espnet_softpl.training.updates import GradientLog, only_taught
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +51,21 @@ class SoftPLTrainer(Trainer):
                 gradient of an epoch was finite.
         """
         cls.idle_epoch = None
-        cls._run(**kwargs)
+        engine = getattr(kwargs["model"], "pl", None)
+        if engine is not None:
+            cls._prepare(engine, **kwargs)
+        signals = contextlib.nullcontext() if engine is None else cls.stop.on_signals()
+        # A stock training too leaves no torn checkpoint at a kill, which would end
+        # every attempt to resume.
+        with signals, checkpoints.whole_files():
+            super().run(**kwargs)
+        if engine is not None:
+            output_dir = Path(kwargs["trainer_options"].output_dir)
+            weights = engine.generator.teacher.state_dict().get("model")
+            if processes.rank_and_world()[0] == 0 and weights is not None:
+                save_atomically(weights, output_dir / TEACHER)
+                logger.info("The teacher was saved as %s", output_dir / TEACHER)
+            guarding.judge_run(engine)
         if cls.idle_epoch is not None:  # ESPnet has stopped, with a warning only.
             raise CollapseError(
                 f"training is stopped: epoch {cls.idle_epoch} made no update, for none "
@@ -65,32 +74,30 @@ class SoftPLTrainer(Trainer):
             )
 
     @classmethod
-    def _run(cls, **kwargs: Any) -> None:
-        model, options = kwargs["model"], kwargs["trainer_options"]
-        engine = getattr(model, "pl", None)
-        if engine is None:
-            # Stock, except that a kill leaves no torn checkpoint, which would end
-            # every attempt to resume.
-            with checkpoints.whole_files():
-                return super().run(**kwargs)
+    def _prepare(cls, engine: PseudoLabeling, **kwargs: Any) -> None:
+        """Make directory, options and hooks fit for a training with pseudo-labels."""
+        options = kwargs["trainer_options"]
+        output_dir = Path(options.output_dir)
         if options.use_amp and options.ngpu == 0:
             # ESPnet leaves it to the scaler to skip an update that is not finite; on
             # a CPU the scaler is disabled, and lets it through.
             logger.warning("use_amp is for GPUs: training goes on in float32")
             options.use_amp = False
-        output_dir = Path(options.output_dir)
-        on_first_process(lambda: checkpoints.begin_directory(output_dir, options))
+        processes.on_first_process(
+            lambda: checkpoints.begin_directory(output_dir, options)
+        )
         same = (options.resume, engine.allow_changed_resume)
-        on_first_process(lambda: settings.check(output_dir, engine.settings, *same))
+        processes.on_first_process(
+            lambda: settings.check(output_dir, engine.settings, *same)
+        )
         if options.resume:
             last_epoch = checkpoints.early_stop(
                 output_dir, options.patience, options.early_stopping_criterion
             )
             # Killed after its last epoch: there is nothing left to train.
             options.max_epoch = last_epoch or options.max_epoch
-        teacher = engine.generator.teacher
         kwargs["optimizers"][0].register_step_post_hook(
-            lambda *_: teacher.update(model)
+            lambda *_: engine.generator.teacher.update(kwargs["model"])
         )
         factory = kwargs["train_iter_factory"].factory
         options.accum_grad = factory.update_steps  # Mini-batches of one update.
@@ -98,13 +105,6 @@ class SoftPLTrainer(Trainer):
             engine.cache.plan = factory.plan
             factory.evicted = engine.cache.evicted
         cls.line = EpochLine(options.max_epoch)
-        with cls.stop.on_signals(), checkpoints.whole_files():
-            super().run(**kwargs)
-        weights = teacher.state_dict().get("model")
-        if rank_and_world()[0] == 0 and weights is not None:
-            save_atomically(weights, output_dir / TEACHER)
-            logger.info("The teacher was saved as %s", output_dir / TEACHER)
-        guarding.judge_run(engine)
 
     @classmethod
     def train_one_epoch(cls, **kwargs: Any) -> bool:
@@ -116,17 +116,18 @@ class SoftPLTrainer(Trainer):
         Raises:
             Interrupted: A signal came; everything is saved.
         """
-        invalid = cls._train_one_epoch(**kwargs)
+        model = getattr(kwargs["model"], "module", kwargs["model"])
+        if getattr(model, "pl", None) is None:
+            invalid = super().train_one_epoch(**kwargs)
+        else:
+            invalid = cls._train_with_labels(model, kwargs)
         if invalid:
             cls.idle_epoch = kwargs["reporter"].get_epoch()
         return invalid
 
     @classmethod
-    def _train_one_epoch(cls, **kwargs: Any) -> bool:
+    def _train_with_labels(cls, model: SoftPLModel, kwargs: dict[str, Any]) -> bool:
         options, reporter = kwargs["options"], kwargs["reporter"]
-        model = getattr(kwargs["model"], "module", kwargs["model"])
-        if getattr(model, "pl", None) is None:
-            return super().train_one_epoch(**kwargs)
         parts = {key: kwargs[key] for key in ("optimizers", "schedulers", "scaler")}
         for optimizer in parts["optimizers"]:
             # Mini-batches that were left over for accumulation would go into the next
@@ -134,16 +135,16 @@ class SoftPLTrainer(Trainer):
             optimizer.zero_grad()
         epoch, output_dir = reporter.get_epoch(), Path(options.output_dir)
         training = Training(model, output_dir, epoch, reporter=reporter, **parts)
-        batches = StoppableIterator(kwargs["iterator"], cls.stop, options.accum_grad)
         gradients = GradientLog(training, options.grad_clip, options.accum_grad)
-        batches.after_step = gradients.after_step
-        if model.pl.guard is not None:
 
-            def look_and_consult() -> None:
-                gradients.after_step()
+        def after_step() -> None:
+            gradients.after_step()
+            if model.pl.guard is not None:
                 guarding.consult_guard(training)
 
-            batches.after_step = look_and_consult
+        batches = interruption.StoppableIterator(
+            kwargs["iterator"], cls.stop, options.accum_grad, after_step=after_step
+        )
         cls.line.begin(model.pl)
         valid = False
         done = snapshot.find_interruption(output_dir, epoch)
@@ -152,20 +153,17 @@ class SoftPLTrainer(Trainer):
         else:
             state = snapshot.load(training, f"{done}batches")
             logger.info("Epoch %d goes on after %d mini-batches", epoch, done)
-            valid = state["valid"]
-            batches.skip = done
-            batches.begin = functools.partial(
-                snapshot.set_random_state, state["random"]
-            )
+            valid, batches.skip = state["valid"], done
+            batches.begin = lambda: snapshot.set_random_state(state["random"])
         with only_taught(training, options.accum_grad), reports.at_once(reporter):
             kwargs["iterator"] = batches
             valid = not super().train_one_epoch(**kwargs) or valid
         gradients.end_epoch()
         cls.line.after_training(reporter, model.pl)
-        if any_process(cls.stop.is_set and not batches.complete):
+        if processes.any_process(cls.stop.is_set and not batches.complete):
             if batches.done > 0:
-                interruption.save_interruption(training, batches.done, valid)
-            raise Interrupted(cls.stop.status)
+                snapshot.save_interruption(training, batches.done, valid)
+            raise interruption.Interrupted(cls.stop.status)
         guarding.warn_if_idle(training)
         return not valid
 
@@ -174,7 +172,8 @@ class SoftPLTrainer(Trainer):
         """Let a teacher that averages epochs see them, and a back-off return here."""
         teacher = training.model.pl.generator.teacher
         if teacher.keep:
-            wait_for_all()  # The first process may still be writing the last epoch.
+            # The first process may still be writing the last epoch.
+            processes.wait_for_all()
             output_dir = training.output_dir
             teacher.begin_epoch(
                 training.model,
@@ -189,12 +188,12 @@ class SoftPLTrainer(Trainer):
         super().validate_one_epoch(**kwargs)
         model = getattr(kwargs["model"], "module", kwargs["model"])
         if getattr(model, "pl", None) is not None:
-            output_dir = Path(kwargs["options"].output_dir)
-            epoch = kwargs["reporter"].get_epoch()
-            snapshot.save_epoch_end(Training(model, output_dir, epoch))
-            wait_for_all()  # Or a checkpoint could be newer than another's snapshot.
+            place = Path(kwargs["options"].output_dir), kwargs["reporter"].get_epoch()
+            snapshot.save_epoch_end(Training(model, *place))
+            # Or a checkpoint could be newer than another's snapshot.
+            processes.wait_for_all()
             line = cls.line.after_validation(kwargs["reporter"], model.pl)
-            if rank_and_world()[0] == 0:
+            if processes.rank_and_world()[0] == 0:
                 logger.info("%s", line)
 
     @staticmethod

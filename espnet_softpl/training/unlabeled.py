@@ -1,8 +1,4 @@
-"""Mini-batches and data set of unlabeled audio, for ten million utterances as for ten.
-
-They are ESPnet's to the last one, but made of arrays instead of strings: rows of the
-shape file, and a `Table` in the place of ESPnet's dictionary of files.
-"""
+"""Mini-batches and data set of unlabeled audio, ESPnet's own, but made of arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from espnet2.samplers.abs_sampler import AbsSampler
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks.abs_task import IteratorOptions
 from espnet2.train.dataset import ESPnetDataset
@@ -30,14 +25,11 @@ logger = logging.getLogger(__name__)
 TYPES = ("unsorted", "sorted", "folded", "length", "numel")
 
 
-class Rows(AbsSampler):
+class Rows(Sequence):
     """Mini-batches as rows of the shape file, shared out between processes.
 
-    Args:
-        rows: (N,) rows, one mini-batch after the other.
-        begins: (M,) where in `rows` each mini-batch begins.
-        ends: (M,) where it ends.
-        step: -1 if each is taken backwards, else 1.
+    `rows`, (N,), are those of one mini-batch after the other, which begin and end at
+    `begins` and `ends`, (M,). With a `step` of -1 each is taken backwards.
     """
 
     def __init__(
@@ -67,14 +59,6 @@ class Rows(AbsSampler):
         """Return the number of mini-batches."""
         return len(self._begins)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the mini-batches in the order of ESPnet's sampler."""
-        return (self[number] for number in range(len(self)))
-
-    def generate(self, seed: int) -> Rows:
-        """Return itself: a list of the mini-batches would be large."""
-        return self
-
 
 def form(
     lengths: np.ndarray,
@@ -89,17 +73,8 @@ def form(
 ) -> Rows:
     """Form the mini-batches that ESPnet's sampler forms of one shape file.
 
-    Args:
-        lengths: (N,) lengths by row, N at least 1.
-        type: One of `TYPES`. This and the others are those of ESPnet's
-            `build_batch_sampler`.
-        batch_size: Of `unsorted`, `sorted` and `folded`.
-        batch_bins: Of `length` and `numel`.
-        fold_lengths: One, of `folded`.
-        sort_in_batch: `descending` or `ascending`, not of `unsorted`.
-        sort_batch: Likewise.
-        drop_last: Leave out what makes no whole mini-batch; not of `folded`.
-        min_batch_size: Of `folded`, `length` and `numel`.
+    `lengths`, (N,), are by row, N at least 1; `type` is one of `TYPES`. The others are
+    those of ESPnet's `build_batch_sampler`, and not of all types.
     """
     is_descending = type == "sorted" and sort_in_batch == "descending"
     rows = np.argsort(-lengths if is_descending else lengths, kind="stable")
@@ -172,10 +147,9 @@ class TableDataset(ESPnetDataset):
         table = kept_table(path)
         if loader_type == "kaldi_ark":
             loader.loader._dict = table
-        elif loader_type == "sound":
-            loader.loader.data = table
         else:
-            loader.loader.data = _Columns(table)
+            is_sound = loader_type == "sound"
+            loader.loader.data = table if is_sound else _Columns(table)
         return loader
 
 
@@ -198,17 +172,10 @@ class _Columns(Mapping):
 def build_batches(
     args: argparse.Namespace, options: IteratorOptions, lengths: Lengths
 ) -> Rows:
-    """Form the mini-batches of the one shape file of an iterator's options.
+    """Form the mini-batches of the one shape file, `lengths`, of an iterator's options.
 
-    Args:
-        args: ESPnet's options.
-        options: Those of the iterator, with the unlabeled data and sizes.
-        lengths: What is in the shape file.
-
-    Raises:
-        RuntimeError: There is nothing in it, or a mini-batch has less than one
-            utterance for each process.
-        ValueError: The type of mini-batches is none for sequences.
+    RuntimeError if there is nothing in it, or a mini-batch has less than one utterance
+    for each process; ValueError if the type of mini-batches is none for sequences.
     """
     if not lengths:
         raise RuntimeError(f"0 lines found: {options.shape_files[0]}")

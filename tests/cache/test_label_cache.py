@@ -14,7 +14,7 @@ import torch
 from espnet_softpl import cache
 from espnet_softpl.cache.plan import CachePlan
 from espnet_softpl.cache.store import LabelStore
-from espnet_softpl.training.batch import UnlabeledBatch
+from espnet_softpl.training.labeling import UnlabeledBatch
 from tests.training.test_model import batch, labeled_batch, make_model
 
 SLIMIPL = dict(pl_cache="slimipl", pl_cache_conf={"size": 2, "probability": 0.5})

@@ -14,7 +14,7 @@ import pytest
 from espnet_softpl.criteria import PLCriterion
 from espnet_softpl.monitors.guard import DEFAULT_LIMITS, MONITORS
 from espnet_softpl.monitors.statistics import STATISTICS
-from espnet_softpl.training.resume.faults import explain
+from espnet_softpl.training.resume.interruption import explain_fault
 from tests.support.doc_pages import DOCS, ROOT, read
 
 PACKAGE = ROOT / "espnet_softpl"
@@ -221,7 +221,7 @@ def test_a_message_that_nobody_says_is_found() -> None:
 def test_every_fault_of_the_machine_is_there(tmp_path: Path) -> None:
     text = read(TROUBLE)
     for error in (OSError(28, "No space"), RuntimeError("DataLoader worker died")):
-        said = explain(error, tmp_path)
+        said = explain_fault(error, tmp_path)
         assert any(message in said for message in code(text)), said
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_softpl.training.announcement import Run, announce, best_dev_cer
+from espnet_softpl.training.announcement import announce, best_dev_cer
 from espnet_softpl.training.config import PLConfig
 from tests.training.test_config import parse
 
-RUN = Run(mini_batches=1600, unlabeled_pass=100, utterances=960, hours=1.25)
+RUN = dict(mini_batches=1600, unlabeled_pass=100, utterances=960, hours=1.25)
 ESPNET = dict(
     seed=1,
     optim="adam",
@@ -24,11 +24,11 @@ ESPNET = dict(
 )
 
 
-def say(run: Run = RUN, **changes) -> dict[str, str]:
+def say(run: dict = RUN, **changes) -> dict[str, str]:
     """The announcement's rows by name."""
     config = PLConfig.from_args(parse(**{**ESPNET, **changes}))
-    config.teacher.begin_run(config.schedule.updates(run.mini_batches, 1))
-    first, *lines = announce(config, run).splitlines()
+    config.teacher.begin_run(config.schedule.updates(run["mini_batches"], 1))
+    first, *lines = announce(config, **run).splitlines()
     assert first == "Pseudo-labeling is on"
     return {line[2:13].strip(): line[14:] for line in lines}
 
@@ -63,7 +63,7 @@ def test_passes_and_hours_of_the_unlabeled_audio() -> None:
         "960 utterances, 1.25 h; a pass takes 100 mini-batches, the run makes "
         "12.0 passes"
     )
-    rows = say(RUN._replace(hours=math.nan), pl_schedule_conf={"start_step": 800})
+    rows = say({**RUN, "hours": math.nan}, pl_schedule_conf={"start_step": 800})
     assert rows["unlabeled"].startswith("960 utterances; a pass")
     assert rows["unlabeled"].endswith("makes 6.0 passes")
     assert "from mini-batch 800 on" in rows["schedule"]

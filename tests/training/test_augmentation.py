@@ -13,9 +13,9 @@ from espnet2.layers.augmentation import effects_dict
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.data.usable_audio import CleanAndAugmented
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
-from espnet_softpl.training import augmentation
-from espnet_softpl.training.augmentation import MOVING_EFFECTS
+from espnet_softpl.training import inputs
 from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.inputs import MOVING_EFFECTS
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.task import SoftPLTask
 from tests.support.espnet_runs import PL, RATE, Data, config, make_data, train
@@ -120,11 +120,11 @@ def test_every_effect_keeps_time_or_is_refused(data, name) -> None:
 
     if name in MOVING_EFFECTS:
         with pytest.raises(UserError, match=f"{name} moves the student's frames"):
-            augmentation.check(args)
+            inputs.check_augmentation(args)
         moved = np.asarray(augmented("utt", {"speech": audio.copy()})["speech"])
         assert abs(center(moved) - center(audio)) > 0.02
         return
-    augmentation.check(args)
+    inputs.check_augmentation(args)
     both = CleanAndAugmented(clean, augmented)("utt", {"speech": audio.copy()})
     assert np.array_equal(both["speech"], audio)
     heard = both["speech_aug"]

@@ -15,8 +15,8 @@ from espnet_softpl.core.errors import CollapseError
 from espnet_softpl.monitors.guard import MONITORS, Guard
 from espnet_softpl.teacher.generator import CTCOutputs, PseudoLabelGenerator
 from espnet_softpl.training import guarding
-from espnet_softpl.training.batch import UnlabeledBatch
 from espnet_softpl.training.engine import PseudoLabeling
+from espnet_softpl.training.labeling import UnlabeledBatch
 from espnet_softpl.training.resume.snapshot import Training
 from espnet_softpl.training.schedule import Scheduled
 from tests.training.test_model import make_model
@@ -49,10 +49,10 @@ def report(training: Training, entropy: float) -> None:
 
 def test_latest_monitors_are_those_of_the_latest_step(tmp_path) -> None:
     training = build(tmp_path, "warn")
-    assert all(map(math.isnan, guarding.latest_monitors(training.reporter).values()))
+    assert all(map(math.isnan, guarding.latest_monitors(training).values()))
     for entropy in (0.25, 0.5):
         report(training, entropy)
-    latest = guarding.latest_monitors(training.reporter)
+    latest = guarding.latest_monitors(training)
     assert list(latest) == list(MONITORS)
     assert latest["pl_frame_entropy"] == 0.5
 

@@ -17,7 +17,7 @@ import pytest
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.monitors import guard
-from espnet_softpl.training.help import WIDTH, described, help_of, settings, wrapped
+from espnet_softpl.training.options import WIDTH, described, help_of, settings, wrapped
 from espnet_softpl.training.schedule import Schedule
 from tests import ROOT
 

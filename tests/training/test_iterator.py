@@ -29,17 +29,15 @@ def collate(keys: list[str]) -> tuple[list[str], dict[str, torch.Tensor]]:
     return keys, {"speech": speech, "speech_lengths": torch.full((len(keys),), 4)}
 
 
-def factory(prefix: str, num_batches: int, num_workers: int = 0) -> SequenceIterFactory:
-    batches = [[f"{prefix}{i}a", f"{prefix}{i}b"] for i in range(num_batches)]
-    return SequenceIterFactory(
-        Names(), batches, shuffle=True, num_workers=num_workers, collate_fn=collate
-    )
+def batches(prefix: str, count: int) -> list[list[str]]:
+    return [[f"{prefix}{i}a", f"{prefix}{i}b"] for i in range(count)]
 
 
 def mixed(schedule: Schedule, seed: int = 1, workers: int = 0, **more):
-    return MixedIterFactory(
-        factory("l", 5, workers), factory("u", 7, workers), schedule, seed, **more
+    labeled = SequenceIterFactory(
+        Names(), batches("l", 5), num_workers=workers, collate_fn=collate
     )
+    return MixedIterFactory(labeled, Names(), batches("u", 7), schedule, seed, **more)
 
 
 def names(iterator) -> list[str]:

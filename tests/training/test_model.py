@@ -11,7 +11,7 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.monitors.statistics import ALWAYS
-from espnet_softpl.training.batch import UnlabeledBatch
+from espnet_softpl.training.labeling import UnlabeledBatch
 from espnet_softpl.training.model import SoftPLModel, frames_of
 from espnet_softpl.training.task import SoftPLTask
 from tests.support.espnet_runs import HYBRID, TOKENS, config

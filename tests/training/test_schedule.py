@@ -69,6 +69,8 @@ def test_lambda_may_be_any_ramp() -> None:
     ]
     with pytest.raises(ValueError, match="weight must be a finite number >= 0"):
         interleaved(weight={"from": 1.0, "to": -1.0, "steps": 3})
+    with pytest.raises(ValueError, match="a scheduled value is"):
+        interleaved(weight={"from": 1.0, "to": 2.0})
 
 
 def test_only_unlabeled_steps() -> None:

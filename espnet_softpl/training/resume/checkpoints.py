@@ -15,6 +15,7 @@ import datetime
 import errno
 import fcntl
 import importlib
+import itertools
 import logging
 import os
 import platform
@@ -31,12 +32,13 @@ from espnet_softpl.cache import CACHE_DIR
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import check_sums, reading, save_atomically
 from espnet_softpl.monitors.samples import SAMPLES_DIR
+from espnet_softpl.training.hooks import replaced
 from espnet_softpl.training.resume.layout import (
-    ADVICE,
     CHECKPOINT,
     STATE_DIR,
     load_checkpoint,
 )
+from espnet_softpl.training.resume.snapshot import ADVICE
 
 logger = logging.getLogger(__name__)
 
@@ -44,30 +46,18 @@ Criterion = Sequence[str]  # Phase, statistic, "min" or "max".
 
 # The modules of ESPnet that save and load models, by the name `torch`.
 WRITERS = ("espnet2.train.trainer", "espnet2.main_funcs.average_nbest_models")
-
-
 LOCK = ".lock"  # In the experiment directory; says who trains there.
-_held: set[TextIO] = set()
-
-
-def _forget_locks() -> None:
-    """Close a forked child's copies: a loader must not keep the lock of a dead run."""
-    while _held:
-        _held.pop().close()
-
-
-os.register_at_fork(after_in_child=_forget_locks)
+_held: list[TextIO] = []  # A loader, forked, must not keep the lock of a dead run.
+os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
 
 
 @contextlib.contextmanager
 def sole_run(options: Any) -> Iterator[None]:
-    """Keep `output_dir` for this training, its first process holding the lock.
+    """Keep `output_dir` for this training, or refuse it if another run has it.
 
-    The lock is the kernel's, so it ends with the process, however that ends. It comes
-    before anything is written: ESPnet writes `config.yaml` while it builds the model.
-
-    Raises:
-        UserError: Another run holds it.
+    The lock, of its first process, is the kernel's, so it ends with the process,
+    however that ends. It comes before anything is written: ESPnet writes `config.yaml`
+    while it builds the model.
     """
     distributed = getattr(options, "distributed", False)
     rank = distributed and get_rank(options.dist_rank, options.dist_launcher)
@@ -94,11 +84,11 @@ def sole_run(options: Any) -> Iterator[None]:
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
         file.flush()
-        _held.add(file)
+        _held.append(file)
         try:
             yield
         finally:
-            _held.discard(file)
+            _held.remove(file)
 
 
 class _TorchSavingWhole:
@@ -119,14 +109,10 @@ class _TorchSavingWhole:
 @contextlib.contextmanager
 def whole_files() -> Iterator[None]:
     """Let ESPnet's trainer write files that are whole, and read none that is not."""
-    modules = [importlib.import_module(name) for name in WRITERS]
-    for module in modules:
-        module.torch = _TorchSavingWhole()
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in map(importlib.import_module, WRITERS):
+            stack.enter_context(replaced(module, "torch", _TorchSavingWhole()))
         yield
-    finally:
-        for module in modules:
-            module.torch = torch
 
 
 def read_reporter(output_dir: Path) -> Reporter:
@@ -142,9 +128,8 @@ def early_stop(
 ) -> int | None:
     """Return the epoch in `checkpoint.pth` if ESPnet ended the run there.
 
-    A run that is resumed after that (it was killed while the best models were
-    averaged) must ask: ESPnet itself judges only after another epoch. The options are
-    ESPnet's `patience` and `early_stopping_criterion`.
+    A run that was killed while the best models were averaged must ask when it is
+    resumed: ESPnet itself judges only after another epoch.
     """
     reporter = read_reporter(output_dir)
     if patience is None or not reporter.has(*criterion[:2]):
@@ -167,14 +152,11 @@ def finished_epochs(
 
 
 def begin_directory(output_dir: Path, options: Any) -> None:
-    """Make an experiment directory fit for a run; the first process does it for all.
+    """Make an experiment directory fit for a run.
 
     With ESPnet's `resume`, what a kill may have cut off is finished. Without, what an
     earlier run could be resumed from, and its models, go into a new `previous_run/`,
     `previous_run2/` and so on, for this run writes its own.
-
-    Raises:
-        UserError: What is there cannot be resumed from.
     """
     if options.resume:
         finish_epoch(output_dir, options)
@@ -183,10 +165,9 @@ def begin_directory(output_dir: Path, options: Any) -> None:
     there = [*filter(Path.exists, states), *output_dir.glob("*.pth")]
     if not there:
         return
-    previous, number = output_dir / "previous_run", 1
-    while previous.exists():
-        number += 1
-        previous = output_dir / f"previous_run{number}"
+    numbers = itertools.chain([""], itertools.count(2))
+    names = (output_dir / f"previous_run{number}" for number in numbers)
+    previous = next(path for path in names if not path.exists())
     logger.warning("An earlier run is not resumed; what it made is now in %s", previous)
     previous.mkdir()
     for path in there:
@@ -197,12 +178,7 @@ def finish_epoch(output_dir: Path, options: Any) -> int | None:
     """Do what ESPnet does after writing the checkpoint of an epoch, if not done yet.
 
     It is done in ESPnet's order, and a kill meanwhile is made good by the next call.
-
-    Returns:
-        The epoch after which training goes on; None if nothing has been saved.
-
-    Raises:
-        UserError: The checkpoint cannot be read.
+    Returned is the epoch after which training goes on; None if nothing is saved.
     """
     for directory in (output_dir, output_dir / STATE_DIR):
         for unfinished in directory.glob(".*.pth.tmp"):
@@ -282,15 +258,12 @@ def _average(
 
 def _remove_worse(output_dir: Path, epoch: int, best: set[int]) -> Iterator[str]:
     """Remove the models of earlier epochs that are not among the best."""
-    missing = []
-    for earlier in range(1, epoch):
-        path = output_dir / f"{earlier}epoch.pth"
-        if earlier in best and not path.exists():
-            missing.append(path.name)
-        elif earlier not in best and path.exists():
-            path.unlink()
-            yield f"removed {path.name}"
-    if missing:
+    earlier = {e: output_dir / f"{e}epoch.pth" for e in range(1, epoch)}
+    there = {e for e, path in earlier.items() if path.exists()}
+    for worse in sorted(there - best):
+        earlier[worse].unlink()
+        yield f"removed {earlier[worse].name}"
+    if missing := [earlier[e].name for e in sorted(best & earlier.keys() - there)]:
         logger.warning(
             "Missing: %s. ESPnet's averages in the end need them, unless better epochs "
             "come or keep_nbest_models is lowered",

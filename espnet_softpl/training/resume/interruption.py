@@ -1,40 +1,61 @@
-"""Stop in the middle of one of ESPnet's epochs on a signal, and go on from there.
-
-A scheduler that takes the machine back sends SIGTERM first, a user at the keyboard
-SIGINT (Ctrl-C): the training stops at the next mini-batch and saves all that it has.
-Resumed, it goes on with the one after it, bit for bit as if nothing had happened.
-"""
+"""What ends a training in the middle of an epoch: a signal, or the machine's fault."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import logging
 import multiprocessing
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from espnet2.iterators.abs_iter_factory import AbsIterFactory
 
-from espnet_softpl.training.resume import snapshot
-from espnet_softpl.training.resume.snapshot import Training
+from espnet_softpl.core.errors import status_of
 
 logger = logging.getLogger(__name__)
 
 LOADER_SECONDS = 20
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_STATUS = 128 + signal.SIGTERM  # What a shell reports of a process so ended.
+GO_ON = (
+    "What was saved before is whole: when that is mended, go on with --resume true and "
+    "otherwise the same options."
+)
 
 
 class Interrupted(SystemExit):
     """A signal stopped the training, which has saved: status 143, or 130 of SIGINT."""
 
 
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have the signals handled, and give them back afterwards."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def end_by(number: int) -> None:
+    """End the process by a signal, as if nobody had listened to it."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
 class StopRequest:
-    """Set when the process has got SIGTERM or SIGINT; a second SIGINT ends it."""
+    """Set when the process has got SIGTERM or SIGINT; a second SIGINT ends it.
+
+    A scheduler that takes the machine back sends the first, a user's Ctrl-C the second.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
@@ -60,29 +81,13 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Have the signals handled, and give them back afterwards."""
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-def end_by(number: int) -> None:
-    """End the process by a signal, as if nobody had listened to it."""
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)
-
-
-@contextlib.contextmanager
 def terminating_children() -> Iterator[None]:
     """Hand signals on to the processes that this one has started and waits for.
 
     ESPnet starts one process per GPU, and the one that a user knows the number of only
     waits for them. It ends with their status.
     """
+    seen: set[int] = set()
 
     def hand_on(number: int, frame: Any) -> None:
         # Not loaders, which are daemons: they end with the process that they serve.
@@ -94,7 +99,6 @@ def terminating_children() -> Iterator[None]:
             end_by(number)
         seen.add(number)
 
-    seen: set[int] = set()
     try:
         with _handling(hand_on):
             yield
@@ -175,22 +179,24 @@ class StoppableIterator:
             self.after_step()
 
 
-def save_interruption(training: Training, done: int, valid: bool) -> None:
-    """Save all that a run needs to go on after the `done` first mini-batches.
-
-    `valid` says whether any of them changed the model.
-    """
-    path = snapshot.save(
-        training,
-        snapshot.INTERRUPTION,
-        f"{done}batches",
-        reporter=snapshot.reporter_state(training.reporter, done),
-        valid=valid,
-    )
-    logger.warning(
-        "Stopped by a signal: epoch %d is saved after %d mini-batches in %s; resume "
-        "with --resume true",
-        training.epoch,
-        done,
-        path,
-    )
+def explain_fault(error: BaseException, output_dir: Path) -> str | None:
+    """Say what the machine did, a full disk or a killed loader; None if it did not."""
+    text = str(error)
+    # In a training, a right to write that was there at the start and is gone, too.
+    denied = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
+    if denied or status_of(error) == 4:
+        free = shutil.disk_usage(output_dir).free / 1e6
+        reason = text.partition("\n")[0]
+        return (
+            f"{output_dir}: could not be written to ({reason}); {free:.1f} MB are "
+            f"free. {GO_ON}"
+        )
+    # What a process has read may be lost with it, before torch notices its death.
+    lost = isinstance(error, ConnectionError)
+    if lost or isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        return (
+            f"a data loading process has died ({text.partition('. ')[0]}). Often the "
+            f"memory was used up: less num_workers or smaller batches need less. "
+            f"{GO_ON}"
+        )
+    return None

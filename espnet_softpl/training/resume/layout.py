@@ -17,16 +17,6 @@ STATE_VERSION = 4  # Of the snapshots; those of another version are refused.
 CHECKPOINT = "checkpoint.pth"  # ESPnet's, of the latest finished epoch.
 TEACHER = "teacher.pth"  # Once a run is finished.
 
-ADVICE = (
-    "Start again in a new --output_dir (--init_param takes the models that are there), "
-    "or put the options and the number of processes back as they were."
-)
-
-OF_ANOTHER_VERSION = (
-    "Another version of espnet_softpl wrote it: go on with that one, or start again in "
-    "a new --output_dir (--init_param takes the models that are there)."
-)
-
 # What ESPnet's reporter holds beside plain values: how long an epoch took, and means.
 SAFE_GLOBALS = [
     datetime.timedelta,
@@ -34,7 +24,6 @@ SAFE_GLOBALS = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64")),
 ]
-
 
 # Values by name, by `train` or `valid`, by epoch.
 Statistics = Mapping[int, Mapping[str, Mapping[str, Any]]]

@@ -1,9 +1,4 @@
-"""Refuse to resume a run with settings, or data, that are not those it began with.
-
-What matters is written into `pl_state/settings.json` when a run begins: every option
-by name, except those that are safe to change, and for a file a digest of what is in it,
-so that data may be moved but not exchanged.
-"""
+"""Refuse to resume a run with settings, or data, that are not those it began with."""
 
 from __future__ import annotations
 
@@ -40,6 +35,8 @@ LONGEST = 80  # Letters of a value in a message.
 def fingerprint(args: argparse.Namespace) -> dict[str, str]:
     """Return what must stay as it is, by the option's name, in words.
 
+    Of a file it is a digest of what is in it: data may be moved but not exchanged.
+
     >>> fingerprint(Namespace(seed=1, optim_conf={"lr": 0.1}, max_epoch=9))
     {'seed': '1', 'optim_conf.lr': '0.1'}
     """
@@ -51,28 +48,28 @@ def fingerprint(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _add(found: dict[str, str], name: str, value: Any) -> None:
-    """Add a setting; those of a mapping, or of a list of lists, one by one."""
+    """Add a setting; those of a mapping, or of lists with files, one by one."""
     if isinstance(value, Mapping):
         for key, inner in sorted(value.items(), key=lambda item: str(item[0])):
             _add(found, f"{name}.{key}", inner)
-    elif isinstance(value, (list, tuple)) and any(
-        isinstance(part, (list, tuple, str)) and _holds_file(part) for part in value
-    ):
+    elif isinstance(value, str) and os.path.isfile(value):  # noqa: PTH113
+        found[name] = f"contents {_digest(value)}"
+    elif _holds_file(value):
         for number, part in enumerate(value, 1):
             _add(found, f"{name} {number}", part)
-    elif isinstance(value, str) and os.path.isfile(value):  # noqa: PTH113
-        found[name] = f"contents {_digest(Path(value))}"
     else:
         found[name] = json.dumps(value, default=str, sort_keys=True)
 
 
-def _holds_file(value: Any) -> bool:
+def _holds_file(value: Any, depth: int = 2) -> bool:
+    """Tell whether a word in a list, or in a list of lists, is a file."""
     if isinstance(value, str):
         return os.path.isfile(value)  # noqa: PTH113
-    return any(isinstance(part, str) and _holds_file(part) for part in value)
+    listed = isinstance(value, (list, tuple)) and depth > 0
+    return listed and any(_holds_file(part, depth - 1) for part in value)
 
 
-def _digest(file: Path) -> str:
+def _digest(file: str) -> str:
     digest = hashlib.sha256()
     with open(file, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -85,8 +82,7 @@ def check(
 ) -> None:
     """Compare a resumed run's settings with those it began with, and write them.
 
-    Raises:
-        UserError: Some have changed, and `allow` is false.
+    UserError if some have changed, unless that is allowed.
     """
     file = output_dir / STATE_DIR / FILE
     if resume and file.exists() and any(file.parent.glob("*epoch.*")):
@@ -94,14 +90,13 @@ def check(
             before = dict(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise UserError(f"cannot resume: {file} is damaged: {error}") from error
-        changes = [
+        listed = "; ".join(
             f"{name}: {_shown(before.get(name))} -> {_shown(settings.get(name))}"
             for name in sorted({*before, *settings})
             if before.get(name) != settings.get(name)
-        ]
-        if not changes:
+        )
+        if not listed:
             return
-        listed = "; ".join(changes)
         if not allow:
             raise UserError(
                 f"cannot resume: the run began with other settings or data (then -> "
@@ -115,6 +110,5 @@ def check(
 
 
 def _shown(value: str | None) -> str:
-    if value is None:
-        return "not set"
+    value = "not set" if value is None else value
     return value if len(value) <= LONGEST else f"{value[:LONGEST]}..."

@@ -1,13 +1,13 @@
 """All that a training is at one moment: captured in a state, and restored from it.
 
-One format for the end of an epoch, where ESPnet's `checkpoint.pth` holds the rest, for
-a stop in the middle of one (SIGTERM), and for what the guard's back-off returns to.
-Each process has its own files, `pl_state/{epoch}epoch[.{kind}].rank{rank}.pth`.
+It is saved at the end of an epoch, where ESPnet's `checkpoint.pth` holds the rest, at a
+stop in the middle of one (SIGTERM), and for what the guard's back-off returns to.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -21,15 +21,22 @@ from espnet2.train.reporter import SubReporter, to_reported_value
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import load_state, save_atomically
 from espnet_softpl.core.processes import rank_and_world
-from espnet_softpl.training.resume.layout import (
-    ADVICE,
-    OF_ANOTHER_VERSION,
-    STATE_DIR,
-    STATE_VERSION,
-)
+from espnet_softpl.training.resume.layout import STATE_DIR, STATE_VERSION
+
+logger = logging.getLogger(__name__)
 
 HEALTHY = "healthy"
 INTERRUPTED = r"\d+batches"
+START_AGAIN = (
+    "start again in a new --output_dir (--init_param takes the models that are there)"
+)
+ADVICE = (
+    f"{START_AGAIN.capitalize()}, or put the options and the number of processes back "
+    "as they were."
+)
+OF_ANOTHER_VERSION = (
+    f"Another version of espnet_softpl wrote it: go on with that one, or {START_AGAIN}."
+)
 
 # The parts of a state beside the engine's own and `reporter`; an epoch's end has none.
 BACK_OFF = ("model", "optimizers")
@@ -48,14 +55,14 @@ class Training:
     scaler: Any = None  # Of mixed precision.
     reporter: SubReporter | None = None  # Of the epoch.
 
+    def reported(self, name: str, count: int = 0) -> list[float]:
+        """Return the latest values of a statistic, at most `count`; of 0, all."""
+        return [float(one.value) for one in self.reporter.stats.get(name, ())[-count:]]
+
 
 def path_of(output_dir: Path, epoch: int, kind: str = "") -> Path:
-    """Name this process's file of an epoch.
-
-    The kind is `{n}batches` (after n mini-batches), `healthy`, or empty for the end.
-    """
-    rank, _ = rank_and_world()
-    name = ".".join(filter(None, (f"{epoch}epoch", kind, f"rank{rank}.pth")))
+    """Name this process's file of an epoch: of its end, `{n}batches` or `healthy`."""
+    name = f"{epoch}epoch.{kind}{'.' if kind else ''}rank{rank_and_world()[0]}.pth"
     return output_dir / STATE_DIR / name
 
 
@@ -79,8 +86,7 @@ def save(
 ) -> Path:
     """Save the engine, with or without the labels in the cache, and some parts.
 
-    Returns:
-        The file of that kind (see `path_of`), which is whole or not there.
+    The file, which is returned, is whole or not there; see `path_of`.
     """
     states = {
         "model": lambda: training.model.state_dict(),
@@ -103,15 +109,11 @@ def save(
 
 
 def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str, Any]:
-    """Restore what a snapshot of a kind holds, except the random state.
+    """Restore what a snapshot of a kind holds, and return it.
 
-    Returns:
-        The state, whose `random` is to be restored when the next mini-batch is handed
-        out.
-
-    Raises:
-        UserError: The file is missing, or of another version, number of processes or
-            other settings.
+    Its `random` is left to be restored when the next mini-batch is handed out.
+    UserError if the file is missing, or of another version, number of processes or
+    other settings.
     """
     path = path_of(training.output_dir, training.epoch, kind)
     if not path.exists():
@@ -191,12 +193,27 @@ def save_healthy(training: Training) -> None:
             path.unlink()
 
 
-def find_interruption(output_dir: Path, epoch: int) -> int | None:
-    """Find after how many mini-batches an epoch was interrupted.
+def save_interruption(training: Training, done: int, valid: bool) -> None:
+    """Save all that a run needs to go on after the `done` first mini-batches.
 
-    Returns:
-        Their number; None if it was not, or if a process did not live to save its part:
-        all of them then begin the epoch anew.
+    `valid` says whether any of them changed the model.
+    """
+    reporter = reporter_state(training.reporter, done)
+    kind = f"{done}batches"
+    path = save(training, INTERRUPTION, kind, reporter=reporter, valid=valid)
+    logger.warning(
+        "Stopped by a signal: epoch %d is saved after %d mini-batches in %s; resume "
+        "with --resume true",
+        training.epoch,
+        done,
+        path,
+    )
+
+
+def find_interruption(output_dir: Path, epoch: int) -> int | None:
+    """Return after how many mini-batches an epoch was interrupted; None if it was not.
+
+    Nor if a process did not live to save its part: all then begin the epoch anew.
     """
     counts = [
         {
