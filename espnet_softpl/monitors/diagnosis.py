@@ -7,13 +7,12 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from espnet_softpl.labels.pseudo_label import PseudoLabel
-from espnet_softpl.monitors.guard import MONITORS, Alarm, Guard
-from espnet_softpl.monitors.statistics import GUARDED
+from espnet_softpl.monitors.guard import GUARDED, MONITORS, Alarm, Guard
 
 
 class Form(NamedTuple):
@@ -160,51 +159,46 @@ def write_report(
     label: PseudoLabel,
     utterance_ids: Sequence[str],
 ) -> Path:
-    """Write what is known at an alarm into a directory of its own.
+    """Write `report.txt`, `batch.pt` and, with matplotlib, `monitors.png`.
 
-    `report.txt` has the explanation and all levels, `monitors.png` their history (if
-    matplotlib is installed), and `batch.pt` the batch at hand, for
-    `torch.load(..., weights_only=True)`. The directory, `directory/step<N>`, appears
-    when complete; one left by a run that was resumed is replaced. Only one process may
-    write.
+    The directory, `directory/step<N>`, appears when complete; one left by a run that
+    was resumed is replaced. Only one process may write.
     """
     target = Path(directory) / f"step{alarm.step}"
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    torch.save(_batch_state(label, utterance_ids), temporary / "batch.pt")
+    # Copied: a view would drag its whole storage into the file.
+    names = ("log_probs", "lengths", "tokens", "token_lengths", "weight")
+    batch = {name: getattr(label, name).detach().cpu().clone() for name in names}
+    batch["log_probs"] = batch["log_probs"].to(torch.float16)
+    batch["utterance_ids"] = list(map(str, utterance_ids))
+    torch.save(batch, temporary / "batch.pt")
     plotted = _plot(guard, alarm.step, temporary / "monitors.png")
-    (temporary / "report.txt").write_text(
-        _report_text(alarm, guard, plotted), encoding="utf-8"
-    )
+    text = _report_text(alarm, guard, plotted)
+    (temporary / "report.txt").write_text(text, encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
     return target
 
 
-def _batch_state(label: PseudoLabel, utterance_ids: Sequence[str]) -> dict[str, Any]:
-    """Copy a batch to the CPU: a view would drag its whole storage into the file."""
-    names = ("log_probs", "lengths", "tokens", "token_lengths", "weight")
-    state = {name: getattr(label, name).detach().cpu().clone() for name in names}
-    state["log_probs"] = state["log_probs"].to(torch.float16)
-    return {"utterance_ids": [str(name) for name in utterance_ids], **state}
-
-
 def _report_text(alarm: Alarm, guard: Guard, plotted: bool) -> str:
     """Write the explanation, a table of all monitors and the other files' names."""
-    head = f"{'monitor':24}{'now':>10}{'base model':>12}  allowed"
-    lines = [explain(alarm), "", head]
+    lines = [
+        explain(alarm),
+        "",
+        f"{'monitor':24}{'now':>10}{'base model':>12}  allowed",
+    ]
     for name in MONITORS:
-        allowed = " ".join(
-            f"{word} {level:.3g}"
-            for word, level in zip(("from", "to"), guard.bounds(name))
-            if math.isfinite(level)
-        )
+        sides = zip(("from", "to"), guard.bounds(name))
+        allowed = [
+            f"{word} {level:.3g}" for word, level in sides if math.isfinite(level)
+        ]
         levels = f"{guard.level(name):10.3g}{guard.reference(name):12.3g}"
-        lines.append(f"{name:24}{levels}  {allowed}")
-    plot = "monitors.png: the monitors of the latest unlabeled batches, with limits"
-    if not plotted:
-        plot = "No plot: matplotlib is not installed (pip install matplotlib)."
+        lines.append(f"{name:24}{levels}  {' '.join(allowed)}")
+    plot = "No plot: matplotlib is not installed (pip install matplotlib)."
+    if plotted:
+        plot = "monitors.png: the monitors of the latest unlabeled batches, with limits"
     batch = "batch.pt: names, log-posteriors and labels of the batch at this step"
     return "\n".join([*lines, "", plot, batch, ""])
 
@@ -229,7 +223,8 @@ def _plot(guard: Guard, step: int, path: Path) -> bool:
         axis.axvline(step, color="C1", linewidth=1.0)
         axis.set_title(name, fontsize=9)
         axis.tick_params(labelsize=7)
-    legend = "step (black: base model, dashed: limits, orange: alarm)"
-    figure.supxlabel(legend, fontsize=9)
+    figure.supxlabel(
+        "step (black: base model, dashed: limits, orange: alarm)", fontsize=9
+    )
     figure.savefig(path, format="png", dpi=100)
     return True

@@ -26,18 +26,12 @@ def _count(reference: str, hypothesis: str) -> list[int]:
 def _rates(counts: Iterable[list[int]]) -> Rates:
     """Sum `_count` over utterances, and divide."""
     words, of_words, characters, of_characters = map(sum, zip((0, 0, 0, 0), *counts))
-    return (
-        words / of_words if of_words else math.nan,
-        characters / of_characters if of_characters else math.nan,
-    )
+    wer = words / of_words if of_words else math.nan
+    return wer, characters / of_characters if of_characters else math.nan
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> Rates:
-    """Compute WER and CER of a batch of transcripts.
-
-    They are fractions of the batch's reference words and characters (spaces count as
-    characters); NaN if there are none.
-    """
+    """Compute WER and CER of a batch; NaN without words or characters, spaces too."""
     return _rates(map(_count, references, hypotheses))
 
 
@@ -60,13 +54,9 @@ class Oracle:
 
         Only utterances that have a true transcript are scored; NaN if none has.
         """
-        counts = [
-            (_count(self._texts[key], self._to_text(tokens)), is_kept)
-            for key, tokens, is_kept in zip(utterance_ids, transcripts, kept)
-            if key in self._texts
-        ]
-        return (
-            _rates(of_one for of_one, _ in counts),
-            _rates(of_one for of_one, is_kept in counts if is_kept),
-            _rates(of_one for of_one, is_kept in counts if not is_kept),
-        )
+        of_kept, of_others = [], []
+        for key, tokens, is_kept in zip(utterance_ids, transcripts, kept):
+            if key in self._texts:
+                counts = _count(self._texts[key], self._to_text(tokens))
+                (of_kept if is_kept else of_others).append(counts)
+        return _rates(of_kept + of_others), _rates(of_kept), _rates(of_others)

@@ -22,14 +22,12 @@ OTHER_REASON = "other"  # Audio that could not be read, a loss that is not finit
 
 
 def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
-    """Choose at most `count` utterances by a hash of their ids.
+    """Choose `count` utterances by a hash: it hardly changes if others are added."""
 
-    So runs on the same data can be compared, and the choice hardly changes if
-    utterances are added or left out.
-    """
-    return heapq.nsmallest(
-        count, utterance_ids, key=lambda key: hashlib.sha256(key.encode()).digest()
-    )
+    def digest(key: str) -> bytes:
+        return hashlib.sha256(key.encode()).digest()
+
+    return heapq.nsmallest(count, utterance_ids, key=digest)
 
 
 class SampleRecorder(Stateful):
@@ -60,12 +58,10 @@ class SampleRecorder(Stateful):
         for row, key in enumerate(labels.utterance_ids):
             if key not in self._ids:
                 continue
-            one = slice(row, row + 1)
-            tokens, length = greedy(log_probs[one].detach(), label.lengths[one])
-            weight = float(label.weight[row])
-            confidence = float(
-                utterance_confidence(label.log_probs[one], label.lengths[one])
-            )
+            one, weight = slice(row, row + 1), float(label.weight[row])
+            lengths = label.lengths[one]
+            tokens, length = greedy(log_probs[one].detach(), lengths)
+            confidence = float(utterance_confidence(label.log_probs[one], lengths))
             reason = self._reasons.get(int(labels.reason[row]), OTHER_REASON)
             self._rows.append(
                 {

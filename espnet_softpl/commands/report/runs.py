@@ -32,9 +32,8 @@ from espnet_softpl.core.files import load_state
 from espnet_softpl.data.audio import READ_ERRORS
 from espnet_softpl.data.tables import read_scp
 from espnet_softpl.monitors import guard as monitors_guard
-from espnet_softpl.monitors.guard import Guard
+from espnet_softpl.monitors.guard import GUARDED, Guard
 from espnet_softpl.monitors.samples import SAMPLES_DIR
-from espnet_softpl.monitors.statistics import GUARDED
 from espnet_softpl.training.guarding import REPORT_DIR
 from espnet_softpl.training.resume.layout import (
     CHECKPOINT,
