@@ -30,11 +30,11 @@ def ends_quietly(main: Callable[..., T]) -> Callable[..., T]:
     is 130 or 143.
     """
 
+    def end(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> T:
-        def end(number: int, frame: Any) -> NoReturn:
-            raise SystemExit(128 + number)
-
         before = signal.signal(signal.SIGTERM, end)
         try:
             return main(*args, **kwargs)
@@ -61,18 +61,13 @@ def status_of(error: BaseException) -> int:
 
 @contextmanager
 def refusing(what: str, advice: str = "") -> Iterator[None]:
-    """Make a UserError of any error but one: `what`, the error, and what to do.
-
-    It is for what runs code of others, such as the parts of a model, which may raise
-    anything.
-    """
+    """Make a UserError of whatever others' code raises, such as a model's parts."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{what}: {reason}{advice}") from error
+        raise UserError(f"{what}: {type(error).__name__}: {error}{advice}") from error
 
 
 def name_some(items: Iterable[str], most: int = 3) -> str:
@@ -85,8 +80,7 @@ def name_some(items: Iterable[str], most: int = 3) -> str:
 def release(error: BaseException | None) -> None:
     """Let go of what the frames of an error, and of those before it, hold.
 
-    Processes that load data end at once then. Left to the interpreter's end, each of
-    them is waited for in vain for 5 s.
+    Processes that load data end at once then, and are not waited for in vain.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)

@@ -1,9 +1,7 @@
 """ESPnet imported in half the time, and in silence.
 
-ESPnet decorates some 500 functions with typeguard's `typechecked`, which parses and
-compiles each of them anew: 4 of the 9 s of processor time that its import takes. A
-command calls few of them. It also prints that there is no flash-attention, and g2p_en
-tries to download data, which only a model of English phonemes would need.
+ESPnet decorates some 500 functions with typeguard's `typechecked`, which compiles each
+of them anew: 4 of the 9 s that its import takes.
 """
 
 from __future__ import annotations
@@ -24,13 +22,11 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
             return functools.partial(typechecked, **options)
         if not hasattr(target, "__code__"):  # A class, or a wrapped function.
             return eager(target, **options)
-        compiled: list[Callable[..., Any]] = []
+        compiled = functools.cache(lambda: eager(target, **options))
 
         @functools.wraps(target)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            if not compiled:
-                compiled.append(eager(target, **options))
-            return compiled[0](*args, **kwargs)
+            return compiled()(*args, **kwargs)
 
         return checked
 
@@ -41,9 +37,8 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
 def quick_imports() -> Iterator[None]:
     """Let typeguard's checks of modules that are imported here wait for the first call.
 
-    The checks are the same, and so are their errors; they are only compiled later. What
-    modules print is dropped, and nltk downloads nothing. For the `main` of a command:
-    afterwards both libraries are as they were. One that is not installed is left out.
+    What modules print is dropped, and nltk downloads nothing. Afterwards both libraries
+    are as they were; one that is not installed is left out.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced("typeguard", "typechecked", lazily))

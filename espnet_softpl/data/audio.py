@@ -1,4 +1,4 @@
-"""What an entry of wav.scp or feats.scp names: a file, several, a part of an archive.
+"""What an entry of wav.scp or feats.scp names: files, a place in an archive, a command.
 
 The forms are ESPnet's types. Audio is not decoded until samples are asked for.
 """
@@ -9,6 +9,7 @@ import io
 import os
 import re
 import struct
+import subprocess
 import tokenize
 import wave
 import zipfile
@@ -21,8 +22,6 @@ import kaldiio
 import numpy as np
 import soundfile
 
-from espnet_softpl.data.pipes import is_command, run_pipe
-
 AUDIO_KINDS = ("sound", "multi_columns_sound", "kaldi_ark")
 
 # What the readers of soundfile, kaldiio and numpy raise for files that are missing,
@@ -33,6 +32,10 @@ READ_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,  # A header that claims more samples than there can be.
 )
 
+# Commands, as Kaldi's pipes: entries that end in `|`, whose output is the audio.
+_FILE = r"""([^\s"'\\$`*?~;&<>()|]+)"""  # Of characters that a shell takes as they are.
+_COPY = re.compile(rf"(?:\S*/)?(?:wav-copy\s+{_FILE}\s+-|cat\s+{_FILE})\s*\|")
+_SIGPIPE = 128 + 13  # bash's status of a program whose reader wanted no more.
 # FILE[:OFFSET][RANGE], e.g. wav.ark:1234[0:9]; it matches every text.
 _ENTRY = re.compile(r"(?P<file>.*?)(?::(?P<offset>\d+))?(?:\[[\d:,]*\])?", re.DOTALL)
 
@@ -59,6 +62,43 @@ def files_of(value: str, kind: str) -> list[str]:
     if kind == "kaldi_ark":
         return [_ENTRY.fullmatch(value)["file"]]
     return value.split() if kind == "multi_columns_sound" else [value]
+
+
+def is_command(value: str) -> bool:
+    """Tell whether an entry is a command whose output is meant."""
+    return value.strip().endswith("|") or value.strip().startswith("|")
+
+
+def copied_file(value: str) -> str | None:
+    """Return what a command only copies: X of `wav-copy X - |` and `cat X |`; or None.
+
+    Kaldi writes such entries, and they need neither Kaldi nor consent.
+    """
+    match = _COPY.fullmatch(value.strip())
+    return match and (match[1] or match[2])
+
+
+def run_pipe(value: str) -> bytes:
+    """Run an entry that ends in `|` with bash, as Kaldi does; return what it writes.
+
+    That is for who consented (`--allow_pipes true`). ValueError if it is no command,
+    RuntimeError, with the end of its error output, if it fails.
+    """
+    command = value.strip().removesuffix("|")
+    if command == value.strip() or not command.strip():
+        raise ValueError(f"{value!r} is no command that ends in '|'")
+    # With `pipefail` the status tells of every program of a pipeline. No input: a
+    # program that reads would wait for ever.
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode not in (0, _SIGPIPE):
+        said = " ".join(done.stderr[-300:].decode("utf-8", "replace").split())
+        raise RuntimeError(f"{value!r} ended with status {done.returncode}: {said}")
+    return done.stdout
 
 
 @contextmanager
@@ -120,8 +160,8 @@ def _audio_in_archive(value: str) -> tuple[io.BytesIO | None, bool]:
 def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
     """Open the audio files of an entry: one, or several that are channels of it.
 
-    The kind may be `pipe` too: a command, which is run. What is no audio, or cannot be
-    read, raises one of `READ_ERRORS`.
+    The kind may be `pipe`: a command, which is run. What cannot be read raises one of
+    `READ_ERRORS`.
     """
     files: Sequence[str | io.BytesIO] = files_of(value, kind)
     if kind == "pipe":

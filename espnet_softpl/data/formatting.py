@@ -1,8 +1,7 @@
 """Audio of any form and rate, written as plain files of one channel for training.
 
-Files that fit are used in place. Others are written as 16-bit FLAC: a part of a
-recording is cut out, channels are averaged (or one is taken), and another sample rate
-is converted only on request, by scipy's polyphase filter.
+Files that fit are used in place. Others become 16-bit FLAC: channels are averaged (or
+one is taken), and another sample rate is converted only on request.
 """
 
 from __future__ import annotations
@@ -137,11 +136,8 @@ def format_directory(
 ) -> list[str]:
     """Make a directory that ESPnet can train on from any Kaldi-style one.
 
-    It holds `wav.scp`, `utt2num_samples` (a shape file) and, if the source has them,
-    `text` and `utt2spk` of the same utterances; audio that had to be written is in
-    `audio`, and `bad_audio` lists what could not be used. The options are those of
-    `bin.format_audio`; `mapper` is `map`, or one that works in parallel and keeps the
-    order. Returns lines for the user.
+    The options are those of `bin.format_audio`; `mapper` is `map`, or one that works in
+    parallel and keeps the order. Returns lines for the user.
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: the target must be another directory")
@@ -182,9 +178,9 @@ def check_rates(outcomes: Sequence[Outcome], rate: int) -> None:
 def list_bad(
     outcomes: Sequence[Outcome], max_bad_share: float, report: Path
 ) -> str | None:
-    """List unusable audio in a file, and refuse more than a share, 0 to 1, of it.
+    """List unusable audio in `report`, and refuse more than a share, 0 to 1, of it.
 
-    Returns a warning; if all is usable, None, and the file `report` is removed.
+    Returns a warning; if all is usable, None.
     """
     problems = {i.utterance: " ".join(i.problem.split()) for i in outcomes if i.problem}
     report.unlink(missing_ok=True)

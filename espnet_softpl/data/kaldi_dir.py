@@ -1,8 +1,4 @@
-"""Kaldi-style directories: which audio each utterance of a user's is.
-
-`wav.scp` names the audio of utterances, or, if there is a file `segments`, that of
-recordings which utterances are cut out of.
-"""
+"""Kaldi-style directories: `wav.scp`, and `segments` that are cut out of its audio."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_softpl.core.errors import UserError, name_some
-from espnet_softpl.data.audio import files_of, guess_kind
-from espnet_softpl.data.pipes import copied_file, is_command
+from espnet_softpl.data.audio import copied_file, files_of, guess_kind, is_command
 from espnet_softpl.data.tables import read_scp
 
 
@@ -45,9 +40,8 @@ def read_recordings(
 ) -> list[Recording]:
     """Read and check the recordings that have utterances, in the order of `wav.scp`.
 
-    Raises:
-        UserError: A file is missing or malformed, an utterance's id contains a slash,
-            an audio file does not exist, or there is a command that is not allowed.
+    UserError if a file is missing or malformed, an utterance's id contains a slash, or
+    there is a command that is not allowed.
     """
     scp, segments = Path(directory) / "wav.scp", Path(directory) / "segments"
     # A command that only copies a file is that file.
@@ -59,11 +53,8 @@ def read_recordings(
     for cut in itertools.chain(*cuts.values()):
         if "/" in cut.utterance:
             raise UserError(f"{scp}: utterance {cut.utterance} must not contain '/'")
-    recordings = [
-        Recording(value, _kind_of(value), tuple(cuts[name]))
-        for name, value in wav.items()
-        if name in cuts
-    ]
+    used = [(value, cuts[name]) for name, value in wav.items() if name in cuts]
+    recordings = [Recording(value, _kind_of(value), tuple(of)) for value, of in used]
     pipes = [value for value, kind, _ in recordings if kind == "pipe"]
     if pipes and not allow_pipes:
         raise UserError(
@@ -93,8 +84,7 @@ def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[C
     """Read lines of `utterance recording start end [channel]`, by recording.
 
     Start and end are in seconds; an end of -1 is that of the recording. Channels count
-    from 0, or are A and B. UserError if a line is malformed, or its recording is not
-    among `recordings`.
+    from 0, or are A and B.
     """
     cuts: dict[str, list[Cut]] = {}
     for utterance, value in read_scp(path).items():
@@ -126,9 +116,7 @@ def _parse_cut(utterance: str, words: list[str]) -> Cut:
         raise ValueError("not a time")
     if end != -1.0 and end <= start:
         raise ValueError("the end is not after the start")
-    channel = None
-    if len(words) == 3:
-        channel = int({"A": "0", "B": "1"}.get(words[2], words[2]))
-        if channel < 0:
-            raise ValueError("no channel")
+    channel = int({"A": "0", "B": "1"}.get(words[2], words[2])) if words[2:] else None
+    if channel is not None and channel < 0:
+        raise ValueError("no channel")
     return Cut(utterance, start, None if end == -1.0 else end, channel)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from espnet_softpl.core.errors import CollapseError
-from espnet_softpl.core.reading import read_values
+from espnet_softpl.core.modules import read_values
 from espnet_softpl.criteria.base import weighted_mean
 from espnet_softpl.labels.prior import RunningMean
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel, all_frames

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from espnet_softpl.core.reading import read_columns
+from espnet_softpl.core.modules import read_columns
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 
 

@@ -17,8 +17,8 @@ from espnet2.torch_utils.recursive_op import recursive_average
 from espnet2.train import trainer
 from espnet2.train.reporter import SubReporter
 
+from espnet_softpl.core.modules import read_values
 from espnet_softpl.core.processes import rank_and_world
-from espnet_softpl.core.reading import read_values
 
 
 def average(

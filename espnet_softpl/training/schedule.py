@@ -29,7 +29,7 @@ from espnet_softpl.core.ranges import (
     fraction,
     not_negative,
 )
-from espnet_softpl.core.stateful import Stateful
+from espnet_softpl.core.registry import Stateful
 
 T = TypeVar("T")
 FORMS = ("block", "interleaved")
