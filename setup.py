@@ -120,7 +120,10 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["espnet_softpl", "espnet_softpl.*"]),
-    package_data={"espnet_softpl.commands.report": ["*.html", "*.js"]},
+    package_data={
+        "espnet_softpl.commands.report": ["*.html", "*.js"],
+        "espnet_softpl.monitors": ["*.yaml"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={

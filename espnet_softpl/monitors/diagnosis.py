@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from espnet_softpl.core.files import read_yaml
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.monitors.guard import GUARDED, MONITORS, Alarm, Guard
 
@@ -20,96 +21,11 @@ class Form(NamedTuple):
 
     title: str
     meaning: str  # What is seen.
-    causes: tuple[str, ...]  # "why -> which YAML keys to change", the likeliest first.
+    causes: list[str]  # "why -> which YAML keys to change", the likeliest first.
 
 
-_WEAK_BASE_MODEL = (
-    "The base model is too weak: its labels of this audio are mostly wrong, and hard "
-    "labels fail with them as soft ones do. -> a stronger base model for --init_param, "
-    "or a later pl_schedule_conf.start_step."
-)
-_FEW_LABELED = (
-    "Too few labeled batches: they alone oppose the drift. -> pl_schedule_conf: more "
-    "labeled_steps, fewer unlabeled_steps, a lower weight, longer ramp_steps."
-)
-_FAST_TEACHER = (
-    "The teacher follows the student too fast and passes its errors on; a teacher that "
-    "is the student is the worst. -> pl_teacher: ema with a pl_teacher_conf.decay "
-    "closer to 1 or a longer half_life_steps; pl_teacher: frozen cannot collapse."
-)
-
-# The most specific first: nearly every collapse lowers the mutual information too.
-FORMS: dict[str, Form] = {
-    "infinite": Form(
-        "the numbers are broken",
-        "A weight, or every label of a mini-batch, is no finite number.",
-        (
-            "Training has diverged. -> a lower optim_conf.lr, a lower grad_clip.",
-            "Half precision overflows. -> use_amp: false.",
-            "The unlabeled loss is too large at the start. -> pl_schedule_conf: a "
-            "lower weight, longer ramp_steps.",
-        ),
-    ),
-    "all_blank": Form(
-        "the transcripts vanish",
-        "Blank takes over, and transcripts become short or empty.",
-        (
-            "Empty and very short transcripts teach blank at every frame, which makes "
-            "more of them. -> pl_filter: tokens with a higher "
-            "pl_filter_conf.min_tokens, at least 1; pl_regularizer: prior_kl.",
-            _WEAK_BASE_MODEL,
-            _FEW_LABELED,
-        ),
-    ),
-    "flattening": Form(
-        "the labels flatten",
-        "Frames lose their best token: entropy rises, blank loses frames, stray "
-        "tokens appear.",
-        (
-            "Plain frame-level soft labels: every bit of doubt in the teacher is "
-            "learned, and nothing in the loss takes it back. -> pl_criterion: "
-            "hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or blend with one "
-            "of them; or pl_shaping: sharpen.",
-            _FEW_LABELED,
-            _FAST_TEACHER,
-        ),
-    ),
-    "few_tokens": Form(
-        "few tokens are left",
-        "Transcripts are made of ever fewer different tokens.",
-        (
-            "Labels favor frequent tokens, and nothing holds the mix of tokens. -> "
-            "pl_regularizer: prior_kl or mean_entropy.",
-            _WEAK_BASE_MODEL,
-            _FEW_LABELED,
-        ),
-    ),
-    "constant": Form(
-        "all frames become alike",
-        "Every frame comes to have the same distribution, sharp or flat.",
-        (
-            "One distribution at every frame satisfies frame-level soft labels: if "
-            "teacher and student share it, their loss has no gradient. -> "
-            "pl_criterion: hard_ctc, nbest_ctc or soft_ctc in place of soft_ce, or "
-            "blend with one of them; or pl_regularizer: mean_entropy or prior_kl.",
-            _FEW_LABELED,
-            _FAST_TEACHER,
-        ),
-    ),
-    "drift": Form(
-        "teacher and student drift apart",
-        "Their best tokens differ at more and more frames.",
-        (
-            "The student is thrown off by the unlabeled loss. -> pl_schedule_conf: a "
-            "lower weight, longer ramp_steps, more labeled_steps.",
-            "The teacher has been left behind by a better student (the labeled "
-            "validation error goes on falling): no collapse. -> pl_teacher: ema with "
-            "a lower pl_teacher_conf.decay or a shorter half_life_steps.",
-            _WEAK_BASE_MODEL,
-        ),
-    ),
-}
-
+_TEXTS = read_yaml(Path(__file__).with_name("forms.yaml"))
+FORMS = {name: Form(**texts) for name, texts in _TEXTS.items()}
 # The form that a monitor beyond a limit of one side is a sign of.
 SIGNS: dict[tuple[str, str], str] = {
     (statistic.name, side): form
@@ -120,10 +36,7 @@ SIGNS: dict[tuple[str, str], str] = {
 
 
 def diagnose(alarm: Alarm) -> tuple[str, ...]:
-    """Name the `FORMS` that an alarm has signs of, the most specific first.
-
-    There is none if only limits of one's own are broken, which no form breaks.
-    """
+    """Name the `FORMS`, if any, that an alarm has signs of, the most specific first."""
     signs = {SIGNS.get((each.monitor, each.side), each.side) for each in alarm.breaches}
     return tuple(form for form in FORMS if form in signs)
 

@@ -1,8 +1,7 @@
 """The collapse guard: watches the pseudo-labels, and tells when to warn or step in.
 
-The monitors are the statistics in `GUARDED`; none needs a transcript. What is healthy
-depends on tokens, language and model, so levels are judged against the base model's,
-the means of the first unlabeled batches.
+What is healthy depends on tokens, language and model, so levels are judged against the
+base model's, the means of the first unlabeled batches. None needs a transcript.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Limits:
     """What is allowed for one monitor; None if there is no such limit.
 
     The strictest limit of a side counts. Ratios do not apply if the reference, the
-    base model's level, is 0 or below. A value out of its range raises ValueError.
+    base model's level, is 0 or below.
     """
 
     lowest: float | None = None  # Least ratio of the level to the reference, in [0, 1).
@@ -59,8 +58,7 @@ class Limits:
     ) -> tuple[tuple[float, str], tuple[float, str]]:
         """Return the least and the greatest allowed level, each with words for it.
 
-        Relative limits are at least `slack` away from the reference; a side without a
-        limit is infinite.
+        Relative limits are at least `slack` away from the reference.
         """
         low, high = [(-math.inf, "none")], [(math.inf, "none")]
         if self.lowest is not None and reference > 0:
@@ -237,9 +235,8 @@ class Guard:
     def observe(self, step: int, monitors: Mapping[str, float]) -> Alarm | None:
         """Take in the monitors of one unlabeled batch, by statistic name.
 
-        NaN and missing values are skipped, an infinite one is beyond its limit; other
-        statistics are not looked at. A monitor raises an alarm once, then keeps silent
-        until it has been back within its limits.
+        NaN and missing values are skipped, an infinite one is beyond its limit. A
+        monitor raises an alarm once, then is silent until it has been back within.
         """
         values = tuple(float(monitors.get(name, math.nan)) for name in MONITORS)
         self._history.append((step, values))
@@ -256,14 +253,11 @@ class Guard:
         if not raised:
             return None
         # A resumed run may have other limits, and no breach of what was reported.
-        reported = [
-            self._judge(n) for n, track in self._tracks.items() if track.reported
-        ]
-        lasting = [breach for breach in reported if breach is not None]
+        lasting = [self._judge(n) for n, t in self._tracks.items() if t.reported]
         for breach in raised:
             self._tracks[breach.monitor].reported = True
         self.alarms += 1
-        return Alarm(int(step), self.alarms, (*raised, *lasting))
+        return Alarm(int(step), self.alarms, (*raised, *filter(None, lasting)))
 
     def note_broken(self, step: int, what: str) -> Alarm:
         """Raise the alarm of weights that are not finite: nothing can be learned."""
@@ -328,11 +322,9 @@ class Guard:
 
     def history(self) -> tuple[list[int], dict[str, list[float]]]:
         """Return the latest steps, at most `HISTORY`, and each monitor's raw values."""
-        steps, rows = (
-            [step for step, _ in self._history],
-            [row for _, row in self._history],
-        )
-        return steps, {n: [row[i] for row in rows] for i, n in enumerate(MONITORS)}
+        rows = [row for _, row in self._history]
+        values = {n: [row[i] for row in rows] for i, n in enumerate(MONITORS)}
+        return [step for step, _ in self._history], values
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, plain numbers and containers only."""

@@ -34,10 +34,7 @@ class LearnedFrom:
         usable: Sequence[bool],
         factor: float,
     ) -> None:
-        """Count a mini-batch: whether each label has a weight, and its `Labels.reason`.
-
-        `usable` tells whose audio and loss can be used; `factor` is lambda.
-        """
+        """Count a mini-batch: labels with a weight, their `Labels.reason`, lambda."""
         counts = collections.Counter(seen=1)
         counts["learned"] = int(factor > 0 and any(kept))
         counts[NO_WEIGHT] = int(factor == 0)

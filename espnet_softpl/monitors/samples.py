@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.core.files import atomic_file
-from espnet_softpl.core.stateful import Stateful
+from espnet_softpl.core.files import atomic_write
+from espnet_softpl.core.registry import Stateful
 from espnet_softpl.ctc import greedy
 from espnet_softpl.labels.confidence import utterance_confidence
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
@@ -31,10 +31,7 @@ def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
 
 
 class SampleRecorder(Stateful):
-    """Records the labels of chosen utterances whenever they are trained on.
-
-    `filter_names` are those of the filters, in order; `to_text` joins token ids.
-    """
+    """Records the labels of chosen utterances whenever they are trained on."""
 
     def __init__(
         self,
@@ -50,11 +47,7 @@ class SampleRecorder(Stateful):
     def record(
         self, step: int, labels: Labels, label: PseudoLabel, log_probs: torch.Tensor
     ) -> None:
-        """Record what is known of the chosen utterances of a mini-batch.
-
-        `labels` are as they were made, `label` is trained on, with its final weight;
-        `log_probs` are the student's, (B, T, V).
-        """
+        """Record chosen utterances; `log_probs` (B, T, V) are the student's."""
         for row, key in enumerate(labels.utterance_ids):
             if key not in self._ids:
                 continue
@@ -80,18 +73,15 @@ class SampleRecorder(Stateful):
         return self._to_text(tokens[: int(length)].tolist())
 
     def write(self, output_dir: Path, epoch: int, rank: int) -> None:
-        """Write a process's records of an epoch, a JSON object a line, and begin anew.
-
-        An epoch that is trained again after a kill writes the same file again.
-        """
+        """Write the records of an epoch, a JSON object a line, and begin anew."""
         path = output_dir / SAMPLES_DIR / f"{epoch}epoch.rank{rank}.jsonl"
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
         self._rows = []
         if not lines:
             path.unlink(missing_ok=True)
             return
-        with atomic_file(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        with atomic_write(path) as file:
+            file.writelines(lines)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records of an epoch that is not finished."""

@@ -1,6 +1,4 @@
-"""The `pl_*` statistics of a training: names, meanings, limits, and their values.
-
-A statistic's name stands nowhere else in the package.
+"""The `pl_*` statistics of a training: names, which stand nowhere else, and values.
 
 B utterances, T frames after subsampling, V tokens with blank. Entropies are in nats.
 """
@@ -8,14 +6,12 @@ B utterances, T frames after subsampling, V tokens with blank. Entropies are in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from espnet_softpl.ctc import BLANK, frame_mask
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
-from espnet_softpl.monitors.oracle import Oracle
 
 
 class Statistic(NamedTuple):
@@ -68,8 +64,6 @@ WER_DROPPED = Statistic("pl_wer_dropped", "WER of dropped labels (%)")
 ALWAYS = (WER, CER, BLANK_SHARE, FRAME_ENTROPY, MEAN_ENTROPY, MUTUAL_INFORMATION)
 ALWAYS += (LENGTH_RATIO, EMPTY_SHARE, VOCABULARY, DISAGREEMENT)
 ALWAYS += (KEPT, KEPT_AUDIO, KEPT_HOURS, UNUSABLE, AGE, WEIGHT)
-# The guard's, of the teacher's output alone.
-OF_LABEL = tuple(each.name for each in ALWAYS[2:9])
 OF_CACHE = (USES, TURNOVER, LABEL_CHANGE)
 OF_ORACLE = (WER_KEPT, WER_DROPPED)
 STATISTICS = (*ALWAYS, DECODER_DISAGREEMENT, DROPPED, *OF_CACHE, *OF_ORACLE)
@@ -123,10 +117,7 @@ def length_ratio(
 def vocabulary_use(
     tokens: torch.Tensor, token_lengths: torch.Tensor, vocabulary: int
 ) -> torch.Tensor:
-    """Compute how many of V tokens the transcripts (B, U) use, as a perplexity.
-
-    It is exp(H(token frequencies over the batch)); NaN if all transcripts are empty.
-    """
+    """Return exp(H) of how often V tokens are in transcripts (B, U); or NaN."""
     used = frame_mask(token_lengths, tokens.size(1)).float()
     counts = used.new_zeros(vocabulary)
     counts.scatter_add_(0, tokens.clamp(min=0).flatten(), used.flatten())
@@ -202,17 +193,3 @@ def step_statistics(
         AGE.name: float(step - labels.step),
         USES.name: float(labels.uses),
     }
-
-
-def oracle_statistics(
-    oracle: Oracle, utterance_ids: Sequence[str], label: PseudoLabel
-) -> dict[str, float]:
-    """Score labels against true transcripts: all, those that are used, the others."""
-    columns = label.tokens, label.token_lengths.unsqueeze(1), label.weight[:, None] > 0
-    rows = torch.cat(columns, 1).tolist()
-    transcripts, kept = [row[: row[-2]] for row in rows], [row[-1] for row in rows]
-    (wer, cer), (of_kept, _), (of_dropped, _) = oracle.score(
-        utterance_ids, transcripts, kept
-    )
-    values = (wer, cer, of_kept, of_dropped)
-    return {s.name: v for s, v in zip((WER, CER, *OF_ORACLE), values)}

@@ -162,7 +162,7 @@ class PseudoLabeling(Losses):
             values[statistics.TURNOVER.name] = self.cache.turnover
             values[statistics.LABEL_CHANGE.name] = change
         if self.oracle is not None:
-            values |= statistics.oracle_statistics(self.oracle, batch.utt_id, label)
+            values |= self.oracle.score(batch.utt_id, label)
         return {"loss": weight * loss, "loss_pl": loss, **outcome.losses}, values
 
     def _take_in(
