@@ -24,11 +24,7 @@ class CollapseError(RuntimeError):
 
 
 def ends_quietly(main: Callable[..., T]) -> Callable[..., T]:
-    """Decorate a command's `main`: Ctrl-C and SIGTERM end it without a traceback.
-
-    Both are exceptions in it, so that it removes what it has half written. The status
-    is 130 or 143.
-    """
+    """Decorate a command's `main`: Ctrl-C and SIGTERM raise, status 130 or 143."""
 
     def end(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)
@@ -78,10 +74,7 @@ def name_some(items: Iterable[str], most: int = 3) -> str:
 
 
 def release(error: BaseException | None) -> None:
-    """Let go of what the frames of an error, and of those before it, hold.
-
-    Processes that load data end at once then, and are not waited for in vain.
-    """
+    """Let go of what an error's frames hold: processes that load data end at once."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

@@ -166,15 +166,13 @@ def load_weights(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-# A configuration of ESPnet has a few values, and a token list of up to 100,000.
+# With aliases written out, ten lines of which can fill any memory. A configuration of
+# ESPnet has a few values, and a token list of up to 100,000.
 MOST_VALUES = 10**6
 
 
 def read_yaml(path: Path) -> Any:
-    """Read plain values from a YAML file; UserError if it has more than `MOST_VALUES`.
-
-    That is with its aliases written out: ten lines of them can fill any memory.
-    """
+    """Read plain values from YAML; UserError if it is none or above `MOST_VALUES`."""
     import yaml
 
     try:

@@ -139,10 +139,7 @@ def average(
 
 
 def read_values(values: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Turn tensors of one element, of any shape and type, into numbers, in one go.
-
-    For a host that reads from a GPU waits for it. Numbers stay as they are.
-    """
+    """Turn tensors of one element into numbers in one go: a host waits for a GPU."""
     waiting = {k: v.detach() for k, v in values.items() if isinstance(v, Tensor)}
     if not waiting:
         return dict(values)

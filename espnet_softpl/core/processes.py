@@ -39,10 +39,7 @@ def from_all(value: Any) -> list[Any]:
 
 
 def on_first_process(action: Callable[[], None]) -> None:
-    """Let the first process do something, and the others wait for it.
-
-    A UserError of the action is raised in every process: nobody waits for ever.
-    """
+    """Let the first process act and others wait; all raise its UserError."""
     message = None
     if rank_and_world()[0] == 0:
         try:

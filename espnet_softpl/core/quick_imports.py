@@ -35,11 +35,7 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Let typeguard's checks of modules that are imported here wait for the first call.
-
-    What modules print is dropped, and nltk downloads nothing. Afterwards both libraries
-    are as they were; one that is not installed is left out.
-    """
+    """Let typeguard's checks wait for the first call; print and download nothing."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced("typeguard", "typechecked", lazily))
         stack.enter_context(

@@ -122,11 +122,12 @@ def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str
             hint = did_you_mean(name, parameters)
             raise UserError(f"{key}: unknown key {name!r}.{hint} Allowed: {allowed}.")
     conf = dict(conf)
-    for name in conf.keys() & parameters.keys():
-        words = inspect.formatannotation(parameters[name].annotation)
-        counts = re.search(r"\bint\b", words) and not re.search(r"\bfloat\b", words)
-        if isinstance(conf[name], WholeEnds) and counts:
-            conf[name] = round(conf[name])
+    for name, value in conf.items():
+        if isinstance(value, WholeEnds) and name in parameters:
+            annotation = inspect.formatannotation(parameters[name].annotation)
+            words = re.findall(r"\w+", annotation)
+            if "int" in words and "float" not in words:
+                conf[name] = round(value)
     try:
         return factory(**conf)
     except (TypeError, ValueError) as error:
@@ -136,10 +137,7 @@ def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str
 def named_confs(
     key: str, names: str | Sequence[str], conf: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Assign settings to one or several parts that a YAML key names, in their order.
-
-    The settings are keyed by the parts' names; those of a single part need not be.
-    """
+    """Assign settings, by name if there are several, to the parts that a key names."""
     names = [names] if isinstance(names, str) else list(names)
     if len(set(names)) < len(names):
         raise UserError(f"{key}: {names} names one of them twice")

@@ -1,7 +1,4 @@
-"""What an entry of wav.scp or feats.scp names: files, a place in an archive, a command.
-
-The forms are ESPnet's types. Audio is not decoded until samples are asked for.
-"""
+"""Entries of wav.scp and feats.scp: files, places in archives, commands."""
 
 from __future__ import annotations
 
@@ -70,10 +67,7 @@ def is_command(value: str) -> bool:
 
 
 def copied_file(value: str) -> str | None:
-    """Return what a command only copies: X of `wav-copy X - |` and `cat X |`; or None.
-
-    Kaldi writes such entries, and they need neither Kaldi nor consent.
-    """
+    """Return X of `wav-copy X - |` and `cat X |`, which Kaldi writes; else None."""
     match = _COPY.fullmatch(value.strip())
     return match and (match[1] or match[2])
 
@@ -106,7 +100,7 @@ def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
     """Open an archive at an entry; yield it and the entry's first eight bytes."""
     entry = _ENTRY.fullmatch(value)
     start = int(entry["offset"] or 0)
-    refuse_special([entry["file"]])
+    refuse_special(entry["file"])
     with open(entry["file"], "rb") as stream:
         stream.seek(start)
         mark = stream.read(8)
@@ -116,14 +110,10 @@ def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
         yield stream, mark
 
 
-def refuse_special(files: Sequence[str | io.BytesIO]) -> None:
-    """Raise OSError for a directory, or a FIFO or device that one may wait at for ever.
-
-    Of what is not there, the readers tell.
-    """
-    for file in files:
-        if isinstance(file, str) and Path(file).exists() and not Path(file).is_file():
-            raise OSError(f"{file} is no regular file")
+def refuse_special(file: str) -> None:
+    """Raise OSError for what is no file, such as a FIFO to wait at for ever."""
+    if Path(file).exists() and not Path(file).is_file():
+        raise OSError(f"{file} is no regular file")
 
 
 def refuse_pickle(value: str) -> None:
@@ -158,11 +148,7 @@ def _audio_in_archive(value: str) -> tuple[io.BytesIO | None, bool]:
 
 @contextmanager
 def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
-    """Open the audio files of an entry: one, or several that are channels of it.
-
-    The kind may be `pipe`: a command, which is run. What cannot be read raises one of
-    `READ_ERRORS`.
-    """
+    """Open an entry's files, channels of it; one of `READ_ERRORS` if it cannot."""
     files: Sequence[str | io.BytesIO] = files_of(value, kind)
     if kind == "pipe":
         files = [io.BytesIO(run_pipe(value))]
@@ -171,16 +157,15 @@ def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
         if audio is None:
             raise ValueError("no audio but an array of numbers, such as features")
         files = [audio]
-    refuse_special(files)
+    else:
+        for file in files:
+            refuse_special(file)
     with ExitStack() as stack:
         yield [stack.enter_context(soundfile.SoundFile(file)) for file in files]
 
 
 def read_header(value: str, kind: str) -> Header:
-    """Find length, shape and rate of what ESPnet loads for an entry and its type.
-
-    A command, a pickle, and what cannot be read raise one of `READ_ERRORS`.
-    """
+    """Describe what ESPnet loads for an entry of a type, or raise `READ_ERRORS`."""
     if is_command(value):
         raise ValueError(f"{value!r} is a command, and only files are read here")
     if kind != "kaldi_ark":

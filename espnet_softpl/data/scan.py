@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,10 +44,7 @@ class AudioScan(NamedTuple):
 def speech_scp(
     specs: DataSpec, option: str, read: Callable[[str], Table] = Table
 ) -> tuple[Table, str]:
-    """Read the `speech` of an option `*_data_path_and_name_and_type`, and its type.
-
-    UserError if there is none or a bad or empty file, or an entry is a command.
-    """
+    """Read the one `speech` of `*_data_path_and_name_and_type`, and its type."""
     speech = [(path, kind) for path, name, kind in specs if name == "speech"]
     if len(speech) != 1:
         raise UserError(
@@ -61,9 +58,7 @@ def speech_scp(
         raise UserError(f"{option}: {error}") from error
     if not entries:
         raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
-    commands = [
-        k for k, value in entries.items() if "|" in value and forms.is_command(value)
-    ]
+    commands = [k for k, v in entries.items() if "|" in v and forms.is_command(v)]
     if commands:
         raise UserError(
             f"{option}: {path}: {len(commands)} utterances are read from commands "
@@ -100,10 +95,7 @@ def read_some_headers(
 def check_sample_rates(
     sets: Mapping[str, Mapping[str, str]], kinds: Mapping[str, str] = {}
 ) -> None:
-    """Raise UserError for audio of two sample rates, or levels, within sets or between.
-
-    `kinds` has ESPnet's type by the name of a set, if it is not `sound`.
-    """
+    """Refuse two sample rates or levels; `kinds` are ESPnet's, else `sound`."""
     rates: dict[int, str] = {}
     levels: dict[bool, str] = {}
     for name, entries in sets.items():
@@ -150,15 +142,13 @@ def scan_audio(
     scan = AudioScan({}, {})
     items = iter(entries.items())
 
-    def examine(part: list[tuple[str, str]]) -> list[int | None]:
-        return [_misfit_of(value, kind, input_size)[0] for _, value in part]
+    def examine(item: tuple[str, str]) -> int | None:
+        return _misfit_of(item[1], kind, input_size)[0]
 
-    # Not all at once: what waits for a thread takes memory.
-    parts = iter(lambda: list(itertools.islice(items, PER_THREAD)), [])
-    with ThreadPoolExecutor(THREADS) as pool:
-        while some := list(itertools.islice(parts, 4 * THREADS)):
-            found = itertools.chain(*pool.map(examine, some))
-            for (key, value), length in zip(itertools.chain(*some), found):
+    with ThreadPool(THREADS) as pool:
+        # Not all at once: what waits for a thread takes memory.
+        while some := list(itertools.islice(items, 4 * THREADS * PER_THREAD)):
+            for (key, value), length in zip(some, pool.map(examine, some, PER_THREAD)):
                 if length is not None:
                     scan.samples[key] = length
                     continue
@@ -185,10 +175,7 @@ def _misfit_of(
 def find_misfit(
     header: Header, input_size: int | None = None, rate: int | None = None
 ) -> str | None:
-    """Say why a model cannot take audio or features, and what to do; or None.
-
-    `input_size` is as in `scan_audio`; a `rate` of None allows any rate and level.
-    """
+    """Say why a model cannot take audio or features, at a rate if given; or None."""
     # The header of a FLAC stream of unknown length says 2^63 - 1.
     if not 0 < header.length < 2**31:
         return f"{header.length or 'no'} samples by its header"

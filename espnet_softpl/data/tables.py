@@ -154,10 +154,7 @@ class _Values(ValuesView):
 
 
 class Lengths(Table):
-    """Lengths of a shape file of ESPnet, `utterance-id length[,dimension]`, by id.
-
-    `counts` (N,) has the lengths by row. What is no number is a UserError.
-    """
+    """A shape file, `utterance-id length[,dimension]`; `counts` (N,) are by row."""
 
     def __init__(self, path: str | Path) -> None:
         self._counts: list[np.ndarray] = []
@@ -290,10 +287,7 @@ def read_lengths(path: str | Path) -> dict[str, int]:
 
 
 def _keeping(kind: type[T]) -> Callable[[str | Path], T]:
-    """Return what reads a table, and keeps the last one while its file is the same.
-
-    A training asks for the same large tables in several places.
-    """
+    """Return what reads a table, and keeps the last one until its file changes."""
 
     @functools.lru_cache(maxsize=1)
     def read(path: str, *stamp: int) -> T:

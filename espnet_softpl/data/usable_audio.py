@@ -6,7 +6,7 @@ import bisect
 import collections
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class _Unusable(Exception):
     """The audio of an utterance cannot be used; the message says why."""
 
 
-class _Reader(Mapping):
+class _Reader:
     """One of ESPnet's readers; `READ_ERRORS` are caught around it alone.
 
     So other mistakes (an unknown utterance, anything in the preprocessing) end the run.
@@ -46,10 +46,10 @@ class _Reader(Mapping):
 
     def __getitem__(self, uid: str) -> Any:
         try:
-            if self._archived is not None:
-                # kaldiio would load it, and so run what it says.
-                refuse_pickle(self._archived[uid])
-            refuse_special(self.files_of(uid))
+            # kaldiio would load a pickle, and so run what it says.
+            refuse = refuse_special if self._archived is None else refuse_pickle
+            for file in self.files_of(uid):
+                refuse(file)
             audio = self._reader[uid]
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())
@@ -60,12 +60,6 @@ class _Reader(Mapping):
             raise _Unusable(reason)
         return audio
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._reader)
-
-    def __len__(self) -> int:
-        return len(self._reader)
-
     def files_of(self, uid: str) -> list[str]:
         """Return the files of an utterance, or its place in an archive, if it tells."""
         if not hasattr(self._files, "get_path"):
@@ -75,11 +69,7 @@ class _Reader(Mapping):
 
 
 class CleanAndAugmented:
-    """Preprocessing of unlabeled audio: clean for the teacher, `speech_aug` as well.
-
-    `clean` and `augmented` are two of ESPnet's preprocessors. UserError if the
-    augmentation changes the number of samples.
-    """
+    """Unlabeled audio, clean, and augmented of the same length as `speech_aug`."""
 
     def __init__(
         self, clean: Callable[..., dict], augmented: Callable[..., dict]
@@ -194,10 +184,7 @@ class UsableAudio(CheckedAudio):
 
 
 class StrictAudio(CheckedAudio):
-    """Labeled audio: what cannot be used ends the run, and the message says why.
-
-    So does audio of another shape than what this process has read first.
-    """
+    """Labeled audio: what is unusable, or of a second shape, ends the run."""
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance as ESPnet's dataset does; UserError if it is unusable."""
@@ -249,11 +236,7 @@ class UsableShare:
 def smallest_input(
     count_frames: Callable[[int], int], most: int, frames: int = 1
 ) -> int:
-    """Find, by bisection, the smallest number of samples that make enough frames.
-
-    `count_frames` may raise anything for too few samples; `most` are surely enough,
-    else a ValueError.
-    """
+    """Find by bisection the fewest samples, up to `most`, with enough frames."""
     if (found := count_frames(most)) < frames:
         raise ValueError(f"{most} samples give {found} frames, {frames} are needed")
 
