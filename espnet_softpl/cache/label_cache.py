@@ -55,7 +55,7 @@ class LabelCache:
         self.decides = isinstance(settings, LabelChange)
         self.refreshes = self.decides and settings.refresh
         # Labels are made once more when they are replaced.
-        self.measures_change = not self.decides and settings.measure_change
+        self.measures_change = getattr(settings, "measure_change", False)
         self.counts = Counts()
         self._keep_posteriors = keep_posteriors
         self._compression = settings.compression()

@@ -10,9 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-
-T = TypeVar("T")
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -23,14 +21,14 @@ class CollapseError(RuntimeError):
     """A training ended that would learn no more: the guard's alarm; exit status 3."""
 
 
-def ends_quietly(main: Callable[..., T]) -> Callable[..., T]:
+def ends_quietly(main: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a command's `main`: Ctrl-C and SIGTERM raise, status 130 or 143."""
 
     def end(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
     @functools.wraps(main)
-    def run(*args: Any, **kwargs: Any) -> T:
+    def run(*args: Any, **kwargs: Any) -> Any:
         before = signal.signal(signal.SIGTERM, end)
         try:
             return main(*args, **kwargs)

@@ -108,25 +108,19 @@ def check_sums(path: Path) -> None:
     """
     if not zipfile.is_zipfile(path):
         return
-    try:
-        with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
-    except OSError:
-        raise
-    except Exception as error:  # A wrong bit in a header may ask for anything.
-        damaged = f"{type(error).__name__}: {error}"
-    if damaged is not None:
-        raise UserError(f"{path} is damaged: {damaged} is not what was written")
+    with reading(path), zipfile.ZipFile(path) as records:
+        if (damaged := records.testzip()) is not None:
+            raise UserError(f"{path} is damaged: {damaged} is not what was written")
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Make a UserError of whatever torch raises of a file that it cannot load."""
+    """Make a UserError of whatever a file raises that torch cannot load."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # What torch raises is not documented.
+    except Exception as error:  # A wrong bit may ask for anything.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # The other one is of a place that a torn file names.
         reason = str(error).partition("\n")[0]

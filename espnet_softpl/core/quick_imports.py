@@ -35,26 +35,20 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Let typeguard's checks wait for the first call; print and download nothing."""
+    """Let typeguard's checks wait for the first call; print and download nothing.
+
+    Afterwards both libraries are as they were. One that is not installed is left out.
+    """
+    changes = (
+        ("typeguard", "typechecked", lazily),
+        ("nltk", "download", lambda _: lambda *args, **options: False),
+    )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced("typeguard", "typechecked", lazily))
-        stack.enter_context(
-            _replaced("nltk", "download", lambda _: lambda *a, **k: False)
-        )
+        for name, function, change in changes:
+            if importlib.util.find_spec(name) is not None:
+                module = importlib.import_module(name)
+                before = getattr(module, function)
+                stack.callback(setattr, module, function, before)
+                setattr(module, function, change(before))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
-
-
-@contextlib.contextmanager
-def _replaced(name: str, function: str, change: Callable[..., Any]) -> Iterator[None]:
-    """Change a function of a module, if it is installed, and change it back."""
-    if importlib.util.find_spec(name) is None:
-        yield
-        return
-    module = importlib.import_module(name)
-    before = getattr(module, function)
-    setattr(module, function, change(before))
-    try:
-        yield
-    finally:
-        setattr(module, function, before)

@@ -15,15 +15,8 @@ import soundfile
 
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.files import atomic_file
-from espnet_softpl.data.audio import (
-    READ_ERRORS,
-    copied_file,
-    files_of,
-    guess_kind,
-    header_of,
-    is_command,
-    open_audio,
-)
+from espnet_softpl.data import audio as forms
+from espnet_softpl.data.audio import READ_ERRORS, header_of, open_audio
 from espnet_softpl.data.scan import LOUDEST, find_defect
 from espnet_softpl.data.tables import read_scp, write_table
 
@@ -56,7 +49,7 @@ def read_recordings(
     """Read and check the recordings with utterances, in the order of `wav.scp`."""
     scp, segments = Path(directory) / "wav.scp", Path(directory) / "segments"
     # A command that only copies a file is that file.
-    wav = {name: copied_file(value) or value for name, value in read_scp(scp).items()}
+    wav = {key: forms.copied_file(v) or v for key, v in read_scp(scp).items()}
     if not wav:
         raise UserError(f"{scp} is empty")
     whole = {name: [Cut(name)] for name in wav}
@@ -73,8 +66,8 @@ def read_recordings(
             f"file must not run programs unasked. If you trust it: --allow_pipes true "
             f"(a shell runs each once)"
         )
-    parts = [files_of(value, kind) for value, kind, _ in recordings if kind != "pipe"]
-    files = set(itertools.chain(*parts))
+    plain = [each for each in recordings if each.kind != "pipe"]
+    files = set(itertools.chain(*(forms.files_of(r.value, r.kind) for r in plain)))
     if missing := [file for file in files if not Path(file).is_file()]:
         raise UserError(
             f"{len(missing)} of {len(files)} files in {scp} do not exist: "
@@ -86,9 +79,9 @@ def read_recordings(
 
 def _kind_of(value: str) -> str:
     """Tell ESPnet's type of an entry, or `pipe`; a file's name may have spaces."""
-    if is_command(value):
+    if forms.is_command(value):
         return "pipe"
-    return "sound" if Path(value).is_file() else guess_kind(value)
+    return "sound" if Path(value).is_file() else forms.guess_kind(value)
 
 
 def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[Cut]]:

@@ -9,14 +9,12 @@ import os
 import zlib
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write
-
-T = TypeVar("T", bound="Table")
 
 # NeMo's manifests have a JSON object on each line; lhotse's describe recordings.
 FROM_JSON = (
@@ -286,14 +284,14 @@ def read_lengths(path: str | Path) -> dict[str, int]:
     return dict(Lengths(path).pairs())
 
 
-def _keeping(kind: type[T]) -> Callable[[str | Path], T]:
+def _keeping(kind: type[Table]) -> Callable[[str | Path], Any]:
     """Return what reads a table, and keeps the last one until its file changes."""
 
     @functools.lru_cache(maxsize=1)
-    def read(path: str, *stamp: int) -> T:
+    def read(path: str, *stamp: int) -> Table:
         return kind(path)
 
-    def kept(path: str | Path) -> T:
+    def kept(path: str | Path) -> Table:
         stat = os.stat(path) if Path(path).is_file() else None  # noqa: PTH116
         stamp = () if stat is None else (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         return read(str(path), *stamp)
