@@ -124,6 +124,7 @@ setup(
     package_data={
         "espnet_softpl.bin": ["demo_model/*"],
         "espnet_softpl.commands.report": ["*.html", "*.js"],
+        "espnet_softpl.monitors": ["*.yaml"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

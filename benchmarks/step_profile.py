@@ -26,7 +26,7 @@ BOOKKEEPING = {
         "espnet_softpl.monitors.statistics:step_statistics",
     ],
     "statistics: the label's best path": ["espnet_softpl.teacher.generator:best_path"],
-    "oracle error rates": ["espnet_softpl.monitors.statistics:oracle_statistics"],
+    "oracle error rates": ["espnet_softpl.monitors.oracle:Oracle.score"],
     "counts of what is learned from": [
         "espnet_softpl.monitors.learned:LearnedFrom.count",
         "espnet_softpl.training.engine:PseudoLabeling._take_in",

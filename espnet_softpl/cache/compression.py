@@ -50,8 +50,7 @@ class Compression:
     What was restored and is compressed again restores the same values, bit for bit,
     with the same settings on the same device.
 
-    Source: ours. slimIPL's cache (https://arxiv.org/abs/2010.11524) keeps transcripts;
-    `min_p` is a rule for sampling from language models
+    Source: ours; `min_p` is a rule for sampling from language models
     (https://arxiv.org/abs/2407.01082).
     """
 
@@ -71,21 +70,15 @@ class Compression:
     def compress(
         self, log_probs: torch.Tensor, lengths: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Make the small copy, on the CPU.
+        """Make the small copy, on the CPU, of log-posteriors (B, T, V), lengths (B,).
 
-        Args:
-            log_probs: Frame log-posteriors, (B, T, V), of any floating type; -inf is
-                allowed if the best token of the frame is finite.
-            lengths: Frames per utterance, (B,), at most T.
+        ValueError if a frame has no finite best token.
 
         Returns:
             Frames of one utterance after the other. With K < V: `tokens` (N, K), the
             best one first, uint8, int16 or int32 by V; `gaps` (N, K), of the second to
             the K-th token and of each of the rest. Else only `gaps` (N, V). With
             `min_p` both are (M,), and `counts` (N,) says how many are whose.
-
-        Raises:
-            ValueError: A frame has no best token: it holds NaN, or nothing finite.
         """
         mask = frame_mask(lengths.to(log_probs.device), log_probs.size(1))
         frames = in_float32(log_probs[mask])
@@ -113,12 +106,10 @@ class Compression:
         return {name: tensor.cpu() for name, tensor in packed.items()}
 
     def _is_kept(self, gaps: torch.Tensor) -> torch.Tensor:
-        """Tell of the best token and those of all gaps but the last, (N, K).
-
-        It is judged after rounding, so that it is the same of what was restored.
-        """
-        kept = torch.ones_like(gaps, dtype=torch.bool)
+        """Tell of the best token and those of all gaps but the last, (N, K)."""
+        # Judged after rounding, so that it is the same of what was restored.
         rounded = _decode(_encode(gaps[:, :-1].clone(), self.precision))
+        kept = torch.ones_like(gaps, dtype=torch.bool)
         kept[:, 1:] = rounded.neg_().exp_() >= self.min_p
         return kept
 
@@ -130,21 +121,15 @@ class Compression:
         num_frames: int,
         vocabulary: int,
     ) -> torch.Tensor:
-        """Make log-posteriors of a small copy, made with these settings or others.
+        """Make log-posteriors of what `compress` returned, with any settings.
 
-        Args:
-            packed: What `compress` returned.
-            lengths: Those given to `compress`, (B,).
-            num_frames: T, at least the longest length; the original may differ.
-            vocabulary: V.
+        `lengths`, (B,), are those given to it; T may differ. ValueError if the copy is
+        not of as many frames or tokens.
 
         Returns:
             (B, T, V), float32, on the device of the lengths. Every frame is a
             distribution (its sum is 1 within 1e-6 for hundreds of tokens) with the best
             token of the original, the first of several; padding is uniform.
-
-        Raises:
-            ValueError: The copy is not of as many frames or tokens.
         """
         gaps = _decode(packed["gaps"].to(lengths.device))
         tokens, counts = packed.get("tokens"), packed.get("counts")
@@ -185,7 +170,7 @@ def _nearest(
     """Pick the tokens of the smallest gaps, and share out the mass of the others.
 
     Overwrites `heights` (N, V), which are gaps with a minus; `best_token` (N, 1) is the
-    first of height 0. Returns tokens and gaps as `Compression.compress` does.
+    first of height 0.
     """
     # Of several tokens of height 0, `topk` may put any first.
     heights.scatter_(1, best_token, 1.0)

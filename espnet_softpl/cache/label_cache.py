@@ -1,9 +1,4 @@
-"""The label cache: labels are made once, and trained on until they are replaced.
-
-With C slots of one mini-batch each, replaced with probability p when `plan` visits
-them, labels are used 1/p times on average, for C/p unlabeled updates: the model learns
-from many earlier states of itself (slimIPL, https://arxiv.org/abs/2010.11524).
-"""
+"""The label cache: the labels in its slots, and the decisions about them."""
 
 from __future__ import annotations
 
@@ -55,12 +50,12 @@ class LabelCache:
                 directory,
             )
         self.settings = settings
-        # Labels are made at every visit, to decide about the slot; and if the
-        # mini-batch stays, they replace its old ones.
+        # Labels are made at every visit, to decide about the slot, and they replace
+        # those of a mini-batch that stays.
         self.decides = isinstance(settings, LabelChange)
         self.refreshes = self.decides and settings.refresh
         # Labels are made once more when they are replaced.
-        self.measures_change = not self.decides and settings.measure_change
+        self.measures_change = getattr(settings, "measure_change", False)
         self.counts = Counts()
         self._keep_posteriors = keep_posteriors
         self._compression = settings.compression()
@@ -72,12 +67,7 @@ class LabelCache:
         self.plan: CachePlan | None = None  # The one that the data loader follows.
 
     def take(self, slot: int, utterance_ids: list[str], device: Any) -> Labels | None:
-        """Return a slot's labels, if any, to train on them, and count the use.
-
-        Raises:
-            RuntimeError: The slot has labels of another mini-batch than the loader
-                brought for it: cache and loader do not belong together.
-        """
+        """Return a slot's labels, if any, to train on them, and count the use."""
         if slot not in self._store:
             self.counts.missed += 1
             return None
@@ -107,11 +97,7 @@ class LabelCache:
         return self.counts.made / self.plan.size
 
     def decide(self, draw: int, change: float) -> None:
-        """Decide, with the change of its labels as probability, on a slot's eviction.
-
-        Raises:
-            RuntimeError: Visits before this draw were left out, or one came twice.
-        """
+        """Decide on a slot's eviction, with the change of its labels as probability."""
         if draw != self.plan.size + len(self._decisions):
             raise RuntimeError(
                 f"label cache: draw {draw} was trained on after "
@@ -120,11 +106,7 @@ class LabelCache:
         self._decisions.append(self.plan.chance(draw) < change)
 
     def evicted(self, draw: int) -> bool:
-        """Tell whether the visit at a draw was decided to evict the mini-batch.
-
-        Raises:
-            RuntimeError: Nothing was: the loader reads further ahead than `lag`.
-        """
+        """Tell whether the visit at a draw was decided to evict the mini-batch."""
         visit = draw - self.plan.size
         if visit >= len(self._decisions):
             raise RuntimeError(
@@ -158,11 +140,7 @@ class LabelCache:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state.
-
-        Raises:
-            ValueError: The state is that of a cache with other settings.
-        """
+        """Restore a state; ValueError if it is that of a cache with other settings."""
         saved, now = dict(state["settings"]), self._identity()
         saved.pop("measure_change", None)  # Saved once; no label depends on it.
         differ = [k for k in {**saved, **now} if saved.get(k) != now.get(k)]
@@ -196,11 +174,6 @@ class LabelCache:
 
 
 def label_change(old: Labels, new: Labels) -> float:
-    """Measure how far the transcripts of a mini-batch have changed.
-
-    Returns:
-        Token edit distance between the greedy transcripts, per token of the old ones
-        (mean over utterances, each at most 1).
-    """
+    """Return the edits per token of the old transcripts, at most 1, on average."""
     changes = distance(*old.transcripts(), *new.transcripts())
     return float(changes.clamp(max=1.0).mean())

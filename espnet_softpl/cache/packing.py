@@ -1,8 +1,4 @@
-"""The labels of one unlabeled mini-batch as a record for the cache, and back.
-
-B utterances, T frames after subsampling, V tokens with blank, U labels, P positions
-of a decoder.
-"""
+"""The labels of one unlabeled mini-batch as a record for the cache, and back."""
 
 from __future__ import annotations
 
@@ -24,10 +20,7 @@ from espnet_softpl.labels.pseudo_label import (
 def pack(
     labels: Labels, compression: Compression, keep_posteriors: bool = True
 ) -> dict[str, Any]:
-    """Turn labels into a record: tensors on the CPU, unpadded, and plain values.
-
-    `keep_posteriors` is about those of the frames; a decoder's are always kept.
-    """
+    """Turn labels into a record: tensors on the CPU, unpadded, and plain values."""
     label, decoder = labels.label, labels.decoder
     of_frames = compression if keep_posteriors else None
     record: dict[str, Any] = {
@@ -46,11 +39,10 @@ def pack(
         mask = frame_mask(label.lengths, labels.path.size(1))
         record["frame_weight"] = label.frame_weight[mask].cpu()
     if label.list_scores is not None:
+        rows, lengths = label.list_tokens.flatten(0, 1), label.list_lengths
         record["list"] = {
-            "tokens": _without_padding(
-                label.list_tokens.flatten(0, 1), label.list_lengths.flatten()
-            ),
-            "lengths": label.list_lengths.cpu(),
+            "tokens": _without_padding(rows, lengths.flatten()),
+            "lengths": lengths.cpu(),
             "scores": label.list_scores.cpu(),
         }
     if decoder is not None:
@@ -58,19 +50,15 @@ def pack(
         if decoder.log_probs is None:
             answer["tokens"] = _without_padding(decoder.tokens, decoder.lengths)
         else:
-            answer["posteriors"] = compression.compress(
-                decoder.log_probs, decoder.lengths
-            )
+            posteriors = compression.compress(decoder.log_probs, decoder.lengths)
+            answer["posteriors"] = posteriors
     return record
 
 
 def unpack(
     record: dict[str, Any], compression: Compression, device: torch.device
 ) -> Labels:
-    """Turn what `pack` returned into labels.
-
-    Posteriors that were not kept are uniform: nothing is known, and no memory taken.
-    """
+    """Turn what `pack` returned into labels; posteriors not kept are uniform."""
     lengths = record["lengths"].to(device)
     shape = (record["num_frames"], record["vocabulary"])
     label = _unpack_label(record, compression, lengths, *shape)
@@ -78,7 +66,15 @@ def unpack(
         weight = _padded(record["frame_weight"], lengths, shape[0], 0.0)
         label = label._replace(frame_weight=weight)
     if "list" in record:
-        label = label._replace(**_unpack_list(record["list"], device))
+        listed = record["list"]
+        of_list = listed["lengths"]
+        rows, _ = _rows(listed["tokens"], of_list.flatten(), device)
+        label = label._replace(
+            list_tokens=rows.unflatten(0, of_list.shape),
+            list_lengths=of_list.to(device),
+            list_scores=listed["scores"].to(device),
+        )
+    layers = (_unpack_label(p, compression, lengths, *shape) for p in record["layers"])
     return Labels(
         utterance_ids=list(record["utterance_ids"]),
         label=label,
@@ -87,10 +83,7 @@ def unpack(
         statistics=dict(record["statistics"]),
         step=record["step"],
         decoder=_unpack_decoder(record, compression, device),
-        layers=tuple(
-            _unpack_label(layer, compression, lengths, *shape)
-            for layer in record["layers"]
-        ),
+        layers=tuple(layers),
     )
 
 
@@ -122,29 +115,12 @@ def _unpack_label(
         posteriors = packed["posteriors"]
         log_probs = compression.restore(posteriors, lengths, num_frames, vocabulary)
     else:
+        # They take no memory.
         flat = torch.full((), -math.log(vocabulary), device=device)
         log_probs = flat.expand(lengths.numel(), num_frames, vocabulary)
-    token_lengths = packed["token_lengths"].to(device)
-    width = int(packed["token_lengths"].max())  # Here, for it is still on the CPU.
-    return PseudoLabel(
-        log_probs=log_probs,
-        lengths=lengths,
-        tokens=_padded(packed["tokens"].long(), token_lengths, width),
-        token_lengths=token_lengths,
-        weight=packed["weight"].to(device),
-    )
-
-
-def _unpack_list(packed: dict[str, Any], device: Any) -> dict[str, torch.Tensor]:
-    """Return the transcripts that a shaping has listed, as fields of a label."""
-    lengths = packed["lengths"].to(device)
-    width = int(packed["lengths"].max())
-    rows = _padded(packed["tokens"].long(), lengths.flatten(), width)
-    return {
-        "list_tokens": rows.view(*lengths.shape, width),
-        "list_lengths": lengths,
-        "list_scores": packed["scores"].to(device),
-    }
+    tokens, token_lengths = _rows(packed["tokens"], packed["token_lengths"], device)
+    weight = packed["weight"].to(device)
+    return PseudoLabel(log_probs, lengths, tokens, token_lengths, weight)
 
 
 def _unpack_decoder(
@@ -154,9 +130,9 @@ def _unpack_decoder(
     if "decoder" not in record:
         return None
     packed = record["decoder"]
-    width, lengths = int(packed["lengths"].max()), packed["lengths"].to(device)
     if "tokens" in packed:
-        return DecoderLabel(_padded(packed["tokens"].long(), lengths, width), lengths)
+        return DecoderLabel(*_rows(packed["tokens"], packed["lengths"], device))
+    width, lengths = int(packed["lengths"].max()), packed["lengths"].to(device)
     posteriors, vocabulary = packed["posteriors"], record["vocabulary"]
     log_probs = compression.restore(posteriors, lengths, width, vocabulary)
     padding = ~frame_mask(lengths, width)
@@ -169,10 +145,19 @@ def _without_padding(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return rows[frame_mask(lengths, rows.size(1))].to(torch.int32).cpu()
 
 
+def _rows(
+    values: torch.Tensor, lengths: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Undo `_without_padding`, (B, U), on a device; return the lengths there too."""
+    width = int(lengths.max())  # Here, for they are still on the CPU.
+    lengths = lengths.to(device)
+    return _padded(values.long(), lengths, width), lengths
+
+
 def _padded(
     values: torch.Tensor, lengths: torch.Tensor, width: int, padding: float = PADDING
 ) -> torch.Tensor:
-    """Undo `_without_padding`; the result is (B, width)."""
+    """Put the values of rows, one after the other, into (B, width)."""
     mask = frame_mask(lengths, width)
     padded = torch.full(mask.shape, padding, dtype=values.dtype, device=mask.device)
     return padded.masked_scatter(mask, values.to(mask.device))

@@ -4,15 +4,14 @@ A *draw* is an unlabeled turn of the schedule, counted from 0. The first C draws
 the cache; each one after them visits a slot, in passes over all slots in an order drawn
 anew for each pass, as slimIPL's published code does (https://arxiv.org/abs/2010.11524,
 wav2letter recipes/slimIPL). A plan follows from seed, draw and the decisions taken:
-data loading can run ahead of training, and a resumed run goes on alike. What it has
-come to is remembered and saved, so that an epoch begins without a replay of all.
+data loading can run ahead of training, and a resumed run goes on alike.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +35,7 @@ class Position(NamedTuple):
 
     draw: int
     fresh: int  # The mini-batch that is read next.
-    slots: list[int]  # The mini-batch in each.
+    slots: Sequence[int]  # The mini-batch in each.
     visits: list[tuple[int, int]]  # Those not yet decided: slot, mini-batch.
 
 
@@ -74,21 +73,16 @@ class CachePlan:
     ) -> Iterator[list[Load]]:
         """Yield what each draw reads, from one draw on, without end.
 
-        Args:
-            first: The first draw asked for.
-            evicted: Tells whether the visit at a draw, `lag` or more before the current
-                one, was decided to evict the mini-batch. Needed without a probability.
-
-        Yields:
-            The loads of a draw: at most one to insert, before the one to train on;
-            draws of the filling only insert.
+        At most one load to insert, before the one to train on; draws of the filling
+        only insert. Without a probability, `evicted` tells whether the visit at a draw,
+        `lag` or more before the current one, was decided to evict the mini-batch.
         """
         for draw in range(first, self.size):
             yield [Load(draw, draw, insert=True)]
         first = max(first, self.size)
         begin = self.position
         if begin is None or begin.draw > first:
-            begin = Position(self.size, self.size, list(range(self.size)), [])
+            begin = Position(self.size, self.size, range(self.size), [])
         start, fresh, slots, visits = begin
         slots, visits = list(slots), list(visits)
         order, chances = self._pass((start - self.size) // self.size)
@@ -98,13 +92,12 @@ class CachePlan:
             turn, position = divmod(draw - self.size, self.size)
             if position == 0:
                 order, chances = self._pass(turn)
-            slot = int(order[position])
-            loads = [Load(slots[slot], slot, insert=False)]
+            slot = target = int(order[position])
+            loads, replaced = [Load(slots[slot], slot, insert=False)], False
             if self.probability is not None:
-                target, replaced = slot, chances[position] < self.probability
+                replaced = chances[position] < self.probability
             else:
                 visits.append((slot, slots[slot]))
-                target, replaced = slot, False
                 if len(visits) > self.lag:
                     target, number = visits.pop(0)
                     # The slot may have got another mini-batch since.

@@ -56,12 +56,8 @@ class CacheSettings(abc.ABC):
 
 REGISTRY: Registry[CacheSettings] = Registry("pl_cache", CacheSettings, optional=True)
 
-register = REGISTRY.register
-available = REGISTRY.available
-build = REGISTRY.build
 
-
-@register("slimipl")
+@REGISTRY.register("slimipl")
 @dataclasses.dataclass(frozen=True)
 class SlimIPL(CacheSettings):
     """Replace labels with a constant probability (`pl_cache: slimipl`).
@@ -101,7 +97,7 @@ class SlimIPL(CacheSettings):
         return CachePlan(self.slots(num_batches), seed, self.probability, self.in_place)
 
 
-@register("label_change")
+@REGISTRY.register("label_change")
 @dataclasses.dataclass(frozen=True)
 class LabelChange(CacheSettings):
     """Replace labels as they change (`pl_cache: label_change`).

@@ -1,7 +1,4 @@
-"""Records of tensors by slot, one after the other in files: segments.
-
-The system keeps what was written lately in memory (its page cache) while there is room.
-"""
+"""Records of tensors by slot, one after the other in files: segments."""
 
 from __future__ import annotations
 
@@ -32,11 +29,7 @@ MOST_SPACE = 1.5
 
 
 class LabelStore:
-    """Holds one record per slot.
-
-    A record is made of tensors, str, int, float, bool and None in dict, list and tuple,
-    nested at will: what `torch.load(weights_only=True)` reads. Every `get` returns
-    tensors of its own, on the CPU.
+    """Holds one record per slot: tensors and plain values in dict, list and tuple.
 
     Records are compressed, and appended to a segment, the file `segment17.bin`. A state
     has of each slot the segment, the place there, and a checksum made while it was
@@ -56,24 +49,14 @@ class LabelStore:
         self._end: int | None = None  # Of the segment that grows, if there is one.
 
     def put(self, slot: int, record: Any) -> None:
-        """Keep a record, in the place of the one in that slot.
-
-        Raises:
-            TypeError: The record holds something else than tensors and plain values.
-            ValueError: The slot is out of its range.
-        """
+        """Keep a record, in the place of the one in that slot."""
         at_least("slot", slot, 0)
         file = io.BytesIO()
         torch.save(_plain(record), file)
         self._append(slot, zlib.compress(file.getbuffer(), 1))
 
     def get(self, slot: int) -> Any:
-        """Read a record.
-
-        Raises:
-            KeyError: The slot is empty.
-            UserError: Its segment is missing or damaged.
-        """
+        """Read a record; UserError if its segment is missing or damaged."""
         if slot not in self:
             raise KeyError(slot)
         block = self._read(slot)
@@ -93,11 +76,7 @@ class LabelStore:
         self._places = self._places[:0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, once the files that it names are on disk.
-
-        Raises:
-            UserError: A segment that was to be copied is missing or damaged.
-        """
+        """Return what a resumed run needs, once the files that it names are on disk."""
         self._end = None
         self._copy_emptiest()
         self._end = None
@@ -115,11 +94,7 @@ class LabelStore:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Hold what a state says, and nothing else; delete no file.
-
-        Raises:
-            UserError: A file is missing or damaged. The store is as before.
-        """
+        """Hold what a state says, or raise UserError and stay as before."""
         before, self._places = self._places, self._places[:0]
         try:
             # Of earlier versions: a file per slot.
@@ -206,9 +181,7 @@ class LabelStore:
             _check_file(self._path(number))
             sizes[number] = self._path(number).stat().st_size
         space = sum(sizes.values())
-        for number in sorted(
-            sizes, key=lambda number: used[number] / max(sizes[number], 1)
-        ):
+        for number in sorted(sizes, key=lambda n: used[n] / max(sizes[n], 1)):
             if space <= MOST_SPACE * used.sum():
                 break
             for slot in np.flatnonzero(of_slot == number).tolist():

@@ -10,9 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-
-T = TypeVar("T")
+from typing import Any, NoReturn
 
 
 class UserError(ValueError):
@@ -23,18 +21,14 @@ class CollapseError(RuntimeError):
     """A training ended that would learn no more: the guard's alarm; exit status 3."""
 
 
-def ends_quietly(main: Callable[..., T]) -> Callable[..., T]:
-    """Decorate a command's `main`: Ctrl-C and SIGTERM end it without a traceback.
+def ends_quietly(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a command's `main`: Ctrl-C and SIGTERM raise, status 130 or 143."""
 
-    Both are exceptions in it, so that it removes what it has half written. The status
-    is 130 or 143.
-    """
+    def end(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
 
     @functools.wraps(main)
-    def run(*args: Any, **kwargs: Any) -> T:
-        def end(number: int, frame: Any) -> NoReturn:
-            raise SystemExit(128 + number)
-
+    def run(*args: Any, **kwargs: Any) -> Any:
         before = signal.signal(signal.SIGTERM, end)
         try:
             return main(*args, **kwargs)
@@ -61,18 +55,13 @@ def status_of(error: BaseException) -> int:
 
 @contextmanager
 def refusing(what: str, advice: str = "") -> Iterator[None]:
-    """Make a UserError of any error but one: `what`, the error, and what to do.
-
-    It is for what runs code of others, such as the parts of a model, which may raise
-    anything.
-    """
+    """Make a UserError of whatever others' code raises, such as a model's parts."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{what}: {reason}{advice}") from error
+        raise UserError(f"{what}: {type(error).__name__}: {error}{advice}") from error
 
 
 def name_some(items: Iterable[str], most: int = 3) -> str:
@@ -83,11 +72,7 @@ def name_some(items: Iterable[str], most: int = 3) -> str:
 
 
 def release(error: BaseException | None) -> None:
-    """Let go of what the frames of an error, and of those before it, hold.
-
-    Processes that load data end at once then. Left to the interpreter's end, each of
-    them is waited for in vain for 5 s.
-    """
+    """Let go of what an error's frames hold: processes that load data end at once."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

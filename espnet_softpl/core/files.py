@@ -23,19 +23,19 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name, `.NAME.tmp` beside it, and rename what was written.
 
     The file is the old one or the new one, whole, also after a kill. If writing fails
-    (a full disk), the part that was written is removed.
-
-    Args:
-        path: The file; its directory is made.
-        durable: Wait (milliseconds) until the disk has it, so that it survives a power
-            cut too; not needed for files that a later run would make again.
+    (a full disk), the part that was written is removed. `durable` waits (milliseconds)
+    until the disk has it: not needed for files that a later run would make again.
     """
-    path = Path(path)
+    path, rank = Path(path), ""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes of a distributed run may write the same file at once. A name that is
-    # the same in the next run lets that one overwrite what a kill left behind.
-    rank = _rank()
-    temporary = path.with_name(f".{path.name}{f'.{rank}' if rank else ''}.tmp")
+    # Processes of a distributed run may write the same file at once; without torch,
+    # this one is alone. A name that is the same in the next run lets that one
+    # overwrite what a kill left behind.
+    if "torch" in sys.modules:
+        from espnet_softpl.core.processes import rank_and_world
+
+        rank = f".{number}" if (number := rank_and_world()[0]) else ""
+    temporary = path.with_name(f".{path.name}{rank}.tmp")
     try:
         yield temporary
         if durable:
@@ -51,11 +51,7 @@ def atomic_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def work_directory(path: Path) -> Iterator[Path]:
-    """Make a directory, empty, and remove it at the end.
-
-    What a run that was killed has left there goes first: give the name of what is made
-    in it.
-    """
+    """Make a directory, empty, and remove it at the end; a kill's rest goes first."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
@@ -95,15 +91,6 @@ def save_atomically(state: Any, path: Path) -> None:
             raise OSError(errno.EIO, said, str(path)) from error
 
 
-def _rank() -> int:
-    """Return this process's rank; one that has not imported torch is alone."""
-    if "torch" not in sys.modules:
-        return 0
-    from espnet_softpl.core.processes import rank_and_world
-
-    return rank_and_world()[0]
-
-
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a directory, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -117,30 +104,23 @@ def check_sums(path: Path) -> None:
     """Refuse a file of `torch.save` in which a bit is not as it was written.
 
     torch writes a CRC-32 of every record, and looks at none when it loads. What is no
-    zip archive (of torch before 1.6, or torn) is left to torch. It takes
-    0.4 s per GB (in the page cache, one core).
+    zip archive is left to it. 0.4 s per GB (in the page cache, one core).
     """
     if not zipfile.is_zipfile(path):
         return
-    try:
-        with zipfile.ZipFile(path) as records:
-            damaged = records.testzip()
-    except OSError:
-        raise
-    except Exception as error:  # A wrong bit in a header may ask for anything.
-        damaged = f"{type(error).__name__}: {error}"
-    if damaged is not None:
-        raise UserError(f"{path} is damaged: {damaged} is not what was written")
+    with reading(path), zipfile.ZipFile(path) as records:
+        if (damaged := records.testzip()) is not None:
+            raise UserError(f"{path} is damaged: {damaged} is not what was written")
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Make a UserError of whatever torch raises of a file that it cannot load."""
+    """Make a UserError of whatever a file raises that torch cannot load."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # What torch raises is not documented.
+    except Exception as error:  # A wrong bit may ask for anything.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # The other one is of a place that a torn file names.
         reason = str(error).partition("\n")[0]
@@ -149,13 +129,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def load_state(path: Path, mmap: bool = False) -> Any:
-    """Load tensors, to the CPU, and plain values, nothing that could run code.
+    """Load tensors, to the CPU, and plain values; UserError for anything else.
 
     With `mmap`, tensors stay in the file until they are used, and `check_sums`, which
     reads all of it, is the caller's.
-
-    Raises:
-        UserError: The file is torn, damaged, or holds something else.
     """
     import torch
 
@@ -183,16 +160,13 @@ def load_weights(path: Path) -> dict[str, Any]:
     return dict(state)
 
 
-# A configuration of ESPnet has a few values, and a token list of up to 100,000.
+# With aliases written out, ten lines of which can fill any memory. A configuration of
+# ESPnet has a few values, and a token list of up to 100,000.
 MOST_VALUES = 10**6
 
 
 def read_yaml(path: Path) -> Any:
-    """Read plain values from a YAML file that may be a stranger's.
-
-    UserError if it is no YAML, or would be more than `MOST_VALUES` values with its
-    aliases written out: ten lines of them can fill any memory.
-    """
+    """Read plain values from YAML; UserError if it is none or above `MOST_VALUES`."""
     import yaml
 
     try:

@@ -1,4 +1,4 @@
-"""What is done to a torch module from outside: modes, copies, structure."""
+"""Torch from outside: a module's modes, copies and structure, tensors' values."""
 
 from __future__ import annotations
 
@@ -27,24 +27,17 @@ def drops_layers(module: nn.Module) -> bool:
 
 def dropout_rates(module: nn.Module) -> list[tuple[nn.Module, str]]:
     """List the parts that drop activations, each with the attribute of its rate."""
-    kinds = ((_DropoutNd, "p"), (nn.RNNBase, "dropout"))
-    return [
-        (part, name)
-        for part in module.modules()
-        for kind, name in kinds
-        if isinstance(part, kind)
-    ]
+    kinds = {_DropoutNd: "p", nn.RNNBase: "dropout"}
+    pairs = itertools.product(module.modules(), kinds.items())
+    return [(part, name) for part, (kind, name) in pairs if isinstance(part, kind)]
 
 
 def layer_drop_rates(module: nn.Module) -> list[tuple[nn.Module, str]]:
     """List the parts that drop layers, each with the attribute of its rate."""
-    return [
-        (part, name)
-        for part in module.modules()
-        # ESPnet's names of it: of a stack, or of one layer.
-        for name in ("layer_drop_rate", "stochastic_depth_rate")
-        if isinstance(getattr(part, name, None), float)
-    ]
+    # ESPnet's names of it: of a stack, or of one layer.
+    names = ("layer_drop_rate", "stochastic_depth_rate")
+    pairs = itertools.product(module.modules(), names)
+    return [(part, n) for part, n in pairs if isinstance(getattr(part, n, None), float)]
 
 
 @contextlib.contextmanager
@@ -90,23 +83,16 @@ def frozen_copy(module: nn.Module) -> nn.Module:
 def check_structure(
     weights: Mapping[str, Tensor], model: Mapping[str, Tensor], what: str
 ) -> None:
-    """Raise UserError if names or shapes of weights are not those of a `state_dict()`.
-
-    `what` says what the weights are, in the plural.
-    """
+    """Raise UserError if names or shapes of weights are not those of a state dict."""
     both = weights.keys() & model.keys()
     faults = {
         "missing": model.keys() - both,
         "unknown": weights.keys() - both,
         "of another shape": {n for n in both if weights[n].shape != model[n].shape},
     }
-    if any(faults.values()):
-        described = "; ".join(
-            f"{len(names)} {fault} ({name_some(names)})"
-            for fault, names in faults.items()
-            if names
-        )
-        raise UserError(f"{what} do not fit the model: {described}")
+    found = [f"{len(n)} {fault} ({name_some(n)})" for fault, n in faults.items() if n]
+    if found:
+        raise UserError(f"{what} do not fit the model: {'; '.join(found)}")
 
 
 def average(
@@ -120,14 +106,10 @@ def average(
     such, it is the first model's. So are all other tensors, such as batch norm's
     counters: a sum of counters would count batches that no model has seen.
 
-    Args:
-        states: `state_dict()`s of the same structure, the best model's first; read one
-            after the other, so that a generator needs the memory of one.
-        shares: Weight of each model, at least 0, not all 0; a model of weight 0 is
-            left out, except for what only the first one gives. None is 1 for each.
-
-    Raises:
-        ValueError: No state, other structures (UserError), or not as many shares.
+    `states` are of the same structure, the best model's first, read one after the
+    other. `shares` are the models' weights, at least 0, not all 0, or 1 for each; a
+    model of weight 0 is left out, except for what only the first one gives. ValueError
+    if there is no state, or another structure or number of shares.
     """
     first: Mapping[str, Tensor] | None = None
     totals: dict[str, Tensor] = {}
@@ -154,3 +136,17 @@ def average(
             mean = mean.to(torch.promote_types(value.dtype, torch.float32))
         averages[name] = mean
     return averages
+
+
+def read_values(values: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Turn tensors of one element into numbers in one go: a host waits for a GPU."""
+    waiting = {k: v.detach() for k, v in values.items() if isinstance(v, Tensor)}
+    if not waiting:
+        return dict(values)
+    row = torch.cat([value.reshape(1) for value in waiting.values()])
+    return {**values, **dict(zip(waiting, row.tolist()))}
+
+
+def read_columns(**columns: Tensor) -> dict[str, list[int]]:
+    """Turn tensors of one shape, (B,), bool or integer, into lists, by name."""
+    return dict(zip(columns, torch.stack(list(columns.values())).tolist()))

@@ -39,21 +39,15 @@ def from_all(value: Any) -> list[Any]:
 
 
 def on_first_process(action: Callable[[], None]) -> None:
-    """Let the first process do something, and the others wait for it.
-
-    A UserError of the action is raised in every process, or those that wait would wait
-    for ever.
-    """
-    message: list[str | None] = [None]
+    """Let the first process act and others wait; all raise its UserError."""
+    message = None
     if rank_and_world()[0] == 0:
         try:
             action()
         except UserError as error:
-            message = [str(error)]
-    if dist.is_initialized():
-        dist.broadcast_object_list(message)
-    if message[0] is not None:
-        raise UserError(message[0])
+            message = str(error)
+    if (message := from_all(message)[0]) is not None:
+        raise UserError(message)
 
 
 def wait_for_all() -> None:

@@ -1,9 +1,7 @@
 """ESPnet imported in half the time, and in silence.
 
-ESPnet decorates some 500 functions with typeguard's `typechecked`, which parses and
-compiles each of them anew: 4 of the 9 s of processor time that its import takes. A
-command calls few of them. It also prints that there is no flash-attention, and g2p_en
-tries to download data, which only a model of English phonemes would need.
+ESPnet decorates some 500 functions with typeguard's `typechecked`, which compiles each
+of them anew: 4 of the 9 s that its import takes.
 """
 
 from __future__ import annotations
@@ -24,13 +22,11 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
             return functools.partial(typechecked, **options)
         if not hasattr(target, "__code__"):  # A class, or a wrapped function.
             return eager(target, **options)
-        compiled: list[Callable[..., Any]] = []
+        compiled = functools.cache(lambda: eager(target, **options))
 
         @functools.wraps(target)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            if not compiled:
-                compiled.append(eager(target, **options))
-            return compiled[0](*args, **kwargs)
+            return compiled()(*args, **kwargs)
 
         return checked
 
@@ -39,31 +35,20 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Let typeguard's checks of modules that are imported here wait for the first call.
+    """Let typeguard's checks wait for the first call; print and download nothing.
 
-    The checks are the same, and so are their errors; they are only compiled later. What
-    modules print is dropped, and nltk downloads nothing. For the `main` of a command:
-    afterwards both libraries are as they were. One that is not installed is left out.
+    Afterwards both libraries are as they were. One that is not installed is left out.
     """
+    changes = (
+        ("typeguard", "typechecked", lazily),
+        ("nltk", "download", lambda _: lambda *args, **options: False),
+    )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced("typeguard", "typechecked", lazily))
-        stack.enter_context(
-            _replaced("nltk", "download", lambda _: lambda *a, **k: False)
-        )
+        for name, function, change in changes:
+            if importlib.util.find_spec(name) is not None:
+                module = importlib.import_module(name)
+                before = getattr(module, function)
+                stack.callback(setattr, module, function, before)
+                setattr(module, function, change(before))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield
-
-
-@contextlib.contextmanager
-def _replaced(name: str, function: str, change: Callable[..., Any]) -> Iterator[None]:
-    """Change a function of a module, if it is installed, and change it back."""
-    if importlib.util.find_spec(name) is None:
-        yield
-        return
-    module = importlib.import_module(name)
-    before = getattr(module, function)
-    setattr(module, function, change(before))
-    try:
-        yield
-    finally:
-        setattr(module, function, before)

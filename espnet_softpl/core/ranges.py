@@ -8,10 +8,7 @@ from typing import Any
 
 
 class WholeEnds(float):
-    """A value on the way from one integer to another, not whole itself in general.
-
-    `registry.build_from_conf` rounds it for a parameter that is annotated `int`.
-    """
+    """A value between two integers, which `build_from_conf` rounds for an `int`."""
 
 
 def is_finite(value: Any) -> bool:

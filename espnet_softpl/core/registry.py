@@ -1,4 +1,4 @@
-"""From a name in YAML to an object: registered classes, or a user's dotted path."""
+"""Parts: from a name in YAML to an object, registered or by a user's dotted path."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.ranges import WholeEnds
 
 T = TypeVar("T")
+
+
+class Stateful:
+    """Something with a state of tensors and plain values; none unless overridden."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
 
 
 class Registry(Generic[T]):
@@ -100,10 +111,8 @@ def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str
     """Call a class or function with settings that stand under a YAML key.
 
     A value between integers is rounded for a parameter that is annotated `int`, and for
-    no other: a weight from 0 to 1 takes all values between.
-
-    UserError for a setting that it does not have, one that is missing, or a value that
-    it refuses.
+    no other. UserError for a setting that it does not have, one that is missing, or a
+    value that it refuses.
     """
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -112,34 +121,23 @@ def build_from_conf(factory: Callable[..., T], conf: Mapping[str, Any], key: str
             allowed = ", ".join(parameters) or "none (it has no settings)"
             hint = did_you_mean(name, parameters)
             raise UserError(f"{key}: unknown key {name!r}.{hint} Allowed: {allowed}.")
-    conf = {
-        name: round(value)
-        if isinstance(value, WholeEnds) and _counts(parameters.get(name))
-        else value
-        for name, value in conf.items()
-    }
+    conf = dict(conf)
+    for name, value in conf.items():
+        if isinstance(value, WholeEnds) and name in parameters:
+            annotation = inspect.formatannotation(parameters[name].annotation)
+            words = re.findall(r"\w+", annotation)
+            if "int" in words and "float" not in words:
+                conf[name] = round(value)
     try:
         return factory(**conf)
     except (TypeError, ValueError) as error:
         raise UserError(f"{key}: {error}") from error
 
 
-def _counts(parameter: inspect.Parameter | None) -> bool:
-    """Tell whether a parameter is annotated `int`, `int | None` or the like."""
-    if parameter is None:
-        return False
-    words = re.findall(r"\w+", inspect.formatannotation(parameter.annotation))
-    return "int" in words and "float" not in words
-
-
 def named_confs(
     key: str, names: str | Sequence[str], conf: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Assign settings to one or several parts that a YAML key names, in their order.
-
-    The settings are keyed by the parts' names; those of a single part need not be.
-    UserError if a name occurs twice, or settings are of a part that is not named.
-    """
+    """Assign settings, by name if there are several, to the parts that a key names."""
     names = [names] if isinstance(names, str) else list(names)
     if len(set(names)) < len(names):
         raise UserError(f"{key}: {names} names one of them twice")

@@ -1,7 +1,4 @@
-"""What an entry of wav.scp or feats.scp names: a file, several, a part of an archive.
-
-The forms are ESPnet's types. Audio is not decoded until samples are asked for.
-"""
+"""Entries of wav.scp and feats.scp: files, places in archives, commands."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import io
 import os
 import re
 import struct
+import subprocess
 import tokenize
 import wave
 import zipfile
@@ -21,8 +19,6 @@ import kaldiio
 import numpy as np
 import soundfile
 
-from espnet_softpl.data.pipes import is_command, run_pipe
-
 AUDIO_KINDS = ("sound", "multi_columns_sound", "kaldi_ark")
 
 # What the readers of soundfile, kaldiio and numpy raise for files that are missing,
@@ -33,6 +29,10 @@ READ_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,  # A header that claims more samples than there can be.
 )
 
+# Commands, as Kaldi's pipes: entries that end in `|`, whose output is the audio.
+_FILE = r"""([^\s"'\\$`*?~;&<>()|]+)"""  # Of characters that a shell takes as they are.
+_COPY = re.compile(rf"(?:\S*/)?(?:wav-copy\s+{_FILE}\s+-|cat\s+{_FILE})\s*\|")
+_SIGPIPE = 128 + 13  # bash's status of a program whose reader wanted no more.
 # FILE[:OFFSET][RANGE], e.g. wav.ark:1234[0:9]; it matches every text.
 _ENTRY = re.compile(r"(?P<file>.*?)(?::(?P<offset>\d+))?(?:\[[\d:,]*\])?", re.DOTALL)
 
@@ -61,12 +61,46 @@ def files_of(value: str, kind: str) -> list[str]:
     return value.split() if kind == "multi_columns_sound" else [value]
 
 
+def is_command(value: str) -> bool:
+    """Tell whether an entry is a command whose output is meant."""
+    return value.strip().endswith("|") or value.strip().startswith("|")
+
+
+def copied_file(value: str) -> str | None:
+    """Return X of `wav-copy X - |` and `cat X |`, which Kaldi writes; else None."""
+    match = _COPY.fullmatch(value.strip())
+    return match and (match[1] or match[2])
+
+
+def run_pipe(value: str) -> bytes:
+    """Run an entry that ends in `|` with bash, as Kaldi does; return what it writes.
+
+    That is for who consented (`--allow_pipes true`). ValueError if it is no command,
+    RuntimeError, with the end of its error output, if it fails.
+    """
+    command = value.strip().removesuffix("|")
+    if command == value.strip() or not command.strip():
+        raise ValueError(f"{value!r} is no command that ends in '|'")
+    # With `pipefail` the status tells of every program of a pipeline. No input: a
+    # program that reads would wait for ever.
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode not in (0, _SIGPIPE):
+        said = " ".join(done.stderr[-300:].decode("utf-8", "replace").split())
+        raise RuntimeError(f"{value!r} ended with status {done.returncode}: {said}")
+    return done.stdout
+
+
 @contextmanager
 def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
     """Open an archive at an entry; yield it and the entry's first eight bytes."""
     entry = _ENTRY.fullmatch(value)
     start = int(entry["offset"] or 0)
-    refuse_special([entry["file"]])
+    refuse_special(entry["file"])
     with open(entry["file"], "rb") as stream:
         stream.seek(start)
         mark = stream.read(8)
@@ -76,14 +110,10 @@ def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
         yield stream, mark
 
 
-def refuse_special(files: Sequence[str | io.BytesIO]) -> None:
-    """Raise OSError for a directory, or a FIFO or device that one may wait at for ever.
-
-    Of what is not there, the readers tell.
-    """
-    for file in files:
-        if isinstance(file, str) and Path(file).exists() and not Path(file).is_file():
-            raise OSError(f"{file} is no regular file")
+def refuse_special(file: str) -> None:
+    """Raise OSError for what is no file, such as a FIFO to wait at for ever."""
+    if Path(file).exists() and not Path(file).is_file():
+        raise OSError(f"{file} is no regular file")
 
 
 def refuse_pickle(value: str) -> None:
@@ -118,11 +148,7 @@ def _audio_in_archive(value: str) -> tuple[io.BytesIO | None, bool]:
 
 @contextmanager
 def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
-    """Open the audio files of an entry: one, or several that are channels of it.
-
-    The kind may be `pipe` too: a command, which is run. What is no audio, or cannot be
-    read, raises one of `READ_ERRORS`.
-    """
+    """Open an entry's files, channels of it; one of `READ_ERRORS` if it cannot."""
     files: Sequence[str | io.BytesIO] = files_of(value, kind)
     if kind == "pipe":
         files = [io.BytesIO(run_pipe(value))]
@@ -131,16 +157,15 @@ def open_audio(value: str, kind: str) -> Iterator[list[soundfile.SoundFile]]:
         if audio is None:
             raise ValueError("no audio but an array of numbers, such as features")
         files = [audio]
-    refuse_special(files)
+    else:
+        for file in files:
+            refuse_special(file)
     with ExitStack() as stack:
         yield [stack.enter_context(soundfile.SoundFile(file)) for file in files]
 
 
 def read_header(value: str, kind: str) -> Header:
-    """Find length, shape and rate of what ESPnet loads for an entry and its type.
-
-    A command, a pickle, and what cannot be read raise one of `READ_ERRORS`.
-    """
+    """Describe what ESPnet loads for an entry of a type, or raise `READ_ERRORS`."""
     if is_command(value):
         raise ValueError(f"{value!r} is a command, and only files are read here")
     if kind != "kaldi_ark":

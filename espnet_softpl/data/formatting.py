@@ -1,15 +1,11 @@
-"""Audio of any form and rate, written as plain files of one channel for training.
-
-Files that fit are used in place. Others are written as 16-bit FLAC: a part of a
-recording is cut out, channels are averaged (or one is taken), and another sample rate
-is converted only on request, by scipy's polyphase filter.
-"""
+"""Kaldi-style directories of users: audio of any form becomes files of one channel."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +15,111 @@ import soundfile
 
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.files import atomic_file
+from espnet_softpl.data import audio as forms
 from espnet_softpl.data.audio import READ_ERRORS, header_of, open_audio
-from espnet_softpl.data.kaldi_dir import Cut, Recording, read_recordings
 from espnet_softpl.data.scan import LOUDEST, find_defect
 from espnet_softpl.data.tables import read_scp, write_table
+
+
+class Cut(NamedTuple):
+    """An utterance as a part of a recording."""
+
+    utterance: str
+    start: float = 0.0  # In seconds.
+    end: float | None = None  # In seconds; None at the end of the recording.
+    channel: int | None = None  # From 0; None for the mean of all.
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its recording."""
+        return self == Cut(self.utterance)
+
+
+class Recording(NamedTuple):
+    """An entry of wav.scp and the utterances in it."""
+
+    value: str  # File, files, place in an archive, or command.
+    kind: str  # ESPnet's type of it, or `pipe`.
+    cuts: tuple[Cut, ...]  # The utterances, at least one.
+
+
+def read_recordings(
+    directory: str | Path, allow_pipes: bool = False
+) -> list[Recording]:
+    """Read and check the recordings with utterances, in the order of `wav.scp`."""
+    scp, segments = Path(directory) / "wav.scp", Path(directory) / "segments"
+    # A command that only copies a file is that file.
+    wav = {key: forms.copied_file(v) or v for key, v in read_scp(scp).items()}
+    if not wav:
+        raise UserError(f"{scp} is empty")
+    whole = {name: [Cut(name)] for name in wav}
+    cuts = read_segments(segments, wav) if segments.exists() else whole
+    for cut in itertools.chain(*cuts.values()):
+        if "/" in cut.utterance:
+            raise UserError(f"{scp}: utterance {cut.utterance} must not contain '/'")
+    used = [(value, cuts[name]) for name, value in wav.items() if name in cuts]
+    recordings = [Recording(value, _kind_of(value), tuple(of)) for value, of in used]
+    pipes = [value for value, kind, _ in recordings if kind == "pipe"]
+    if pipes and not allow_pipes:
+        raise UserError(
+            f"{scp}: {len(pipes)} entries are commands ('{pipes[0]}'), and a data "
+            f"file must not run programs unasked. If you trust it: --allow_pipes true "
+            f"(a shell runs each once)"
+        )
+    plain = [each for each in recordings if each.kind != "pipe"]
+    files = set(itertools.chain(*(forms.files_of(r.value, r.kind) for r in plain)))
+    if missing := [file for file in files if not Path(file).is_file()]:
+        raise UserError(
+            f"{len(missing)} of {len(files)} files in {scp} do not exist: "
+            f"{name_some(missing)} (relative paths start at the current directory; a "
+            f"path of several words is taken for several files)"
+        )
+    return recordings
+
+
+def _kind_of(value: str) -> str:
+    """Tell ESPnet's type of an entry, or `pipe`; a file's name may have spaces."""
+    if forms.is_command(value):
+        return "pipe"
+    return "sound" if Path(value).is_file() else forms.guess_kind(value)
+
+
+def read_segments(path: Path, recordings: Mapping[str, str]) -> dict[str, list[Cut]]:
+    """Read `utterance recording start end [channel]`; an end of -1 is the last."""
+    cuts: dict[str, list[Cut]] = {}
+    for utterance, value in read_scp(path).items():
+        name, *words = value.split()
+        try:
+            cuts.setdefault(name, []).append(_parse_cut(utterance, words))
+        except ValueError as error:
+            raise UserError(
+                f"{path}: {utterance}: {value!r} is not 'recording start end "
+                f"[channel]' with 0 <= start < end in seconds: {error}"
+            ) from error
+    if unknown := cuts.keys() - recordings.keys():
+        count = sum(len(cuts[name]) for name in unknown)
+        raise UserError(
+            f"{path}: {count} utterances are cut out of recordings that wav.scp "
+            f"does not have: {name_some(unknown)}"
+        )
+    if not cuts:
+        raise UserError(f"{path} is empty")
+    return cuts
+
+
+def _parse_cut(utterance: str, words: list[str]) -> Cut:
+    """Parse start, end and perhaps channel; ValueError if they are not allowed."""
+    if len(words) not in (2, 3):
+        raise ValueError(f"{len(words) + 2} columns")
+    start, end = map(float, words[:2])
+    if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0):
+        raise ValueError("not a time")
+    if end != -1.0 and end <= start:
+        raise ValueError("the end is not after the start")
+    channel = int({"A": "0", "B": "1"}.get(words[2], words[2])) if words[2:] else None
+    if channel is not None and channel < 0:
+        raise ValueError("no channel")
+    return Cut(utterance, start, None if end == -1.0 else end, channel)
 
 
 class Job(NamedTuple):
@@ -38,7 +135,7 @@ class Outcome(NamedTuple):
     """What became of one utterance."""
 
     utterance: str
-    path: str = ""  # Audio to train on, if there is any.
+    path: str = ""  # Audio to train on; none if it is bad, or of a wrong rate.
     samples: int = 0  # In that audio.
     channels: int = 0  # Of the source.
     rate: int = 0  # Of the source, in Hz.
@@ -83,10 +180,7 @@ def _read(files: Sequence[soundfile.SoundFile], cut: Cut) -> np.ndarray:
 
 
 def format_recording(job: Job) -> list[Outcome]:
-    """Decode the utterances of one recording completely and convert what must be.
-
-    A wrong rate is no problem of the audio: then `path` is empty and `rate` tells it.
-    """
+    """Decode the utterances of one recording and convert what must be."""
     value, kind, cuts = job.recording
     with ExitStack() as stack:
         try:
@@ -137,11 +231,8 @@ def format_directory(
 ) -> list[str]:
     """Make a directory that ESPnet can train on from any Kaldi-style one.
 
-    It holds `wav.scp`, `utt2num_samples` (a shape file) and, if the source has them,
-    `text` and `utt2spk` of the same utterances; audio that had to be written is in
-    `audio`, and `bad_audio` lists what could not be used. The options are those of
-    `bin.format_audio`; `mapper` is `map`, or one that works in parallel and keeps the
-    order. Returns lines for the user.
+    The options are those of `bin.format_audio`; `mapper` is `map`, or one that works in
+    parallel and keeps the order. Returns lines for the user.
     """
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: the target must be another directory")
@@ -182,10 +273,7 @@ def check_rates(outcomes: Sequence[Outcome], rate: int) -> None:
 def list_bad(
     outcomes: Sequence[Outcome], max_bad_share: float, report: Path
 ) -> str | None:
-    """List unusable audio in a file, and refuse more than a share, 0 to 1, of it.
-
-    Returns a warning; if all is usable, None, and the file `report` is removed.
-    """
+    """List unusable audio in `report`, refuse too much of it; return a warning."""
     problems = {i.utterance: " ".join(i.problem.split()) for i in outcomes if i.problem}
     report.unlink(missing_ok=True)
     if not problems:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from espnet_softpl.core.errors import UserError, name_some
-from espnet_softpl.data.audio import (
-    AUDIO_KINDS,
-    READ_ERRORS,
-    Header,
-    guess_kind,
-    read_header,
-)
-from espnet_softpl.data.pipes import is_command
+from espnet_softpl.data import audio as forms
+from espnet_softpl.data.audio import AUDIO_KINDS, READ_ERRORS, Header, read_header
 from espnet_softpl.data.tables import Table
 
 DataSpec = Sequence[tuple[str, str, str]]
@@ -51,11 +44,7 @@ class AudioScan(NamedTuple):
 def speech_scp(
     specs: DataSpec, option: str, read: Callable[[str], Table] = Table
 ) -> tuple[Table, str]:
-    """Read the `speech` of an option `*_data_path_and_name_and_type`, and its type.
-
-    UserError if there is none, its file is missing, malformed or empty, or an
-    utterance is read from a command.
-    """
+    """Read the one `speech` of `*_data_path_and_name_and_type`, and its type."""
     speech = [(path, kind) for path, name, kind in specs if name == "speech"]
     if len(speech) != 1:
         raise UserError(
@@ -69,7 +58,7 @@ def speech_scp(
         raise UserError(f"{option}: {error}") from error
     if not entries:
         raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
-    commands = [k for k, value in entries.items() if "|" in value and is_command(value)]
+    commands = [k for k, v in entries.items() if "|" in v and forms.is_command(v)]
     if commands:
         raise UserError(
             f"{option}: {path}: {len(commands)} utterances are read from commands "
@@ -96,7 +85,7 @@ def read_some_headers(
     entries: Mapping[str, str], kind: str = "sound"
 ) -> list[tuple[str, Header]]:
     """Return `some_of` the entries with their headers, except what cannot be read."""
-    headers: list[tuple[str, Header]] = []
+    headers = []
     for value in some_of(entries).values() if kind in AUDIO_KINDS else ():
         with contextlib.suppress(*READ_ERRORS):
             headers.append((value, read_header(value, kind)))
@@ -104,17 +93,13 @@ def read_some_headers(
 
 
 def check_sample_rates(
-    sets: Mapping[str, Mapping[str, str]], kinds: Mapping[str, str] | None = None
+    sets: Mapping[str, Mapping[str, str]], kinds: Mapping[str, str] = {}
 ) -> None:
-    """Raise UserError for audio of two sample rates, or levels, within sets or between.
-
-    `kinds` has ESPnet's type by the name of a set, if it is not `sound`.
-    """
+    """Refuse two sample rates or levels; `kinds` are ESPnet's, else `sound`."""
     rates: dict[int, str] = {}
     levels: dict[bool, str] = {}
     for name, entries in sets.items():
-        kind = (kinds or {}).get(name, "sound")
-        for value, header in read_some_headers(entries, kind):
+        for value, header in read_some_headers(entries, kinds.get(name, "sound")):
             if header.rate is not None:
                 rates.setdefault(header.rate, f"{value} ({name}) has {header.rate} Hz")
                 levels.setdefault(header.integers, f"{value} ({name})")
@@ -147,39 +132,30 @@ def scan_audio(
 ) -> AudioScan:
     """Find the length of every entry of a set, by its header if it is not known.
 
-    Args:
-        entries: File, or place in an archive, by utterance id.
-        kind: ESPnet's type of the set, one of `AUDIO_KINDS`.
-        input_size: Dimension of the model's features; None if it takes audio.
-        lengths: Lengths that are known. If they are those of all entries, only
-            `some_of` the headers are read, and the others if one of them is bad.
+    `input_size` is the dimension of the model's features; None if it takes audio. If
+    `lengths` are those of all entries, only `some_of` the headers are read, and the
+    others if one of them is bad.
     """
     if lengths and entries.keys() <= lengths.keys():
         if not scan_audio(some_of(entries), kind, input_size).bad:
             return AudioScan({key: lengths[key] for key in entries}, {})
     scan = AudioScan({}, {})
     items = iter(entries.items())
-    examine = functools.partial(_examine, kind=kind, input_size=input_size)
-    # Not all at once: what waits for a thread takes memory.
-    parts = iter(lambda: list(itertools.islice(items, PER_THREAD)), [])
-    with ThreadPoolExecutor(THREADS) as pool:
-        while some := list(itertools.islice(parts, 4 * THREADS)):
-            for part, found in zip(some, pool.map(examine, some)):
-                for (key, value), length in zip(part, found):
-                    if length is not None:
-                        scan.samples[key] = length
-                        continue
-                    # Again, alone: libsndfile has one place for all threads' errors.
-                    reason = _misfit_of(value, kind, input_size)[1]
-                    scan.bad[key] = f"{value}: {reason}"
+
+    def examine(item: tuple[str, str]) -> int | None:
+        return _misfit_of(item[1], kind, input_size)[0]
+
+    with ThreadPool(THREADS) as pool:
+        # Not all at once: what waits for a thread takes memory.
+        while some := list(itertools.islice(items, 4 * THREADS * PER_THREAD)):
+            for (key, value), length in zip(some, pool.map(examine, some, PER_THREAD)):
+                if length is not None:
+                    scan.samples[key] = length
+                    continue
+                # Again, alone: libsndfile has one place for all threads' errors.
+                reason = _misfit_of(value, kind, input_size)[1]
+                scan.bad[key] = f"{value}: {reason}"
     return scan
-
-
-def _examine(
-    part: list[tuple[str, str]], kind: str, input_size: int | None
-) -> list[int | None]:
-    """Return the lengths of some entries, None for what cannot be used."""
-    return [_misfit_of(value, kind, input_size)[0] for _, value in part]
 
 
 def _misfit_of(
@@ -191,7 +167,7 @@ def _misfit_of(
         reason = find_misfit(header, input_size)
     except READ_ERRORS as error:
         reason = str(error)
-        if kind != "kaldi_ark" and guess_kind(value) == "kaldi_ark":
+        if kind != "kaldi_ark" and forms.guess_kind(value) == "kaldi_ark":
             reason += f" (an archive's entry needs the type kaldi_ark, not {kind})"
     return (header.length, None) if reason is None else (None, reason)
 
@@ -199,13 +175,7 @@ def _misfit_of(
 def find_misfit(
     header: Header, input_size: int | None = None, rate: int | None = None
 ) -> str | None:
-    """Say why a model cannot take audio or features, and what to do; or None.
-
-    Args:
-        header: What `read_header` finds.
-        input_size: Dimension of the model's features; None if it takes audio.
-        rate: The model's sample rate in Hz; None allows any rate and level.
-    """
+    """Say why a model cannot take audio or features, at a rate if given; or None."""
     # The header of a FLAC stream of unknown length says 2^63 - 1.
     if not 0 < header.length < 2**31:
         return f"{header.length or 'no'} samples by its header"
@@ -258,10 +228,7 @@ def find_defect(
 
 
 def check_bad_share(bad: Mapping[str, str], total: int, most: float, what: str) -> None:
-    """Raise UserError if more than the share `most`, 0 to 1, of a set is unusable.
-
-    `bad` has the reason by utterance id; `what` says what is wrong with them.
-    """
+    """Raise UserError if more than a share `most` of a set is in `bad`, for `what`."""
     if len(bad) > most * total:
         raise UserError(
             f"{len(bad)} of {total} utterances ({len(bad) / total:.1%}) {what}; at "

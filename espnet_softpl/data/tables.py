@@ -9,14 +9,12 @@ import os
 import zlib
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write
-
-T = TypeVar("T", bound="Table")
 
 # NeMo's manifests have a JSON object on each line; lhotse's describe recordings.
 FROM_JSON = (
@@ -29,6 +27,7 @@ READ_BYTES = 1 << 20
 # Lines that are packed together: a look-up unpacks so many (10 us), and an entry of
 # wav.scp of 65 bytes takes 17.
 BLOCK = 64
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Of ids' hashes: odd, and otherwise any.
 
 
 class Table(Mapping[str, str]):
@@ -39,13 +38,9 @@ class Table(Mapping[str, str]):
     and each process that touches them copies them. A look-up takes about 25 us;
     to go through all of it, use `items()`.
 
-    Args:
-        path: The file.
-        empty: A line may have no value, as in the `text` of silence.
-
-    Raises:
-        UserError: The file is missing, is not UTF-8 or begins with a byte order mark,
-            a line is empty or has no value, or an id occurs twice.
+    With `empty`, a line may have no value, as in the `text` of silence. UserError if
+    the file is missing, is not UTF-8 or begins with a byte order mark, a line is empty
+    or has no value, or an id occurs twice.
     """
 
     def __init__(self, path: str | Path, empty: bool = False) -> None:
@@ -59,7 +54,7 @@ class Table(Mapping[str, str]):
                 if self._length == 0:
                     _refuse_other_forms(path, chunk)
                 lines = _Lines(chunk, path, self._length + 1, empty)
-                hashes.append(_hash(lines.letters, lines.begins, lines.gaps))
+                hashes.append(_horner(lines.letters, lines.begins, lines.gaps, FACTOR))
                 for row in range(0, len(lines.begins), BLOCK):
                     first_rows.append(self._length + row)
                     self._text += zlib.compress(lines.between(row, row + BLOCK), 1)
@@ -68,7 +63,6 @@ class Table(Mapping[str, str]):
                 self._add(lines)
         self._offsets, self._first_rows = np.array(offsets), np.array(first_rows)
         self._hashes = np.concatenate([*hashes, np.empty(0, np.uint64)])
-        del hashes
         # In the order of the hashes, and of the lines if two are equal.
         self._rows = np.argsort(self._hashes, kind="stable").astype(np.int32)
         self._hashes = self._hashes[self._rows]
@@ -93,10 +87,12 @@ class Table(Mapping[str, str]):
 
     def row_of(self, key: object) -> int | None:
         """Return the row of an id; None if it is not there."""
-        if not isinstance(key, str) or not (letters := _letters(key)).size:
+        if not isinstance(key, str):
             return None
-        wanted = _hash(letters, np.array([0]), np.array([letters.size]))[0]
-        place = int(np.searchsorted(self._hashes, wanted))
+        wanted = 0
+        for letter in key.encode("utf-8", "surrogatepass"):
+            wanted = (wanted * int(FACTOR) + letter) % 2**64
+        place = int(np.searchsorted(self._hashes, np.uint64(wanted)))
         while place < self._length and self._hashes[place] == wanted:
             row = int(self._rows[place])
             if self.id_at(row) == key:
@@ -130,9 +126,6 @@ class Table(Mapping[str, str]):
             raise KeyError(key)
         return self.value_at(row)
 
-    def __contains__(self, key: object) -> bool:
-        return self.row_of(key) is not None
-
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self.pairs())
 
@@ -159,10 +152,7 @@ class _Values(ValuesView):
 
 
 class Lengths(Table):
-    """Lengths of a shape file of ESPnet, `utterance-id length[,dimension]`, by id.
-
-    `counts` (N,) has the lengths by row. What is no number is a UserError.
-    """
+    """A shape file, `utterance-id length[,dimension]`; `counts` (N,) are by row."""
 
     def __init__(self, path: str | Path) -> None:
         self._counts: list[np.ndarray] = []
@@ -225,15 +215,13 @@ class _Lines:
         commas = np.append(np.flatnonzero(self.letters == ord(",")), len(self.letters))
         begins = self.gaps + 1
         ends = np.minimum(self._ends, commas[np.searchsorted(commas, begins)])
-        places, steps, firsts = _spread(begins, ends)
-        digits = self.letters[places] - np.uint8(ord("0"))
-        sizes = ends - begins
-        if sizes.min() < 1 or sizes.max() > 18 or digits.max() > 9:
-            values = (_pair(line)[1] for line in self.chunk.splitlines())
-            return np.array([int(value.split(",")[0]) for value in values], np.int64)
-        # 132 is 1 * 100 + 3 * 10 + 2 * 1.
-        powers = 10 ** (np.repeat(sizes, sizes) - 1 - steps)
-        return np.add.reduceat(digits * powers, firsts)
+        digits, sizes = self.letters - np.uint8(ord("0")), ends - begins
+        others = np.cumsum(digits > 9)  # Up to each letter.
+        is_plain = (others[begins - 1] == others[ends - 1]).all()
+        if is_plain and 1 <= sizes.min() and sizes.max() <= 18:
+            return _horner(digits, begins, ends, np.uint64(10)).astype(np.int64)
+        values = (_pair(line)[1] for line in self.chunk.splitlines())
+        return np.array([int(value.split(",")[0]) for value in values], np.int64)
 
 
 def _refuse_other_forms(path: str | Path, chunk: bytes) -> None:
@@ -249,10 +237,7 @@ def _refuse_other_forms(path: str | Path, chunk: bytes) -> None:
 
 
 def _in_form(chunk: bytes, path: str | Path, first: int, empty: bool) -> bytes:
-    """Return lines with one space after the id and none at the end.
-
-    White space inside of a value is left as it is; `first` is the first line's number.
-    """
+    """Bring lines, number `first` on, into the form that `_Lines` wants."""
     try:
         text = chunk.decode()
     except UnicodeDecodeError as error:
@@ -274,38 +259,19 @@ def _pair(line: bytes) -> tuple[str, str]:
     return key, value.lstrip(" ")
 
 
-def _spread(
-    begins: np.ndarray, ends: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return all places between begins and ends, and each one's number in its span.
+def _horner(
+    letters: np.ndarray, begins: np.ndarray, ends: np.ndarray, factor: np.uint64
+) -> np.ndarray:
+    """Return (N,) of each span the sum of letter * factor^(letters after it), mod 2^64.
 
-    And where among them each span begins: of 5 to 7 and 9 to 12, the places are
-    5 6 9 10 11, the numbers 0 1 0 1 2 and the firsts 0 2.
+    With 10 it is the number that digits mean; with `FACTOR` two different ids hardly
+    ever have the same one.
     """
-    sizes = ends - begins
-    firsts = np.cumsum(sizes) - sizes
-    numbers = np.arange(sizes.sum()) - np.repeat(firsts, sizes)
-    return np.repeat(begins, sizes) + numbers, numbers, firsts
-
-
-def _letters(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
-
-
-@functools.lru_cache(maxsize=4)
-def _factors(bits: int) -> np.ndarray:
-    return np.random.PCG64(0).random_raw(1 << bits)
-
-
-def _hash(letters: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return a 64-bit number of each span of letters, none of them empty.
-
-    It is the sum of letter times a random factor of the place in the span; two
-    different ids have the same one with a probability of 2^-57 at most.
-    """
-    places, numbers, firsts = _spread(begins, ends)
-    factors = _factors(max(6, int((ends - begins).max()).bit_length()))
-    return np.add.reduceat(letters[places] * factors[numbers], firsts)
+    sums = np.zeros(len(begins), np.uint64)
+    for place in range(int((ends - begins).max())):
+        more = sums * factor + letters[np.minimum(begins + place, ends - 1)]
+        sums = np.where(begins + place < ends, more, sums)
+    return sums
 
 
 def read_scp(path: str | Path, empty: bool = False) -> dict[str, str]:
@@ -318,17 +284,14 @@ def read_lengths(path: str | Path) -> dict[str, int]:
     return dict(Lengths(path).pairs())
 
 
-def _keeping(kind: type[T]) -> Callable[[str | Path], T]:
-    """Return what reads a table, and keeps the last one while its file is the same.
-
-    A training asks for the same large tables in several places.
-    """
+def _keeping(kind: type[Table]) -> Callable[[str | Path], Any]:
+    """Return what reads a table, and keeps the last one until its file changes."""
 
     @functools.lru_cache(maxsize=1)
-    def read(path: str, *stamp: int) -> T:
+    def read(path: str, *stamp: int) -> Table:
         return kind(path)
 
-    def kept(path: str | Path) -> T:
+    def kept(path: str | Path) -> Table:
         stat = os.stat(path) if Path(path).is_file() else None  # noqa: PTH116
         stamp = () if stat is None else (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         return read(str(path), *stamp)

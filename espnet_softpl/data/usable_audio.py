@@ -1,8 +1,4 @@
-"""Audio that cannot be used: silence in its place, and an end if there is too much.
-
-A file that is gone, cannot be decoded, is empty, too short or holds samples that are
-not finite becomes silence with the mark `usable` 0, which the model leaves out.
-"""
+"""Audio that cannot be used: silence in its place, and an end if there is too much."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import bisect
 import collections
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +29,7 @@ class _Unusable(Exception):
     """The audio of an utterance cannot be used; the message says why."""
 
 
-class _Reader(Mapping):
+class _Reader:
     """One of ESPnet's readers; `READ_ERRORS` are caught around it alone.
 
     So other mistakes (an unknown utterance, anything in the preprocessing) end the run.
@@ -50,42 +46,30 @@ class _Reader(Mapping):
 
     def __getitem__(self, uid: str) -> Any:
         try:
-            if self._archived is not None:
-                # kaldiio would load it, and so run what it says.
-                refuse_pickle(self._archived[uid])
-            elif hasattr(self._files, "get_path"):
-                path = self._files.get_path(uid)
-                refuse_special(path if isinstance(path, list) else [str(path)])
+            # kaldiio would load a pickle, and so run what it says.
+            refuse = refuse_special if self._archived is None else refuse_pickle
+            for file in self.files_of(uid):
+                refuse(file)
             audio = self._reader[uid]
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())
             raise _Unusable(reason or type(error).__name__) from error
         # Here already: preprocessing may fail on what is empty or not finite.
-        array, loudest = np.asarray(audio), self._loudest
-        if reason := find_defect(array, self._min_samples, loudest=loudest):
+        array = np.asarray(audio)
+        if reason := find_defect(array, self._min_samples, loudest=self._loudest):
             raise _Unusable(reason)
         return audio
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._reader)
-
-    def __len__(self) -> int:
-        return len(self._reader)
-
-    def path_of(self, uid: str) -> str | None:
-        """Return the file of an utterance, if the reader tells."""
-        if hasattr(self._files, "get_path"):
-            path = self._files.get_path(uid)
-            return " ".join(path) if isinstance(path, list) else str(path)
-        return (self._archived or {}).get(uid)
+    def files_of(self, uid: str) -> list[str]:
+        """Return the files of an utterance, or its place in an archive, if it tells."""
+        if not hasattr(self._files, "get_path"):
+            return [] if self._archived is None else [self._archived[uid]]
+        path = self._files.get_path(uid)
+        return path if isinstance(path, list) else [str(path)]
 
 
 class CleanAndAugmented:
-    """Preprocessing of unlabeled audio: `speech` is clean, `speech_aug` augmented.
-
-    The teacher hears the first, the student the second. `clean` and `augmented` are
-    two of ESPnet's preprocessors, which take an utterance's id and data.
-    """
+    """Unlabeled audio, clean, and augmented of the same length as `speech_aug`."""
 
     def __init__(
         self, clean: Callable[..., dict], augmented: Callable[..., dict]
@@ -93,11 +77,7 @@ class CleanAndAugmented:
         self._clean, self._augmented = clean, augmented
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Return the clean data, and the augmented audio of the same shape.
-
-        Raises:
-            UserError: The augmentation changes the number of samples.
-        """
+        """Return the clean data, and the augmented audio of the same shape."""
         clean = self._clean(uid, dict(data))
         audio = clean["speech"]
         if audio.ndim != 1:  # It cannot be used, and will be refused for it.
@@ -120,12 +100,10 @@ class CheckedAudio(Dataset):
 
     Args:
         dataset: An `ESPnetDataset`; its reader of the audio is wrapped in place.
-        min_samples: Fewest samples that are usable, at least 1, before and after
-            preprocessing.
+        min_samples: Fewest usable samples, at least 1, before and after preprocessing.
         sample_shape: What must follow N in the shape of preprocessed audio: () for
             waveforms (N,), (C,) for C channels, (D,) for features; None allows all.
-        sample_rate: In Hz, of audio files; None for that of the first file that a
-            process reads, as in ESPnet.
+        sample_rate: In Hz, of audio files; None for that of the first one read.
     """
 
     def __init__(
@@ -158,8 +136,8 @@ class CheckedAudio(Dataset):
         if not defect:
             return data, ""
         # If the reader names no file: the script file that lists it.
-        file = self._reader.path_of(uid) or self._dataset.debug_info["speech"][0]
-        return data, f"{file}: {defect}"
+        files = self._reader.files_of(uid) or self._dataset.debug_info["speech"][:1]
+        return data, f"{' '.join(files)}: {defect}"
 
 
 class UsableAudio(CheckedAudio):
@@ -168,11 +146,8 @@ class UsableAudio(CheckedAudio):
     Every utterance comes with `usable`, (1,), 1 or 0. What is replaced is named in the
     log with the reason, once in each process.
 
-    Args:
-        dataset: An `ESPnetDataset` of `speech` alone.
-        expected_lengths: Samples by utterance id: the length of the silence, which is
-            at least `min_samples`. Of `Lengths`, utterances may be asked for by row.
-        min_samples: This and the others are those of `CheckedAudio`.
+    `dataset` has `speech` alone, and the silence the length in `expected_lengths`, by
+    utterance id, or `min_samples`. Of `Lengths`, utterances may be asked for by row.
     """
 
     def __init__(
@@ -209,11 +184,7 @@ class UsableAudio(CheckedAudio):
 
 
 class StrictAudio(CheckedAudio):
-    """Labeled audio: what cannot be used ends the run, and the message says why.
-
-    So does audio with more channels, or features of another dimension, than what this
-    process has read first: both may be in one mini-batch.
-    """
+    """Labeled audio: what is unusable, or of a second shape, ends the run."""
 
     def __getitem__(self, uid: str) -> Item:
         """Return an utterance as ESPnet's dataset does; UserError if it is unusable."""
@@ -229,12 +200,9 @@ class UsableShare:
     """Counts unlabeled utterances, and stops the run when too many are unusable.
 
     The share among the latest utterances varies by chance. So that a set of which
-    the allowed share is bad does not stop a long run sooner or later, it must exceed
-    what is allowed by `MARGIN` standard deviations of such a count (our rule): with
-    1 % of 1000 utterances allowed, 26 stop the run.
-
-    Args:
-        most: Largest share that may be unusable, in [0, 1] (`pl_max_bad_share`).
+    the share `most` (`pl_max_bad_share`) is bad does not stop a long run sooner or
+    later, it must exceed that by `MARGIN` standard deviations of such a count (our
+    rule): with 1 % of 1000 utterances allowed, 26 stop the run.
     """
 
     WINDOW = 1000  # Latest utterances that are looked at.
@@ -247,11 +215,7 @@ class UsableShare:
         self._last: collections.deque[str] = collections.deque(maxlen=5)
 
     def count(self, utterance_ids: Sequence[str], usable: torch.Tensor) -> None:
-        """Count the utterances of a mini-batch, `usable` (B,) or (B, 1), 0 if not.
-
-        Raises:
-            UserError: Too many of the latest utterances are unusable.
-        """
+        """Count a mini-batch, `usable` (B,) or (B, 1); UserError if too few are."""
         bad = (usable.reshape(-1) == 0).tolist()
         marks = zip(utterance_ids, bad, strict=True)
         self._last += [uid for uid, is_bad in marks if is_bad]
@@ -272,18 +236,9 @@ class UsableShare:
 def smallest_input(
     count_frames: Callable[[int], int], most: int, frames: int = 1
 ) -> int:
-    """Find, by bisection, the smallest number of samples that make enough frames.
-
-    Args:
-        count_frames: Frames for a number of samples, which grow with it; it may raise
-            anything if there are too few.
-        most: Samples that are surely enough, else a ValueError.
-        frames: Frames that are needed, at least 1.
-    """
-    frames_of_most = count_frames(at_least("most", most, 1))
-    if frames_of_most < at_least("frames", frames, 1):
-        what = f"{most} samples give {frames_of_most} frames, {frames} are needed"
-        raise ValueError(what)
+    """Find by bisection the fewest samples, up to `most`, with enough frames."""
+    if (found := count_frames(most)) < frames:
+        raise ValueError(f"{most} samples give {found} frames, {frames} are needed")
 
     def enough(samples: int) -> bool:
         try:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from espnet_softpl.core.registry import Registry
-from espnet_softpl.core.stateful import Stateful
+from espnet_softpl.core.registry import Registry, Stateful
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 
 KEPT = -1

@@ -1,8 +1,7 @@
 """The collapse guard: watches the pseudo-labels, and tells when to warn or step in.
 
-The monitors are the statistics in `GUARDED`; none needs a transcript. What is healthy
-depends on tokens, language and model, so levels are judged against the base model's,
-the means of the first unlabeled batches.
+What is healthy depends on tokens, language and model, so levels are judged against the
+base model's, the means of the first unlabeled batches. None needs a transcript.
 """
 
 from __future__ import annotations
@@ -14,14 +13,102 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from espnet_softpl.core.ranges import at_least, choice, fraction, not_negative
+from espnet_softpl.core import ranges
 from espnet_softpl.core.registry import Registry, build_from_conf, did_you_mean
-from espnet_softpl.monitors.limits import Limits
-from espnet_softpl.monitors.statistics import GUARDED
+from espnet_softpl.monitors import statistics
 
 ACTIONS = ("warn", "stop", "back_off")
 HISTORY = 2000  # Observations kept for the plot.
+NO_LIMIT = ("a finite number", lambda value: True)
+RANGES = {
+    "lowest": ("in [0, 1)", lambda value: 0.0 <= value < 1.0),
+    "highest": ("greater than 1", lambda value: value > 1.0),
+    "rise": ("greater than 0", lambda value: value > 0.0),
+}
 
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is allowed for one monitor; None if there is no such limit.
+
+    The strictest limit of a side counts. Ratios do not apply if the reference, the
+    base model's level, is 0 or below.
+    """
+
+    lowest: float | None = None  # Least ratio of the level to the reference, in [0, 1).
+    highest: float | None = None  # Greatest ratio to it, greater than 1.
+    below: float | None = None  # Least level, whatever the reference.
+    above: float | None = None  # Greatest level, whatever the reference.
+    rise: float | None = None  # Greatest difference from the reference, > 0.
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            words, is_allowed = RANGES.get(name, NO_LIMIT)
+            if value is not None and not (
+                ranges.is_finite(value) and is_allowed(value)
+            ):
+                raise ValueError(f"{name} must be {words}, or null, got {value!r}")
+        if None not in (self.below, self.above) and not self.below < self.above:
+            raise ValueError(
+                f"below must be less than above, got {self.below!r} and {self.above!r}"
+            )
+
+    def bounds(
+        self, reference: float, slack: float = 0.0
+    ) -> tuple[tuple[float, str], tuple[float, str]]:
+        """Return the least and the greatest allowed level, each with words for it.
+
+        Relative limits are at least `slack` away from the reference.
+        """
+        low, high = [(-math.inf, "none")], [(math.inf, "none")]
+        if self.lowest is not None and reference > 0:
+            level = min(self.lowest * reference, reference - slack)
+            low.append((level, f"lowest: {self.lowest:g} times the base model's"))
+        if self.highest is not None and reference > 0:
+            level = max(self.highest * reference, reference + slack)
+            high.append((level, f"highest: {self.highest:g} times the base model's"))
+        if self.below is not None:
+            low.append((self.below, f"below: {self.below:g}"))
+        if self.above is not None:
+            high.append((self.above, f"above: {self.above:g}"))
+        if self.rise is not None:
+            level = reference + max(self.rise, slack)
+            high.append((level, f"rise: {self.rise:g} over the base model"))
+        return max(low), min(high)
+
+
+class Guarded(NamedTuple):
+    """What the guard makes of a statistic; forms are keys of `diagnosis.FORMS`."""
+
+    limits: Limits  # Its default limits.
+    low: str = ""  # The form of collapse that a low level is a sign of.
+    high: str = ""  # The same of a high level.
+
+
+# Set on runs of the mini corpus, healthy and collapsing: docs/dev/collapse_study.md.
+GUARDED = {
+    # The first to move: falls before the errors rise when labels flatten, rises towards
+    # all blank. Hard labels that still improve move it by +25 or -6 %. The ratio means
+    # little if blank is best at most frames, as with long tokens: hence `above`.
+    statistics.BLANK_SHARE: Guarded(
+        Limits(lowest=0.9, highest=1.5, above=0.97), "flattening", "all_blank"
+    ),
+    # Flattening doubles it; hard labels that still improve raise it by up to a half.
+    statistics.FRAME_ENTROPY: Guarded(Limits(highest=1.6), high="flattening"),
+    # It hardly rises when labels flatten: an upper limit would say nothing.
+    statistics.MEAN_ENTROPY: Guarded(Limits(lowest=0.7), low="few_tokens"),
+    # A healthy run stays within a tenth of the base model.
+    statistics.MUTUAL_INFORMATION: Guarded(Limits(lowest=0.8), low="constant"),
+    # Batches of fast or slow speech differ by less than this once averaged.
+    statistics.LENGTH_RATIO: Guarded(
+        Limits(lowest=0.7, highest=1.4), "all_blank", "flattening"
+    ),
+    # Some recordings are silent; the base model's level may be 0, which has no ratio.
+    statistics.EMPTY_SHARE: Guarded(Limits(rise=0.2), high="all_blank"),
+    statistics.VOCABULARY: Guarded(Limits(lowest=0.7), low="few_tokens"),
+    # The student gets augmented audio, and may outgrow a slow teacher.
+    statistics.DISAGREEMENT: Guarded(Limits(rise=0.3), high="drift"),
+}
 DEFAULT_LIMITS = {statistic.name: limits for statistic, (limits, *_) in GUARDED.items()}
 MONITORS = tuple(DEFAULT_LIMITS)
 
@@ -128,13 +215,13 @@ class Guard:
         on_alarm: str | None = None,
         limits: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> None:
-        self.action = choice("action", action, ACTIONS)
-        self.reference_steps = at_least("reference_steps", reference_steps, 1)
-        self.window = at_least("window", window, 1)
-        self.deviations = not_negative("deviations", deviations)
-        self.patience = at_least("patience", patience, 1)
-        self.lower_weight = fraction("lower_weight", lower_weight)
-        self.max_back_offs = at_least("max_back_offs", max_back_offs, 1)
+        self.action = ranges.choice("action", action, ACTIONS)
+        self.reference_steps = ranges.at_least("reference_steps", reference_steps, 1)
+        self.window = ranges.at_least("window", window, 1)
+        self.deviations = ranges.not_negative("deviations", deviations)
+        self.patience = ranges.at_least("patience", patience, 1)
+        self.lower_weight = ranges.fraction("lower_weight", lower_weight)
+        self.max_back_offs = ranges.at_least("max_back_offs", max_back_offs, 1)
         if not (on_alarm is None or isinstance(on_alarm, str) and on_alarm.strip()):
             raise ValueError(f"on_alarm must be a shell command, got {on_alarm!r}")
         self.on_alarm = on_alarm
@@ -148,17 +235,15 @@ class Guard:
     def observe(self, step: int, monitors: Mapping[str, float]) -> Alarm | None:
         """Take in the monitors of one unlabeled batch, by statistic name.
 
-        NaN and missing values are skipped, an infinite one is beyond its limit; other
-        statistics are not looked at. A monitor raises an alarm once, then keeps silent
-        until it has been back within its limits.
+        NaN and missing values are skipped, an infinite one is beyond its limit. A
+        monitor raises an alarm once, then is silent until it has been back within.
         """
         values = tuple(float(monitors.get(name, math.nan)) for name in MONITORS)
         self._history.append((step, values))
         raised = []
-        for name, value in zip(MONITORS, values):
+        for (name, track), value in zip(self._tracks.items(), values):
             if math.isnan(value):
                 continue
-            track = self._tracks[name]
             track.follow(value, self.reference_steps, self.window)
             breach = self._judge(name)
             track.streak = 0 if breach is None else track.streak + 1
@@ -168,12 +253,11 @@ class Guard:
         if not raised:
             return None
         # A resumed run may have other limits, and no breach of what was reported.
-        reported = [self._judge(n) for n in MONITORS if self._tracks[n].reported]
-        lasting = [breach for breach in reported if breach is not None]
+        lasting = [self._judge(n) for n, t in self._tracks.items() if t.reported]
         for breach in raised:
             self._tracks[breach.monitor].reported = True
         self.alarms += 1
-        return Alarm(int(step), self.alarms, (*raised, *lasting))
+        return Alarm(int(step), self.alarms, (*raised, *filter(None, lasting)))
 
     def note_broken(self, step: int, what: str) -> Alarm:
         """Raise the alarm of weights that are not finite: nothing can be learned."""
@@ -182,26 +266,24 @@ class Guard:
 
     def _judge(self, name: str) -> Breach | None:
         """Compare the level that a monitor has now with its limits."""
-        level, reference = self._tracks[name].level, self._tracks[name].reference
+        level, reference = self.level(name), self.reference(name)
         if math.isinf(level):
             return Breach(name, level, reference, "a finite number", "infinite")
-        (low, low_words), (high, high_words) = self.limits[name].bounds(
-            reference, self._slack(name)
-        )
+        (low, low_words), (high, high_words) = self._bounds(name)
         if level < low:
             return Breach(name, level, reference, f"{low:.3g} ({low_words})", "low")
         if level > high:
             return Breach(name, level, reference, f"{high:.3g} ({high_words})", "high")
         return None
 
-    def _slack(self, name: str) -> float:
-        """Return how far an average may be from the reference by chance."""
-        spread = self._tracks[name].spread
-        if math.isnan(spread):
-            return 0.0
-        # Variance of an exponential average with this time constant, and of the mean.
-        share = 1.0 / (2.0 * self.window - 1.0) + 1.0 / self.reference_steps
-        return self.deviations * spread * math.sqrt(share)
+    def _bounds(self, name: str) -> tuple[tuple[float, str], tuple[float, str]]:
+        """Return the allowed levels in words, as far apart as levels are by chance."""
+        track, slack = self._tracks[name], 0.0
+        if not math.isnan(track.spread):
+            # Variance of an average with that time constant, and of the mean.
+            share = 1.0 / (2.0 * self.window - 1.0) + 1.0 / self.reference_steps
+            slack = self.deviations * track.spread * math.sqrt(share)
+        return self.limits[name].bounds(track.reference, slack)
 
     @property
     def healthy(self) -> bool:
@@ -235,17 +317,14 @@ class Guard:
 
     def bounds(self, monitor: str) -> tuple[float, float]:
         """Return a monitor's least and greatest allowed level, infinite for none."""
-        low, high = self.limits[monitor].bounds(
-            self.reference(monitor), self._slack(monitor)
-        )
-        return low[0], high[0]
+        (low, _), (high, _) = self._bounds(monitor)
+        return low, high
 
     def history(self) -> tuple[list[int], dict[str, list[float]]]:
         """Return the latest steps, at most `HISTORY`, and each monitor's raw values."""
-        steps = [step for step, _ in self._history]
-        columns = zip(*(values for _, values in self._history))
-        values = dict(zip(MONITORS, map(list, columns)))
-        return steps, {name: values.get(name, []) for name in MONITORS}
+        rows = [row for _, row in self._history]
+        values = {n: [row[i] for row in rows] for i, n in enumerate(MONITORS)}
+        return [step for step, _ in self._history], values
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, plain numbers and containers only."""

@@ -11,12 +11,16 @@ UNUSABLE = "utterances whose audio or loss cannot be used"
 NO_TRUST = "utterances whose label has a weight of 0 (by shaping, or not finite)"
 
 
-class LearnedFrom:
-    """Counts unlabeled mini-batches, in an epoch and in the run.
+def _words(counts: collections.Counter[str], when: str) -> str:
+    if counts["learned"]:
+        return ""
+    others = sorted(what for what, n in counts.items() if n and what != "seen")
+    why = [f"{counts['seen']} mini-batches", *(f"{counts[w]} {w}" for w in others)]
+    return f"no unlabeled mini-batch was learned from in {when}: {', '.join(why)}"
 
-    Args:
-        filters: Names of the filters, in their order.
-    """
+
+class LearnedFrom:
+    """Counts unlabeled mini-batches, in an epoch and in the run, by filters' names."""
 
     def __init__(self, filters: Sequence[str]) -> None:
         self._filters = filters
@@ -30,43 +34,28 @@ class LearnedFrom:
         usable: Sequence[bool],
         factor: float,
     ) -> None:
-        """Count a mini-batch: whether each label has a weight, and its `Labels.reason`.
-
-        `usable` tells whose audio and loss can be used; `factor` is lambda.
-        """
+        """Count a mini-batch: labels with a weight, their `Labels.reason`, lambda."""
         counts = collections.Counter(seen=1)
         counts["learned"] = int(factor > 0 and any(kept))
         counts[NO_WEIGHT] = int(factor == 0)
         for is_kept, index, is_usable in zip(kept, reason, usable):
-            if not is_kept:
-                counts[self._why(index, is_usable)] += 1
+            if 0 <= index < len(self._filters):
+                why = f"utterances dropped by {self._filters[index]}"
+            else:
+                why = NO_TRUST if is_usable else UNUSABLE
+            counts[why] += not is_kept
         self._epoch += counts
         self._run += counts
 
-    def _why(self, index: int, is_usable: bool) -> str:
-        """Name the reason why an utterance was not learned from."""
-        if 0 <= index < len(self._filters):
-            return f"utterances dropped by {self._filters[index]}"
-        return NO_TRUST if is_usable else UNUSABLE
-
-    @staticmethod
-    def _words(counts: collections.Counter[str], when: str) -> str:
-        if counts["learned"]:
-            return ""
-        others = sorted(what for what, n in counts.items() if n and what != "seen")
-        why = [f"{counts[what]} {what}" for what in others]
-        why = ", ".join([f"{counts['seen']} mini-batches", *why])
-        return f"no unlabeled mini-batch was learned from in {when}: {why}"
-
     def end_epoch(self, epoch: int) -> str:
         """Start the next epoch; return a warning, empty if something was learned."""
-        words = self._words(self._epoch, f"epoch {epoch}")
+        words = _words(self._epoch, f"epoch {epoch}")
         self._epoch.clear()
         return words
 
     def end_run(self) -> str:
         """Return what is wrong with the whole run, empty if something was learned."""
-        return self._words(self._run, "the whole run")
+        return _words(self._run, "the whole run")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""

@@ -1,8 +1,4 @@
-"""True transcripts of unlabeled audio, for measuring pseudo-labels only.
-
-They never enter a mini-batch, so they cannot reach a loss: the model hands over
-utterance ids and finished pseudo-labels, and gets two numbers back.
-"""
+"""True transcripts of unlabeled audio, which never enter a mini-batch or a loss."""
 
 from __future__ import annotations
 
@@ -10,6 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import kaldialign
+import torch
+
+from espnet_softpl.labels.pseudo_label import PseudoLabel
+from espnet_softpl.monitors import statistics
 
 Rates = tuple[float, float]  # WER and CER.
 
@@ -26,18 +26,12 @@ def _count(reference: str, hypothesis: str) -> list[int]:
 def _rates(counts: Iterable[list[int]]) -> Rates:
     """Sum `_count` over utterances, and divide."""
     words, of_words, characters, of_characters = map(sum, zip((0, 0, 0, 0), *counts))
-    return (
-        words / of_words if of_words else math.nan,
-        characters / of_characters if of_characters else math.nan,
-    )
+    wer = words / of_words if of_words else math.nan
+    return wer, characters / of_characters if of_characters else math.nan
 
 
 def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> Rates:
-    """Compute WER and CER of a batch of transcripts.
-
-    They are fractions of the batch's reference words and characters (spaces count as
-    characters); NaN if there are none.
-    """
+    """Compute WER and CER of a batch; NaN without words or characters, spaces too."""
     return _rates(map(_count, references, hypotheses))
 
 
@@ -51,22 +45,21 @@ class Oracle:
         self._to_text = to_text
 
     def score(
-        self,
-        utterance_ids: Sequence[str],
-        transcripts: Sequence[list[int]],
-        kept: Sequence[bool],
-    ) -> tuple[Rates, Rates, Rates]:
-        """Compute WER and CER of pseudo-labels: of all, the kept, and the others.
-
-        Only utterances that have a true transcript are scored; NaN if none has.
-        """
-        counts = [
-            (_count(self._texts[key], self._to_text(tokens)), is_kept)
-            for key, tokens, is_kept in zip(utterance_ids, transcripts, kept)
-            if key in self._texts
-        ]
-        return (
-            _rates(of_one for of_one, _ in counts),
-            _rates(of_one for of_one, is_kept in counts if is_kept),
-            _rates(of_one for of_one, is_kept in counts if not is_kept),
-        )
+        self, utterance_ids: Sequence[str], label: PseudoLabel
+    ) -> dict[str, float]:
+        """Return error rates of all labels, the used, and the others; or NaN."""
+        columns = label.tokens, label.token_lengths[:, None], label.weight[:, None] > 0
+        rows = torch.cat(columns, 1).tolist()
+        dropped, used = [], []
+        for key, (*tokens, length, is_used) in zip(utterance_ids, rows):
+            if key in self._texts:
+                said = self._to_text(tokens[:length])
+                counts = _count(self._texts[key], said)
+                (used if is_used else dropped).append(counts)
+        wer, cer = _rates(dropped + used)
+        return {
+            statistics.WER.name: wer,
+            statistics.CER.name: cer,
+            statistics.WER_KEPT.name: _rates(used)[0],
+            statistics.WER_DROPPED.name: _rates(dropped)[0],
+        }

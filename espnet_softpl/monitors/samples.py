@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from espnet_softpl.core.files import atomic_file
-from espnet_softpl.core.stateful import Stateful
+from espnet_softpl.core.files import atomic_write
+from espnet_softpl.core.registry import Stateful
 from espnet_softpl.ctc import greedy
 from espnet_softpl.labels.confidence import utterance_confidence
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
@@ -22,21 +22,16 @@ OTHER_REASON = "other"  # Audio that could not be read, a loss that is not finit
 
 
 def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
-    """Choose at most `count` utterances by a hash of their ids.
+    """Choose `count` utterances by a hash: it hardly changes if others are added."""
 
-    So runs on the same data can be compared, and the choice hardly changes if
-    utterances are added or left out.
-    """
-    return heapq.nsmallest(
-        count, utterance_ids, key=lambda key: hashlib.sha256(key.encode()).digest()
-    )
+    def digest(key: str) -> bytes:
+        return hashlib.sha256(key.encode()).digest()
+
+    return heapq.nsmallest(count, utterance_ids, key=digest)
 
 
 class SampleRecorder(Stateful):
-    """Records the labels of chosen utterances whenever they are trained on.
-
-    `filter_names` are those of the filters, in order; `to_text` joins token ids.
-    """
+    """Records the labels of chosen utterances whenever they are trained on."""
 
     def __init__(
         self,
@@ -52,20 +47,14 @@ class SampleRecorder(Stateful):
     def record(
         self, step: int, labels: Labels, label: PseudoLabel, log_probs: torch.Tensor
     ) -> None:
-        """Record what is known of the chosen utterances of a mini-batch.
-
-        `labels` are as they were made, `label` is trained on, with its final weight;
-        `log_probs` are the student's, (B, T, V).
-        """
+        """Record chosen utterances; `log_probs` (B, T, V) are the student's."""
         for row, key in enumerate(labels.utterance_ids):
             if key not in self._ids:
                 continue
-            one = slice(row, row + 1)
-            tokens, length = greedy(log_probs[one].detach(), label.lengths[one])
-            weight = float(label.weight[row])
-            confidence = float(
-                utterance_confidence(label.log_probs[one], label.lengths[one])
-            )
+            one, weight = slice(row, row + 1), float(label.weight[row])
+            lengths = label.lengths[one]
+            tokens, length = greedy(log_probs[one].detach(), lengths)
+            confidence = float(utterance_confidence(label.log_probs[one], lengths))
             reason = self._reasons.get(int(labels.reason[row]), OTHER_REASON)
             self._rows.append(
                 {
@@ -84,18 +73,15 @@ class SampleRecorder(Stateful):
         return self._to_text(tokens[: int(length)].tolist())
 
     def write(self, output_dir: Path, epoch: int, rank: int) -> None:
-        """Write a process's records of an epoch, a JSON object a line, and begin anew.
-
-        An epoch that is trained again after a kill writes the same file again.
-        """
+        """Write the records of an epoch, a JSON object a line, and begin anew."""
         path = output_dir / SAMPLES_DIR / f"{epoch}epoch.rank{rank}.jsonl"
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows]
         self._rows = []
         if not lines:
             path.unlink(missing_ok=True)
             return
-        with atomic_file(path) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+        with atomic_write(path) as file:
+            file.writelines(lines)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records of an epoch that is not finished."""

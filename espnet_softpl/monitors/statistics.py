@@ -1,6 +1,4 @@
-"""The `pl_*` statistics of a training: names, meanings, limits, and their values.
-
-A statistic's name stands nowhere else in the package.
+"""The `pl_*` statistics of a training: names, which stand nowhere else, and values.
 
 B utterances, T frames after subsampling, V tokens with blank. Entropies are in nats.
 """
@@ -8,15 +6,12 @@ B utterances, T frames after subsampling, V tokens with blank. Entropies are in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from espnet_softpl.ctc import BLANK, frame_mask
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
-from espnet_softpl.monitors.limits import Limits
-from espnet_softpl.monitors.oracle import Oracle
 
 
 class Statistic(NamedTuple):
@@ -24,138 +19,54 @@ class Statistic(NamedTuple):
 
     name: str  # Its key in ESPnet's reports.
     title: str  # What it is, for plots; with "(%)" it is shown in percent.
-    warning: str  # What should make one worry.
-    unit: str  # Of the value as reported.
+    warning: str = ""  # What should make one worry, of what the guard watches.
 
 
-class Guarded(NamedTuple):
-    """What the guard makes of a statistic; forms are keys of `diagnosis.FORMS`."""
-
-    limits: Limits  # Its default limits.
-    low: str = ""  # The form of collapse that a low level is a sign of.
-    high: str = ""  # The same of a high level.
-
-
-WER = Statistic("pl_wer", "WER of the pseudo-labels (%)", "rising", "fraction")
-CER = Statistic("pl_cer", "CER of the pseudo-labels (%)", "rising", "fraction")
-BLANK_SHARE = Statistic(
-    "pl_blank_share", "share of blank frames", "to 0 or 1", "fraction of frames"
-)
+WER = Statistic("pl_wer", "WER of the pseudo-labels (%)")
+CER = Statistic("pl_cer", "CER of the pseudo-labels (%)")
+BLANK_SHARE = Statistic("pl_blank_share", "share of blank frames", "to 0 or 1")
 FRAME_ENTROPY = Statistic(
-    "pl_frame_entropy", "mean entropy of a frame (nats)", "rising: flattening", "nats"
+    "pl_frame_entropy", "mean entropy of a frame (nats)", "rising: flattening"
 )
 MEAN_ENTROPY = Statistic(
-    "pl_mean_entropy", "entropy of the mean frame (nats)", "falling", "nats"
+    "pl_mean_entropy", "entropy of the mean frame (nats)", "falling"
 )
 MUTUAL_INFORMATION = Statistic(
     "pl_mutual_information",
     "mutual information (nats)",
     "to 0: collapse into one distribution",
-    "nats",
 )
 LENGTH_RATIO = Statistic(
-    "pl_length_ratio", "tokens per second / labeled data's", "far from 1", "ratio"
+    "pl_length_ratio", "tokens per second / labeled data's", "far from 1"
 )
-EMPTY_SHARE = Statistic(
-    "pl_empty_share", "share of empty labels", "rising", "fraction of utterances"
-)
-VOCABULARY = Statistic(
-    "pl_vocabulary", "perplexity of the tokens used", "falling", "tokens"
-)
+EMPTY_SHARE = Statistic("pl_empty_share", "share of empty labels", "rising")
+VOCABULARY = Statistic("pl_vocabulary", "perplexity of the tokens used", "falling")
 DISAGREEMENT = Statistic(
-    "pl_disagreement",
-    "frames where teacher and student differ",
-    "rising",
-    "fraction of frames",
+    "pl_disagreement", "frames where teacher and student differ", "rising"
 )
-KEPT = Statistic(
-    "pl_kept", "labels that are used (%)", "falling", "fraction of utterances"
-)
-KEPT_AUDIO = Statistic(
-    "pl_kept_audio", "audio that is used (%)", "falling", "fraction of samples"
-)
-KEPT_HOURS = Statistic("pl_kept_hours", "hours of audio learned from", "flat", "hours")
-UNUSABLE = Statistic(
-    "pl_unusable", "unusable audio and losses (%)", "above 0", "fraction of utterances"
-)
-AGE = Statistic(
-    "pl_age",
-    "age of the labels (mini-batches)",
-    "growing without end",
-    "mini-batches of both kinds",
-)
-WEIGHT = Statistic(
-    "pl_weight",
-    "weight of the unlabeled loss",
-    "halved: the guard backed off",
-    "factor",
-)
+KEPT = Statistic("pl_kept", "labels that are used (%)")
+KEPT_AUDIO = Statistic("pl_kept_audio", "audio that is used (%)")
+KEPT_HOURS = Statistic("pl_kept_hours", "hours of audio learned from")
+UNUSABLE = Statistic("pl_unusable", "unusable audio and losses (%)")
+AGE = Statistic("pl_age", "age of the labels (mini-batches)")
+WEIGHT = Statistic("pl_weight", "weight of the unlabeled loss")
 DECODER_DISAGREEMENT = Statistic(
-    "pl_decoder_disagreement",
-    "positions where decoder and CTC head differ",
-    "rising",
-    "fraction of positions",
+    "pl_decoder_disagreement", "positions where decoder and CTC head differ"
 )
-DROPPED = Statistic(
-    "pl_dropped_<filter>",
-    "labels dropped by <filter> (%)",
-    "rising",
-    "fraction of utterances",
-)
-USES = Statistic(
-    "pl_uses", "uses of a label so far", "growing without end", "training steps"
-)
-TURNOVER = Statistic(
-    "pl_turnover", "times that a slot was labeled", "flat: labels are frozen", "times"
-)
-LABEL_CHANGE = Statistic(
-    "pl_label_change",
-    "edits per token to a new label",
-    "to 0 too early",
-    "edits per token",
-)
-WER_KEPT = Statistic(
-    "pl_wer_kept",
-    "WER of labels that are used (%)",
-    "like that of the dropped ones",
-    "fraction",
-)
-WER_DROPPED = Statistic(
-    "pl_wer_dropped", "WER of dropped labels (%)", "like that of the kept", "fraction"
-)
+DROPPED = Statistic("pl_dropped_<filter>", "labels dropped by <filter> (%)")
+USES = Statistic("pl_uses", "uses of a label so far")
+TURNOVER = Statistic("pl_turnover", "times that a slot was labeled")
+LABEL_CHANGE = Statistic("pl_label_change", "edits per token to a new label")
+WER_KEPT = Statistic("pl_wer_kept", "WER of labels that are used (%)")
+WER_DROPPED = Statistic("pl_wer_dropped", "WER of dropped labels (%)")
 
 # In the order in which they are reported: always, and with the parts that have them.
 ALWAYS = (WER, CER, BLANK_SHARE, FRAME_ENTROPY, MEAN_ENTROPY, MUTUAL_INFORMATION)
 ALWAYS += (LENGTH_RATIO, EMPTY_SHARE, VOCABULARY, DISAGREEMENT)
 ALWAYS += (KEPT, KEPT_AUDIO, KEPT_HOURS, UNUSABLE, AGE, WEIGHT)
-# The guard's, of the teacher's output alone.
-OF_LABEL = tuple(each.name for each in ALWAYS[2:9])
 OF_CACHE = (USES, TURNOVER, LABEL_CHANGE)
 OF_ORACLE = (WER_KEPT, WER_DROPPED)
 STATISTICS = (*ALWAYS, DECODER_DISAGREEMENT, DROPPED, *OF_CACHE, *OF_ORACLE)
-
-# Set on runs of the mini corpus, healthy and collapsing: docs/dev/collapse_study.md.
-GUARDED = {
-    # The first to move: falls before the errors rise when labels flatten, rises towards
-    # all blank. Hard labels that still improve move it by +25 or -6 %. The ratio means
-    # little if blank is best at most frames, as with long tokens: hence `above`.
-    BLANK_SHARE: Guarded(
-        Limits(lowest=0.9, highest=1.5, above=0.97), "flattening", "all_blank"
-    ),
-    # Flattening doubles it; hard labels that still improve raise it by up to a half.
-    FRAME_ENTROPY: Guarded(Limits(highest=1.6), high="flattening"),
-    # It hardly rises when labels flatten: an upper limit would say nothing.
-    MEAN_ENTROPY: Guarded(Limits(lowest=0.7), low="few_tokens"),
-    # A healthy run stays within a tenth of the base model.
-    MUTUAL_INFORMATION: Guarded(Limits(lowest=0.8), low="constant"),
-    # Batches of fast or slow speech differ by less than this once averaged.
-    LENGTH_RATIO: Guarded(Limits(lowest=0.7, highest=1.4), "all_blank", "flattening"),
-    # Some recordings are silent; the base model's level may be 0, which has no ratio.
-    EMPTY_SHARE: Guarded(Limits(rise=0.2), high="all_blank"),
-    VOCABULARY: Guarded(Limits(lowest=0.7), low="few_tokens"),
-    # The student gets augmented audio, and may outgrow a slow teacher.
-    DISAGREEMENT: Guarded(Limits(rise=0.3), high="drift"),
-}
 
 
 def dropped_by(filter_name: str) -> str:
@@ -171,14 +82,11 @@ def _share(flags: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def frame_statistics(
     log_probs: torch.Tensor, path: torch.Tensor, mask: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Describe the frame distributions of a batch, log-posteriors (B, T, V).
+    """Describe the frame distributions of a batch, log-posteriors (B, T, V), no NaN.
 
     `path` has the best token of every frame, and `mask` marks the frames that count,
-    both (B, T). No posterior is NaN, in no frame.
-
-    Collapse into one distribution at every frame shows as a mutual information that
-    falls to 0, whether that distribution is sharp or flat. It is never negative except
-    for rounding.
+    both (B, T). Collapse into one distribution at every frame, sharp or flat, shows as
+    a mutual information that falls to 0.
     """
     log_probs = log_probs.float()
     probs, weights = log_probs.exp(), mask.float().flatten()
@@ -201,10 +109,7 @@ def length_ratio(
     speech_lengths: torch.Tensor,
     labeled_tokens_per_sample: float,
 ) -> torch.Tensor:
-    """Divide the speech rate of labels, lengths (B,), by that of the labeled data.
-
-    The result is a scalar: 1 is the labeled rate, near 0 means that labels vanish.
-    """
+    """Divide the speech rate of labels, lengths (B,), by that of the labeled data."""
     rate = token_lengths.sum().float() / speech_lengths.sum().float()
     return rate / labeled_tokens_per_sample
 
@@ -212,12 +117,7 @@ def length_ratio(
 def vocabulary_use(
     tokens: torch.Tensor, token_lengths: torch.Tensor, vocabulary: int
 ) -> torch.Tensor:
-    """Compute how many tokens the transcripts (B, U) use, as a perplexity.
-
-    `vocabulary` is the number of tokens that there are, V. The result is a scalar,
-    exp(H(token frequencies over the batch)): 1 if there is but one token, NaN if all
-    transcripts are empty.
-    """
+    """Return exp(H) of how often V tokens are in transcripts (B, U); or NaN."""
     used = frame_mask(token_lengths, tokens.size(1)).float()
     counts = used.new_zeros(vocabulary)
     counts.scatter_add_(0, tokens.clamp(min=0).flatten(), used.flatten())
@@ -232,8 +132,7 @@ def disagreement(
 ) -> torch.Tensor:
     """Compute the share of frames in which no token of a path, (B, T), is the best.
 
-    `log_probs` has (B, T, V), `best` its highest values, (B, T), if they are known; the
-    result is a scalar in [0, 1].
+    `best` has the highest values of `log_probs`, (B, T, V), if they are known.
     """
     best = log_probs.amax(-1) if best is None else best
     # The highest values cost a tenth of the tokens that have them.
@@ -249,9 +148,9 @@ def label_statistics(
 ) -> dict[str, torch.Tensor]:
     """Collect the statistics, scalars, that the teacher's output alone gives.
 
-    They are of the utterances with a weight, those whose posteriors are finite (the
-    others have got finite ones; see `without_nan`). If none has, all are infinite,
-    which the guard sees as beyond every limit. `path`, (B, T), has the best tokens.
+    They are of utterances with a weight, whose posteriors are finite (see
+    `without_nan`). If there is none, all are infinite: the guard sees that as beyond
+    every limit. `path`, (B, T), has the best tokens.
     """
     sound = label.weight > 0
     mask = frame_mask(label.lengths, path.size(1)) & sound.unsqueeze(1)
@@ -281,8 +180,8 @@ def step_statistics(
     """Collect the statistics, scalars, of labels that are trained on.
 
     `labels` are as they were made, `label` has the final weight, `log_probs` (B, T, V)
-    are the student's, `best` (B, T) the highest of each frame; `usable` (B,) is False
-    if audio or loss cannot be used.
+    are the student's, `best` (B, T) their highest; `usable` (B,) is about audio and
+    loss.
     """
     kept, samples = label.weight > 0, speech_lengths.float()
     return {
@@ -293,23 +192,4 @@ def step_statistics(
         UNUSABLE.name: 1.0 - usable.float().mean(),
         AGE.name: float(step - labels.step),
         USES.name: float(labels.uses),
-    }
-
-
-def oracle_statistics(
-    oracle: Oracle, utterance_ids: Sequence[str], label: PseudoLabel
-) -> dict[str, float]:
-    """Score labels against true transcripts: all, those that are used, the others."""
-    columns = label.tokens, label.token_lengths.unsqueeze(1), label.weight[:, None] > 0
-    rows = torch.cat(columns, 1).tolist()
-    transcripts = [row[: row[-2]] for row in rows]
-    kept = [bool(row[-1]) for row in rows]
-    (wer, cer), (of_kept, _), (of_dropped, _) = oracle.score(
-        utterance_ids, transcripts, kept
-    )
-    return {
-        WER.name: wer,
-        CER.name: cer,
-        WER_KEPT.name: of_kept,
-        WER_DROPPED.name: of_dropped,
     }

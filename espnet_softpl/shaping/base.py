@@ -4,8 +4,7 @@ import abc
 
 from torch import Tensor
 
-from espnet_softpl.core.registry import Registry
-from espnet_softpl.core.stateful import Stateful
+from espnet_softpl.core.registry import Registry, Stateful
 from espnet_softpl.ctc import greedy
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_softpl.core.errors import CollapseError
-from espnet_softpl.core.reading import read_columns, read_values
+from espnet_softpl.core.modules import read_columns, read_values
 from espnet_softpl.labels.prior import RunningMean
 from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 from espnet_softpl.monitors import statistics
@@ -146,7 +146,7 @@ class PseudoLabeling(Losses):
             values[statistics.TURNOVER.name] = self.cache.turnover
             values[statistics.LABEL_CHANGE.name] = change
         if self.oracle is not None:
-            values |= statistics.oracle_statistics(self.oracle, batch.utt_id, label)
+            values |= self.oracle.score(batch.utt_id, label)
         return {"loss": weight * loss, "loss_pl": loss, **outcome.losses}, values
 
     def _take_in(

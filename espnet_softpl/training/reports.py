@@ -17,8 +17,8 @@ from espnet2.train.reporter import SubReporter, aggregate
 from humanfriendly import format_timespan
 from torch import Tensor
 
+from espnet_softpl.core.modules import read_values
 from espnet_softpl.core.processes import rank_and_world
-from espnet_softpl.core.reading import read_values
 from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.guard import MONITORS, Guard
 from espnet_softpl.training.engine import PseudoLabeling

@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from espnet_softpl.core import ranges
-from espnet_softpl.core.stateful import Stateful
+from espnet_softpl.core.registry import Stateful
 
 T = TypeVar("T")
 FORMS = ("block", "interleaved")

@@ -42,10 +42,12 @@ class Twice(cache.CacheSettings):
         return CachePlan(self.slots(num_batches), seed, 0.5)
 
 
-def test_a_users_own_cache_by_dotted_path() -> None:
+def test_a_users_own_cache_by_dotted_path(tmp_path) -> None:
     settings = cache.build(f"{__name__}:Twice", size=3)
     plan = settings.plan(num_batches=9, seed=1)
     assert (plan.size, plan.probability) == (3, 0.5)
+    labels = cache.LabelCache(settings, True, tmp_path / "rank0")
+    assert not labels.decides and not labels.measures_change
     with pytest.raises(ValueError, match="pl_cache: .*is not a subclass of"):
         cache.build(f"{__name__}:CachePlan")
 

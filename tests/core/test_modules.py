@@ -73,3 +73,17 @@ def test_an_average_may_be_weighted() -> None:
     assert modules.average(states, shares=[3.0, 1.0])["w"].tolist() == [2.0]
     with pytest.raises(ValueError, match="no model"):
         modules.average([])
+
+
+def test_values_keep_order_and_numbers() -> None:
+    loss = torch.tensor(0.5, requires_grad=True)
+    values = {"n": 3, "loss": loss, "none": None, "size": torch.tensor([8])}
+    read = modules.read_values(values)
+    assert list(read.items()) == [("n", 3), ("loss", 0.5), ("none", None), ("size", 8)]
+    assert modules.read_values({"n": 3}) == {"n": 3}
+
+
+def test_columns_are_whole_numbers() -> None:
+    many = torch.tensor([2**40 + 1, 0])
+    read = modules.read_columns(kept=torch.tensor([True, False]), samples=many)
+    assert read == {"kept": [1, 0], "samples": [2**40 + 1, 0]}

@@ -9,7 +9,7 @@ import pytest
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
 from espnet_softpl.core.errors import UserError
-from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
+from espnet_softpl.core.registry import Registry, Stateful, build_from_conf, named_confs
 from espnet_softpl.monitors import guard
 
 
@@ -162,3 +162,9 @@ def test_settings_of_one_and_of_several_parts() -> None:
 def test_settings_of_nobody_are_refused(names, conf, message) -> None:
     with pytest.raises(UserError, match=message):
         named_confs("pl_x", names, conf)
+
+
+def test_there_is_no_state_unless_a_subclass_has_one() -> None:
+    part = Stateful()
+    assert part.state_dict() == {}
+    part.load_state_dict({})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_softpl.data import tables
+from espnet_softpl.data import audio, tables
 from espnet_softpl.data.audio import (
     READ_ERRORS,
     Header,
@@ -21,6 +21,7 @@ from espnet_softpl.data.audio import (
 )
 from tests import ROOT
 from tests.support.audio_forms import (
+    CAT,
     RATE,
     noise,
     read_entries,
@@ -38,8 +39,8 @@ def test_audio_in_archives(tmp_path: Path, form: str) -> None:
         rate, loaded = kaldiio.load_mat(value)
         assert header == Header(len(loaded), (), rate, form == "kaldi")
         with open_audio(value, "kaldi_ark") as files:
-            audio = files[0].read()
-        np.testing.assert_allclose(audio, noise(1 + number), atol=1e-4)
+            samples = files[0].read()
+        np.testing.assert_allclose(samples, noise(1 + number), atol=1e-4)
 
 
 @pytest.mark.parametrize("method", [None, 1, 2, 3, 5, 7])
@@ -154,3 +155,56 @@ def test_the_files_of_an_entry() -> None:
     assert files_of("a.wav b.wav", "multi_columns_sound") == ["a.wav", "b.wav"]
     assert files_of("a:b.ark:12[0:9]", "kaldi_ark") == ["a:b.ark"]
     assert files_of("a.ark", "kaldi_ark") == ["a.ark"]
+
+
+def test_a_shell_runs_commands(tmp_path: Path) -> None:
+    odd = tmp_path / "two words; touch hacked"
+    odd.write_bytes(b"abc")
+    assert audio.run_pipe(f"{CAT} '{odd}' |") == b"abc"
+    assert audio.run_pipe(f"{CAT} '{odd}' | tail -c 2 | head -c 1 |") == b"b"
+    assert audio.run_pipe(f"FILE='{odd}'; cat < \"$FILE\" 2> /dev/null |") == b"abc"
+    # The first program is stopped by the second, which is no failure.
+    big = "head -c 9000000 /dev/zero | head -c 5 |"
+    assert audio.run_pipe(big) == bytes(5)
+    assert not Path("hacked").exists()
+
+
+def test_a_command_has_no_input() -> None:
+    """It would wait for ever for what nobody types."""
+    assert audio.run_pipe("cat |") == b""
+
+
+def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="ended with status 1: .*No such file"):
+        audio.run_pipe(f"tail {tmp_path}/gone |")
+    with pytest.raises(RuntimeError, match="ended with status 1: .*No such file"):
+        audio.run_pipe(f"tail {tmp_path}/gone | tail |")
+    with pytest.raises(RuntimeError, match="ended with status 127: .*no_such_program"):
+        audio.run_pipe("no_such_program | tail |")
+    with pytest.raises(RuntimeError, match="ended with status 2: .*quote|matching"):
+        audio.run_pipe("cat 'a.wav |")
+
+
+@pytest.mark.parametrize("value", ["cat a.wav", "|", " | ", "| cat a.wav"])
+def test_what_is_no_command_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="no command that ends in"):
+        audio.run_pipe(value)
+
+
+def test_commands_are_told_from_files() -> None:
+    assert audio.is_command("cat a.wav | ") and audio.is_command("| cat")
+    assert not audio.is_command("a|b.wav")
+
+
+def test_copies_are_read_as_the_file() -> None:
+    copies = {
+        "cat a.wav |": "a.wav",
+        "wav-copy a.ark:12 - |": "a.ark:12",
+        " kaldi/featbin/wav-copy a.ark:12 -|": "a.ark:12",
+        "cat a.wav b.wav |": None,
+        "cat a*.wav |": None,
+        "cat 'a b.wav' |": None,
+        "wav-copy a.wav b.wav |": None,
+        "sox a.wav -t wav - |": None,
+    }
+    assert {value: audio.copied_file(value) for value in copies} == copies

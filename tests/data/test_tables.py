@@ -122,13 +122,13 @@ def test_a_table_is_what_a_dictionary_would_be(tmp_path, monkeypatch) -> None:
 
 
 def test_ids_of_one_hash_are_told_apart(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tables, "_factors", lambda bits: np.zeros(1 << bits, np.uint64))
+    monkeypatch.setattr(tables, "FACTOR", np.uint64(1))
     path = tmp_path / "table"
-    path.write_text("a 1\nb 2\nc 3\n")
-    assert tables.Table(path) == {"a": "1", "b": "2", "c": "3"}
-    assert "d" not in tables.Table(path)
-    path.write_text("a 1\nb 2\nc 3\nb 4\na 5\n")
-    with pytest.raises(errors.UserError, match="table:4: b occurs twice"):
+    path.write_text("ad 1\nbc 2\ncb 3\n")
+    assert tables.Table(path) == {"ad": "1", "bc": "2", "cb": "3"}
+    assert "da" not in tables.Table(path)
+    path.write_text("ad 1\nbc 2\ncb 3\nbc 4\nad 5\n")
+    with pytest.raises(errors.UserError, match="table:4: bc occurs twice"):
         tables.Table(path)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from espnet_softpl.monitors.oracle import Oracle, error_rates
+from tests.conftest import make_label, make_log_probs
 
 
 def test_error_rates_by_hand() -> None:
@@ -18,8 +20,13 @@ def test_error_rates_by_hand() -> None:
 def test_oracle_scores_by_utterance() -> None:
     texts = {"a": "ABC", "b": "AB", "c": ""}
     oracle = Oracle(texts, lambda ids: "".join("_ABC"[i] for i in ids))
-    ids, tokens = ["a", "b", "unknown"], [[1, 2, 3], [1, 1], [3, 3, 3]]
-    of_all, of_kept, of_dropped = oracle.score(ids, tokens, [True, False, True])
-    assert of_all == (0.5, pytest.approx(1 / 5))
-    assert of_kept == (0.0, 0.0) and of_dropped == (1.0, 0.5)
-    assert all(map(math.isnan, oracle.score(["c"], [[1]], [True])[2]))
+    label = make_label(make_log_probs(3, 4, 4), torch.tensor([4, 4, 4]))._replace(
+        tokens=torch.tensor([[1, 2, 3], [1, 1, -1], [3, 3, 3]]),
+        token_lengths=torch.tensor([3, 2, 3]),
+        weight=torch.tensor([0.5, 0.0, 1.0]),
+    )
+    scores = oracle.score(["a", "b", "unknown"], label)
+    assert scores["pl_wer"] == 0.5 and scores["pl_cer"] == pytest.approx(1 / 5)
+    assert scores["pl_wer_kept"] == 0.0 and scores["pl_wer_dropped"] == 1.0
+    scores = oracle.score(["c", "unknown", "unknown"], label)
+    assert all(map(math.isnan, scores.values())) and len(scores) == 4

@@ -12,17 +12,15 @@ import espnet_softpl
 from espnet_softpl.ctc import frame_mask
 from espnet_softpl.labels.pseudo_label import Labels, best_path, without_nan
 from espnet_softpl.monitors.diagnosis import FORMS
-from espnet_softpl.monitors.limits import Limits
+from espnet_softpl.monitors.guard import GUARDED, Limits
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.statistics import (
-    GUARDED,
-    OF_LABEL,
+    ALWAYS,
     STATISTICS,
     disagreement,
     dropped_by,
     frame_statistics,
     label_statistics,
-    oracle_statistics,
     step_statistics,
     vocabulary_use,
 )
@@ -115,9 +113,9 @@ def test_every_statistic_says_what_it_is() -> None:
     names = [statistic.name for statistic in STATISTICS]
     assert len(set(names)) == len(names)
     for one in STATISTICS:
-        assert one.title and one.warning and one.unit
+        assert one.title
     for one, (limits, low, high) in GUARDED.items():
-        assert one in STATISTICS
+        assert one in STATISTICS and one.warning
         assert limits != Limits()
         assert low or high
         assert {low, high} - {""} <= set(FORMS)
@@ -135,7 +133,7 @@ def test_what_is_computed_is_in_the_table() -> None:
     student = log_probs, log_probs.amax(-1)
     stats = step_statistics(labels, label, *student, usable, speech_lengths, step=9)
     oracle = Oracle({"a": "x"}, str)
-    stats |= oracle_statistics(oracle, ["a", "b"], label)
+    stats |= oracle.score(["a", "b"], label)
     assert set(stats) < {statistic.name for statistic in STATISTICS}
     assert stats["pl_kept"] == 0.5 and stats["pl_kept_audio"] == 0.25
     assert stats["pl_age"] == 6.0 and stats["pl_uses"] == 4.0
@@ -156,5 +154,5 @@ def test_labels_that_are_not_finite_are_left_out_and_seen_if_all_are() -> None:
     }
     log_probs[:2] = float("nan")
     none = of_labels(log_probs, lengths, 100 * lengths)
-    assert none.keys() == want.keys() == set(OF_LABEL)
+    assert none.keys() == want.keys() == {one.name for one in ALWAYS[2:9]}
     assert all(torch.isinf(value) for value in none.values())

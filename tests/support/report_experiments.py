@@ -12,8 +12,7 @@ import soundfile
 import torch
 import yaml
 
-from espnet_softpl.monitors.guard import Guard
-from espnet_softpl.monitors.statistics import GUARDED
+from espnet_softpl.monitors.guard import GUARDED, Guard
 
 WORDS = "the quick brown fox jumps over a lazy dog and runs home".split()
 RATE = 8000

@@ -18,13 +18,14 @@ from datadir import DataDir, RecipeError, run_main
 from tqdm import tqdm
 
 from espnet_softpl.data.formatting import (
+    Cut,
     Job,
     Mapper,
+    Recording,
     check_rates,
     format_recording,
     list_bad,
 )
-from espnet_softpl.data.kaldi_dir import Cut, Recording
 
 
 def format_directory(

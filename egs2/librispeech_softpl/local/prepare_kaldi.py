@@ -18,8 +18,13 @@ from datadir import DataDir, RecipeError, examples, run_main
 from prepare_librispeech import save_parts
 from tqdm import tqdm
 
-from espnet_softpl.data.formatting import Job, Outcome, format_recording, list_bad
-from espnet_softpl.data.kaldi_dir import read_recordings
+from espnet_softpl.data.formatting import (
+    Job,
+    Outcome,
+    format_recording,
+    list_bad,
+    read_recordings,
+)
 
 
 def extract(jobs: list[Job], label: str, workers: int) -> list[Outcome]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from espnet_softpl.commands.report.runs import Run
 from espnet_softpl.commands.scoring import UNITS, Score
-from espnet_softpl.monitors import statistics
+from espnet_softpl.monitors import guard, statistics
 
 # Okabe and Ito's colors, which readers with color-blindness can tell apart; gray in
 # place of black, which cannot be seen on a dark page.
@@ -27,7 +27,7 @@ SECTIONS: dict[str, Sequence[statistics.Statistic]] = {
         *(statistics.KEPT, statistics.KEPT_AUDIO, statistics.KEPT_HOURS),
         statistics.UNUSABLE,
     ),
-    "collapse": list(statistics.GUARDED),
+    "collapse": list(guard.GUARDED),
     "schedule": [statistics.WEIGHT],
     "cache": [statistics.AGE, *statistics.OF_CACHE],
 }

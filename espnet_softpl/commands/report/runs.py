@@ -23,7 +23,6 @@ from espnet_softpl.data.audio import READ_ERRORS
 from espnet_softpl.data.tables import read_scp
 from espnet_softpl.monitors import guard as monitors_guard
 from espnet_softpl.monitors.samples import SAMPLES_DIR
-from espnet_softpl.monitors.statistics import GUARDED
 from espnet_softpl.training.guarding import REPORT_DIR
 from espnet_softpl.training.resume import layout
 
@@ -269,7 +268,7 @@ def _read_levels(run: Run) -> None:
         for key, curve in read_history(stats).items():
             if best := BEST.get(key):
                 base[key] = best(value for _, value in curve)
-    for each in GUARDED if run.guard else ():
+    for each in monitors_guard.GUARDED if run.guard else ():
         base[f"train/{each.name}"] = run.guard.reference(each.name)
     run.levels = {key: value for key, value in base.items() if math.isfinite(value)}
 
