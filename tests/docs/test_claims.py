@@ -1,4 +1,4 @@
-"""The documentation: complete, legal YAML, true links, true tables, true claims."""
+"""The documentation: complete, with allowed YAML, true links, tables and claims."""
 
 import dataclasses
 import functools
@@ -98,7 +98,7 @@ def own_modules(monkeypatch) -> None:
 
 @pytest.mark.parametrize("block", list(yaml_blocks()))
 @pytest.mark.usefixtures("own_modules")
-def test_yaml_blocks_are_legal(block) -> None:
+def test_yaml_blocks_are_allowed(block) -> None:
     build_block(yaml.safe_load(block))
 
 
@@ -118,7 +118,7 @@ def test_yaml_blocks_are_legal(block) -> None:
         {"pl_criterion": "hard_ctc", "pl_interctc": True},
     ],
 )
-def test_an_illegal_block_is_found(conf) -> None:
+def test_a_refused_block_is_found(conf) -> None:
     with pytest.raises((AssertionError, ValueError)):
         build_block(conf)
 
