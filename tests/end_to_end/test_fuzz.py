@@ -199,7 +199,7 @@ def outcome(call: Callable[[], object]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [tables, experiments, archives, trainings])
 def test_no_damage_ends_in_a_traceback(root, kind, monkeypatch, capsys) -> None:
-    """Counts are printed as JSON (pytest -s), and stand in docs/reliability.md."""
+    """Counts are printed as JSON (pytest -s), and stand in docs/dev/soak.md."""
     # Threads start sooner; only processes have signals to ignore.
     pool = multiprocessing.pool.ThreadPool
     threads = types.SimpleNamespace(Pool=lambda jobs, *_: pool(jobs))

@@ -35,7 +35,7 @@ PAGE = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
 TRAIN = "python -m espnet_softpl.bin.train"
 # Each block of commands on the page, by a part that no other has.
 BLOCKS = {
-    "one machine": "exp/pl \\\n    --ngpu 4 --multiprocessing_distributed true\n",
+    "one machine": "--ngpu 8",
     "run.pl": "--cmd run.pl",
     "path.sh": ". .venv/bin/activate",
     "sbatch": "#SBATCH",
@@ -293,7 +293,7 @@ def test_one_machine(site: Site, start) -> None:
     status, output = site.run(block("one machine"))
     (call,) = site.trainings()
     assert status == 0, output
-    check_group(start(call), gpus=4, machines=1)
+    check_group(start(call), gpus=8, machines=1)
 
 
 def test_several_gpus_need_several_processes(site: Site, start, capsys) -> None:

@@ -1,4 +1,4 @@
-"""docs/stock_recipe.md: a recipe of ESPnet with `python -m espnet_softpl` as python.
+"""docs/add_pl.md, "Your recipe": ESPnet's recipe with `espnet_softpl` as python.
 
 The page's diff is applied to a `run.sh`, its YAML to a configuration; the recipe then
 runs on a tiny corpus, with tests/support/stock_asr.sh in the place of ESPnet's asr.sh.
@@ -31,7 +31,8 @@ from tests.support import warm_python
 from tests.support.espnet_runs import PL, config, load, make_data, same_tensors
 from tests.training.test_help import COMMANDS, parser_of
 
-PAGE = (ROOT / "docs" / "stock_recipe.md").read_text(encoding="utf-8")
+WHOLE = (ROOT / "docs" / "add_pl.md").read_text(encoding="utf-8")
+PAGE = WHOLE.partition("\n## Your recipe\n")[2]
 OURS = "python -m espnet_softpl"
 # Each block of commands on the page, by a part that no other has, and its test; the
 # first is of another command, and the second needs scripts of ESPnet and Kaldi.

@@ -269,7 +269,7 @@ def test_targets_that_the_model_has_are_taken(changes) -> None:
     checks.check_options(args)
 
 
-PAGES = (ROOT / "docs/label_forms.md", ROOT / "docs/dev/label_forms.md")
+PAGES = (ROOT / "docs/criteria.md", ROOT / "docs/dev/label_forms.md")
 MODELS = {
     "CTC": {},
     "CTC, intermediate": INTER,

@@ -336,8 +336,8 @@ PAGE = ROOT / "docs/add_pl.md"
 
 
 def blocks(kind: str) -> list[str]:
-    """Return the code blocks of the page."""
-    text = PAGE.read_text(encoding="utf-8")
+    """Return the code blocks of the page, up to what is about recipes."""
+    text = PAGE.read_text(encoding="utf-8").partition("\n## Your recipe\n")[0]
     return re.findall(rf"```{kind}\n(.*?)```", text, re.S)
 
 
