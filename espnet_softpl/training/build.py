@@ -13,6 +13,7 @@ from espnet_softpl.cache import CACHE_DIR, LabelCache
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.processes import rank_and_world
 from espnet_softpl.data import tables
+from espnet_softpl.labels.token_lm import NOT_SAID
 from espnet_softpl.monitors.oracle import Oracle
 from espnet_softpl.monitors.samples import SampleRecorder, choose
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
@@ -24,9 +25,6 @@ from espnet_softpl.training.lengths import sample_rate, usable_shape_file
 from espnet_softpl.training.model import SoftPLModel
 from espnet_softpl.training.resume.settings import fingerprint
 
-# ESPnet's tokens without letters.
-NO_TEXT = ("<blank>", "<unk>", "<sos/eos>", "<sos>", "<eos>")
-
 
 def build_to_text(
     args: argparse.Namespace, any_type: bool = False
@@ -34,11 +32,11 @@ def build_to_text(
     """Build the function that turns token ids into a transcript.
 
     Tokens that make no text again are refused, or with `any_type` joined by spaces.
-    Without it, tokens that stand for no letters (`NO_TEXT`) are left out: nobody has
+    Without it, tokens that stand for no letters (`NOT_SAID`) are left out: nobody has
     said them, and another tokenizer would spell them.
     """
     tokens = read_token_list(args)
-    silent = set() if any_type else {i for i, t in enumerate(tokens) if t in NO_TEXT}
+    silent = set() if any_type else {i for i, t in enumerate(tokens) if t in NOT_SAID}
     if args.token_type in ("char", "bpe", "word"):
         tokenizer = build_tokenizer(token_type=args.token_type, bpemodel=args.bpemodel)
         return lambda ids: tokenizer.tokens2text(

@@ -122,7 +122,7 @@ class DropoutSwitch:
         start_step: int = 0,
     ) -> None:
         self._rates: list[tuple[nn.Module, str, float, float]] = []
-        self._start_step, self._on = start_step, False
+        self.start_step, self._on = start_step, False
         for what, new, places in (
             ("dropout", dropout, dropout_rates(module)),
             ("layer_drop", layer_drop, layer_drop_rates(module)),
@@ -140,7 +140,7 @@ class DropoutSwitch:
 
     def at(self, step: int) -> None:
         """Set the rates of a step: from `start_step` on those of pseudo-labeling."""
-        if (on := step >= self._start_step) != self._on:
+        if (on := step >= self.start_step) != self._on:
             for part, name, before, after in self._rates:
                 setattr(part, name, after if on else before)
             self._on = on

@@ -52,7 +52,9 @@ def test_the_engine_has_the_parts_of_the_settings(tmp_path) -> None:
     settings = PLConfig.from_args(args)
     engine = build.build_pseudo_labeling(settings, model, math.nan)
     assert engine.criterion is settings.criterion and engine.guard is settings.guard
-    assert engine.generator.teacher is settings.teacher and engine.start_step == 5
+    assert (
+        engine.generator.teacher is settings.teacher and engine.dropout.start_step == 5
+    )
     assert engine.cache.settings is settings.cache and engine.oracle is None
     assert engine.sample_rate == 16000
     assert math.isnan(engine.labeled_tokens_per_sample)
