@@ -59,10 +59,11 @@ def test_what_is_written(data, base_model, tmp_path) -> None:
     assert found["kept_hours"] == round(sum(seconds[k] for k in kept) / 3600, 4)
 
 
-# In a mini-batch of another composition sums are done in another order, which moves
-# log-posteriors by 1e-5 or so. A label without a frame whose two best tokens lie closer
-# together than this is the same in every mini-batch, on every machine.
-CLEAR = 1e-2
+# In a mini-batch with a longer utterance the audio is followed by zeros, which the last
+# windows of the spectrum see; at the end of the longest one they see its reflection.
+# That moves log-posteriors of this model by up to 0.18. A label without a frame whose
+# two best tokens lie closer together than twice that is the same in every mini-batch.
+CLEAR = 0.4
 
 
 def clear_texts(labeler, speech, lengths) -> list[str | None]:
@@ -119,7 +120,7 @@ def test_they_are_the_labels_of_a_training(
                 compared[key] = text is not None
                 assert text in (None, texts[key])
     assert len(heard) == 10 and compared.keys() == set(keys.values())
-    assert sum(compared.values()) >= 0.8 * len(compared)
+    assert sum(compared.values()) >= 0.3 * len(compared)
 
 
 def test_shards_together_are_the_whole(data, base_model, tmp_path, capsys) -> None:
