@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from espnet2.train import trainer
 from espnet2.train.reporter import SubReporter, aggregate
 from humanfriendly import format_timespan
 from torch import Tensor
+from tqdm import tqdm
 
 from espnet_softpl.core.modules import read_values
-from espnet_softpl.core.processes import rank_and_world
+from espnet_softpl.core.processes import from_all, rank_and_world
 from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.guard import MONITORS, Guard
 from espnet_softpl.training.engine import PseudoLabeling
@@ -31,7 +32,8 @@ def average(
     """Average statistics, (n,) each, as `recursive_average` does, in one exchange.
 
     Of a statistic that is not known (NaN) in some processes it takes the others' mean
-    in their place. All processes must call with the same names in the same order.
+    in their place; amounts of each process are summed. All processes must call with the
+    same names in the same order.
     """
     if not distributed:
         return recursive_average(stats, weight, distributed)
@@ -42,7 +44,11 @@ def average(
     gathered = torch.stack(gathered)
     total = gathered[:, -1].sum()
     averages = gathered[:, :-1].nanmean(0) * len(gathered) / total
-    return dict(zip(stats, averages)), total.to(weight.dtype)
+    merged = dict(zip(stats, averages))
+    for name in merged.keys() & {statistics.KEPT_HOURS.name}:
+        of_each = gathered[:, list(stats).index(name)] / gathered[:, -1]
+        merged[name] = of_each.sum()
+    return merged, total.to(weight.dtype)
 
 
 @contextlib.contextmanager
@@ -65,6 +71,12 @@ def at_once(reporter: SubReporter) -> Iterator[None]:
         replaced(trainer, "recursive_average", average),
     ):
         yield
+
+
+def progress(batches: Iterable[Any], epoch: int) -> tqdm:
+    """Show the mini-batches of an epoch as they go by, if there is a terminal."""
+    hidden = rank_and_world()[0] > 0 or None  # None: tqdm asks whether it is one.
+    return tqdm(batches, f"Epoch {epoch}", unit="batch", leave=False, disable=hidden)
 
 
 class EpochLine:
@@ -92,7 +104,7 @@ class EpochLine:
         if not math.isnan(kept):
             self._words.append(f"{kept:.0%} of the labels used")
         seconds = time.perf_counter() - self._start
-        hours = engine.kept_hours - self._hours
+        hours = sum(from_all(engine.kept_hours - self._hours))
         if hours > 0:  # Not so for features, whose hours are not known.
             self._words.append(
                 f"learned from {60 * hours:.1f} unlabeled minutes "

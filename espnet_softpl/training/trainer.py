@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 from pathlib import Path
 from typing import Any
 
 from espnet2.train.trainer import Trainer
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from espnet_softpl.core import processes
 from espnet_softpl.core.errors import CollapseError
@@ -15,6 +17,7 @@ from espnet_softpl.core.files import load_state, save_atomically
 from espnet_softpl.training import guarding, reports
 from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.model import SoftPLModel
+from espnet_softpl.training.publishing import Publisher
 from espnet_softpl.training.reports import EpochLine
 from espnet_softpl.training.resume import (
     checkpoints,
@@ -41,6 +44,7 @@ class SoftPLTrainer(Trainer):
     stop = interruption.StopRequest()
     idle_epoch: int | None = None  # That ended without a single update.
     line: EpochLine  # About the epoch that is trained.
+    publisher: Publisher | None = None  # Of the first process.
 
     @classmethod
     def run(cls, **kwargs: Any) -> None:
@@ -50,7 +54,7 @@ class SoftPLTrainer(Trainer):
             CollapseError: The guard stops it; it has learned nothing, at the end; or no
                 gradient of an epoch was finite.
         """
-        cls.idle_epoch = None
+        cls.idle_epoch = cls.publisher = None
         engine = getattr(kwargs["model"], "pl", None)
         if engine is not None:
             cls._prepare(engine, **kwargs)
@@ -117,12 +121,15 @@ class SoftPLTrainer(Trainer):
             Interrupted: A signal came; everything is saved.
         """
         model = getattr(kwargs["model"], "module", kwargs["model"])
-        if getattr(model, "pl", None) is None:
-            invalid = super().train_one_epoch(**kwargs)
-        else:
-            invalid = cls._train_with_labels(model, kwargs)
+        epoch = kwargs["reporter"].get_epoch()
+        kwargs["iterator"] = reports.progress(kwargs["iterator"], epoch)
+        with logging_redirect_tqdm():  # Else lines of the log and the bar would mix.
+            if getattr(model, "pl", None) is None:
+                invalid = super().train_one_epoch(**kwargs)
+            else:
+                invalid = cls._train_with_labels(model, kwargs)
         if invalid:
-            cls.idle_epoch = kwargs["reporter"].get_epoch()
+            cls.idle_epoch = epoch
         return invalid
 
     @classmethod
@@ -145,6 +152,9 @@ class SoftPLTrainer(Trainer):
         batches = interruption.StoppableIterator(
             kwargs["iterator"], cls.stop, options.accum_grad, after_step=after_step
         )
+        if cls.publisher is None and processes.rank_and_world()[0] == 0:
+            wandb = importlib.import_module("wandb") if options.use_wandb else None
+            cls.publisher = Publisher(output_dir, kwargs["summary_writer"], wandb)
         cls.line.begin(model.pl)
         valid = False
         done = snapshot.find_interruption(output_dir, epoch)
@@ -155,9 +165,13 @@ class SoftPLTrainer(Trainer):
             logger.info("Epoch %d goes on after %d mini-batches", epoch, done)
             valid, batches.skip = state["valid"], done
             batches.begin = lambda: snapshot.set_random_state(state["random"])
-        with only_taught(training, options.accum_grad), reports.at_once(reporter):
-            kwargs["iterator"] = batches
-            valid = not super().train_one_epoch(**kwargs) or valid
+        kwargs["iterator"] = batches
+        try:
+            with only_taught(training, options.accum_grad), reports.at_once(reporter):
+                valid = not super().train_one_epoch(**kwargs) or valid
+        finally:  # An alarm may end the training.
+            if cls.publisher is not None:
+                cls.publisher.alarms()
         gradients.end_epoch()
         cls.line.after_training(reporter, model.pl)
         if processes.any_process(cls.stop.is_set and not batches.complete):
@@ -193,8 +207,9 @@ class SoftPLTrainer(Trainer):
             # Or a checkpoint could be newer than another's snapshot.
             processes.wait_for_all()
             line = cls.line.after_validation(kwargs["reporter"], model.pl)
-            if processes.rank_and_world()[0] == 0:
+            if cls.publisher is not None:
                 logger.info("%s", line)
+                cls.publisher.samples(kwargs["reporter"].get_epoch())
 
     @staticmethod
     def resume(**kwargs: Any) -> None:

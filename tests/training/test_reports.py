@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +14,7 @@ from espnet2.torch_utils.recursive_op import recursive_average
 from espnet2.train import trainer
 from espnet2.train.reporter import Reporter, SubReporter
 
+from espnet_softpl.monitors import statistics
 from espnet_softpl.monitors.guard import Guard
 from espnet_softpl.training import reports
 from espnet_softpl.training.reports import EpochLine, closest
@@ -71,6 +74,36 @@ def test_one_exchange_gives_the_averages_of_espnet(monkeypatch) -> None:
         torch.testing.assert_close(ours[name], value, rtol=0, atol=0, equal_nan=True)
     # What a process does not know counts as the mean of the others: (15 + 5) / 2.
     assert float(ours["s1"]) == pytest.approx(3 * 10 / 16) and ours["s3"].isnan()
+
+
+def test_hours_of_all_processes_are_summed(monkeypatch) -> None:
+    monkeypatch.setattr(
+        statistics, "KEPT_HOURS", statistics.KEPT_HOURS._replace(name="s0")
+    )
+    ours, _, _ = averaged(monkeypatch, reports.average)
+    assert float(ours["s0"]) == pytest.approx(1.0 + 2.0 + 4.0)
+    assert float(ours["s1"]) == pytest.approx(3 * 10 / 16)
+
+
+class Terminal(io.StringIO):
+    """A terminal, to those who ask."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "rank", "shown"),
+    [(Terminal(), 0, True), (Terminal(), 1, False), (io.StringIO(), 0, False)],
+)
+def test_progress_is_shown_once_and_on_a_terminal(
+    monkeypatch, stream, rank, shown
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(reports, "rank_and_world", lambda: (rank, 2))
+    batches = reports.progress([1, 2, 3], epoch=4)
+    assert len(batches) == 3 and list(batches) == [1, 2, 3]
+    assert ("Epoch 4: " in stream.getvalue()) == shown
 
 
 def test_a_reporter_gets_the_numbers_that_it_would_read() -> None:
