@@ -27,8 +27,8 @@ from typing import Any
 
 import common
 import mini
-from espnet_softpl.commands.report.history import read_history, seconds_of
 
+from espnet_softpl.commands.report.runs import read_history, seconds_of
 from espnet_softpl.training.resume.layout import read_statistics
 
 CURVE = "valid/cer_ctc"

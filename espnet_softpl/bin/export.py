@@ -40,11 +40,11 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     card_help = "put a model card, README.md, with results and settings into the model"
     add("--card", action="store_true", help=card_help)
-    references = "true transcripts of a decoded set for the card, as of bin.report"
+    references = "true transcripts for the card (default: those that are found)"
     add("--ref_text", metavar="SET=FILE", action="append", default=[], help=references)
     add("--license", default="other", help="the card's, as the Hub names it: cc-by-4.0")
     add("--language", default="en", help="the card's, a code such as en")
-    push_help = "upload the first --out that is a .zip or .tar to the Hugging Face Hub"
+    push_help = "upload the first .zip or .tar to the Hugging Face Hub (default: no)"
     add("--push-to-hub", metavar="USER/MODEL", help=push_help)
     return parser
 
