@@ -27,6 +27,10 @@ def test_tensorboard_gets_the_statistics(data, tmp_path) -> None:
     assert {each.name for each in ALWAYS} <= set(events.Tags()["scalars"])
     saved = load(exp / "checkpoint.pth")["reporter"]["stats"][2]["train"]["pl_cer"]
     assert events.Scalars("pl_cer")[-1].value == pytest.approx(saved)
+    tables = events.Tensors("pl_samples/text_summary")
+    assert [event.step for event in tables] == [1, 2]
+    (table,) = tables[-1].tensor_proto.string_val
+    assert table.startswith(b"| step | utterance | label |")
 
 
 def test_weights_and_biases_gets_the_statistics(data, tmp_path, monkeypatch) -> None:
@@ -38,6 +42,7 @@ def test_weights_and_biases_gets_the_statistics(data, tmp_path, monkeypatch) -> 
     wandb.config, wandb.run = types.SimpleNamespace(update=print), None
     wandb.errors = types.SimpleNamespace(UsageError=RuntimeError)
     wandb.log = logged.append
+    wandb.Table = lambda columns, data: data
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setattr("espnet2.tasks.abs_task.wandb", wandb)
     options = config(**data.options(), **PL, use_wandb=True, log_interval=4)
@@ -48,5 +53,7 @@ def test_weights_and_biases_gets_the_statistics(data, tmp_path, monkeypatch) -> 
     for name in (each.name for each in ALWAYS):
         assert f"train/train_{name}_epoch" in epochs[-1], name
         assert f"metrics/{name}" in steps[-1], name
+    tables = [entry["pl_samples"] for entry in logged if "pl_samples" in entry]
+    assert len(tables) == 2 and all(tables)
     saved = load(exp / "checkpoint.pth")["reporter"]["stats"][2]["train"]["pl_cer"]
     assert epochs[-1]["train/train_pl_cer_epoch"] == saved
