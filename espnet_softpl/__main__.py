@@ -15,6 +15,13 @@ import re
 import sys
 from collections.abc import Sequence
 
+# What `asr.sh --use_lightning true` runs: a training that is not ESPnet's own.
+LIGHTNING = "espnet2.bin.lightning_train"
+NO_LIGHTNING = f"""\
+python -m espnet_softpl: error: {LIGHTNING} (asr.sh --use_lightning true) cannot learn
+from pseudo-labels: they need ESPnet's own trainer. Use --use_lightning false, or leave
+--python out for a training without pseudo-labels.
+"""
 # The words after the interpreter, joined by NUL, if they run a module.
 MODULE = re.compile(
     r"""(?P<options>(?:(?:
@@ -55,11 +62,15 @@ def command(own: Sequence[str], given: Sequence[str]) -> list[str]:
 
 
 def main() -> int:
-    """Become the interpreter; return 0 after `--help`, 2 without arguments."""
+    """Become the interpreter; return 0 after `--help`, 2 if there is nothing to run."""
     given = sys.argv[1:]
     if given in ([], ["-h"], ["--help"]):
         print(USAGE, end="", file=sys.stdout if given else sys.stderr)
         return 0 if given else 2
+    match = MODULE.match("\0".join(given))
+    if match and match["name"] == LIGHTNING:
+        sys.stderr.write(NO_LIGHTNING)
+        return 2
     os.execv(sys.executable, [sys.executable, *command(sys.orig_argv[1:], given)])
 
 

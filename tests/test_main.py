@@ -128,6 +128,13 @@ def test_it_is_the_plain_interpreter(words, stdin: str, tmp_path: Path) -> None:
     assert plain.stdout or plain.returncode
 
 
+def test_lightning_is_refused() -> None:
+    words = ["-u", "-m", "espnet2.bin.lightning_train", "--task", "asr"]
+    done = run("-m", "espnet_softpl", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "(asr.sh --use_lightning true) cannot learn" in done.stderr
+
+
 def test_usage_is_shown() -> None:
     nothing, helped = (run("-m", "espnet_softpl", *w) for w in ([], ["--help"]))
     assert (nothing.returncode, nothing.stdout) == (2, "")

@@ -30,6 +30,12 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVES)
 
 
+def stem(path: Path) -> str:
+    """Return an archive's name without its ending: `exp_valid.acc.ave` of a `.zip`."""
+    ends = (end for end in ARCHIVES if path.name.lower().endswith(end))
+    return path.name[: len(path.name) - len(next(ends, ""))]
+
+
 def _members(
     archive: Path, content: zipfile.ZipFile | tarfile.TarFile
 ) -> Iterator[str]:
@@ -106,8 +112,8 @@ def unpack(archive: Path, target: Path) -> None:
             os.replace(content, target)
         elif not known.is_file() or known.read_bytes() != description.read_bytes():
             raise UserError(
-                f"{target} exists and is not what {archive} holds; remove it, or give "
-                f"another --unpack_dir"
+                f"{target} exists and is not what {archive} holds; give another "
+                f"--unpack_dir"
             )
 
 

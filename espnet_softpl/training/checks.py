@@ -39,7 +39,11 @@ STOCK = (  # ESPnet's options: what they must be, and what another value does.
     ("model", "espnet", "cannot learn from pseudo-labels; use 'espnet'"),
     ("encoder_conf.ctc_trim", False, "drops frames as the model sees fit; use false"),
     ("iterator_type", "sequence", "mixes no batches; pseudo-labeling needs 'sequence'"),
-    ("multiple_iterator", False, "is not possible with pseudo-labeling; use false"),
+    (
+        *("multiple_iterator", False),
+        "(asr.sh --num_splits_asr above 1) reads the data in pieces, and "
+        "pseudo-labeling takes them whole; use false (--num_splits_asr 1)",
+    ),
     ("shuffle_within_batch", False, "takes batches apart; use false"),
 )
 

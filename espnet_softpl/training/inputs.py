@@ -46,7 +46,8 @@ def _loaded(value: str) -> tuple[Path, dict[str, torch.Size]]:
 
     The value is `file[:source[:target[:excluded]]]`.
     """
-    name, source, target, excluded = [*value.split(":", 3), "", "", ""][:4]
+    fill = [""] * (2 - value.count(":"))
+    name, source, target, *excluded = [*value.split(":"), *fill]
     file = Path(name)
     if not file.is_file():
         raise UserError(f"init_param: {file} does not exist")
@@ -55,12 +56,12 @@ def _loaded(value: str) -> tuple[Path, dict[str, torch.Size]]:
         shapes = _shapes(name, stat.st_size, stat.st_mtime_ns)
     except UserError as error:
         raise UserError(f"init_param: {error}") from error
-    left_out = tuple(filter(None, excluded.split(",")))
+    left_out = tuple(prefix for words in excluded for prefix in words.split(","))
     cut = len(source) + 1 if source else 0
     taken = {
         f"{target}.{key[cut:]}" if target else key[cut:]: shape
         for key, shape in shapes.items()
-        if key.startswith(source) and not (left_out and key.startswith(left_out))
+        if key.startswith(source) and not key.startswith(left_out)
     }
     if not taken:
         raise UserError(
@@ -92,22 +93,35 @@ def check_base_models(args: argparse.Namespace) -> None:
 
 
 def check_base_tokens(args: argparse.Namespace, tokens: list[str]) -> None:
-    """Refuse base models of other tokens, if parameters by token are taken of them."""
+    """Refuse base models of other tokens, if parameters by token are taken of them.
+
+    By `ignore_init_mismatch` ESPnet leaves these out if their number is another.
+    """
+    has_head = not args.init_param
     for value in args.init_param:
         file, taken = _loaded(value)
         config = file.parent / "config.yaml"
         conf = read_yaml(config) if config.is_file() else None
         theirs = conf.get("token_list") if isinstance(conf, dict) else None
-        if not any(name.startswith(OF_TOKENS) for name in taken):
+        differ = isinstance(theirs, list) and theirs != tokens
+        if differ and args.ignore_init_mismatch and len(theirs) != len(tokens):
             continue
-        if isinstance(theirs, list) and theirs != tokens:
+        if differ and any(name.startswith(OF_TOKENS) for name in taken):
             unlike = [i for i, (a, b) in enumerate(zip(theirs, tokens)) if a != b]
             first = f" from id {unlike[0]} on" if unlike else ""
             raise UserError(
                 f"token_list: {len(tokens)} tokens that differ{first} from the "
                 f"{len(theirs)} of the base model ({config}). Use its token list, or "
-                f"take its encoder alone: --init_param {file}:encoder:encoder"
+                f"leave out what is by token: --init_param {file}:::"
+                f"{','.join(name.removesuffix('.') for name in OF_TOKENS)}"
             )
+        has_head |= any(name.startswith("ctc.") for name in taken)
+    if not (has_head or args.pl_schedule_conf.get("start_step")):
+        logger.warning(
+            "init_param: %s: the CTC head, by which the teacher labels, starts anew. "
+            "Let labeled data train it first: pl_schedule_conf.start_step",
+            " ".join(args.init_param),
+        )
 
 
 def check_base_fits(args: argparse.Namespace, model: torch.nn.Module) -> None:

@@ -143,6 +143,7 @@ class MixedIterFactory(AbsIterFactory):
         # The two kinds draw from different random streams, in their order and in the
         # augmentation of their loader processes.
         self._seeds = (seed, seed + 1_000_003)
+        self.unlabeled_pass = len(batches)  # In mini-batches.
         both = (labeled.sampler.generate(seed), batches)
         self._batches = tuple(map(EndlessBatches, both, self._seeds))
         self._schedule = schedule

@@ -91,6 +91,12 @@ def test_unpacking_twice_does_nothing(tmp_path, make) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["target"]
 
 
+@pytest.mark.parametrize("name", ["a_valid.acc.ave.zip", "a_valid.acc.ave.Tar.gz"])
+def test_the_stem_has_the_criterion(name) -> None:
+    assert packed.stem(Path("b.zip") / name) == "a_valid.acc.ave"
+    assert packed.stem(Path("a_valid.acc")) == "a_valid.acc"
+
+
 def test_what_is_no_archive(tmp_path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         packed.unpack(tmp_path / "none.zip", tmp_path / "target")

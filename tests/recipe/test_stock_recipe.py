@@ -53,6 +53,7 @@ set -euo pipefail
     "$@"
 """
 SEED = "exp/asr_train_asr_raw_en_char"
+MODEL = f"{SEED}/valid.cer_ctc.ave.pth"
 TAUGHT = "exp/asr_train_asr_pl_raw_en_char"
 STATS = "exp/asr_stats_raw_en_char"
 DECODED = "inference_asr_model_valid.cer_ctc.ave/test"
@@ -279,6 +280,26 @@ def test_without_pl_it_is_the_stock_recipe(recipe: Recipe, tmp_path: Path) -> No
     assert recipe.program(f"{SEED}/train.log") == "espnet_softpl/bin/train.py"
     assert not re.search(r"\bpl_\w+=\d", log)
     assert not (recipe.root / SEED / "teacher.pth").exists()
+
+
+@pytest.mark.slow
+def test_a_model_of_another_language(recipe: Recipe) -> None:
+    """With the option of asr.sh that the page names; two tokens change places."""
+    (option,) = re.findall(r"`(--pretrained_model \S+) (--ignore\S+ true)`", PAGE)
+    listed = recipe.root / "data/en_token_list/char/tokens.txt"
+    tokens = listed.read_text().replace("A\nB\n", "B\nA\n")
+    other = recipe.root / "data/xx_token_list/char/tokens.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text(tokens)
+    words = " ".join(option).replace("exp/other/valid.acc.ave.pth", MODEL)
+    recipe.run(
+        f"./run.sh --python '{OURS}' --stage 11 --stop_stage 11 --asr_exp exp/xx "
+        f"--asr_config conf/train_asr_pl.yaml --lang xx --asr_stats_dir {STATS} {words}"
+    )
+    log = (recipe.root / "exp/xx/train.log").read_text()
+    assert "the CTC head, by which the teacher labels, starts anew" in log
+    first, last = (load(recipe.root / e / "latest.pth") for e in (SEED, "exp/xx"))
+    assert list(first) == list(last)
 
 
 @pytest.fixture(scope="module")

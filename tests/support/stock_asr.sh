@@ -6,7 +6,8 @@ set -euo pipefail
 
 stage=10 stop_stage=14 ngpu=0 num_nodes=1 nj=2 inference_nj=1 fs=16k lang=noinfo
 python=python3 dumpdir=dump expdir=exp
-asr_config='' asr_args='' asr_exp='' asr_stats_dir='' pretrained_model=''
+asr_config='' asr_args='' asr_exp='' asr_stats_dir=''
+pretrained_model='' ignore_init_mismatch=false
 feats_normalize=global_mvn inference_config='' inference_args=''
 inference_asr_model=valid.acc.ave.pth
 train_set='' valid_set='' test_sets=''
@@ -100,7 +101,7 @@ if runs 11; then
         --valid_data_path_and_name_and_type "$data/$valid_set/wav.scp,speech,sound" \
         --valid_shape_file "$asr_stats_dir/valid/speech_shape" --resume true \
         ${pretrained_model:+--init_param $pretrained_model} \
-        --ignore_init_mismatch false --fold_length 80000 \
+        --ignore_init_mismatch "$ignore_init_mismatch" --fold_length 80000 \
         --output_dir "$asr_exp" $opts $asr_args
 fi
 

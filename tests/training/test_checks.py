@@ -121,7 +121,7 @@ WARP = {"specaug": "specaug", "specaug_conf": {"apply_time_warp": True}}
             "encoder_conf.ctc_trim: True drops frames",
         ),
         ({"keep_nbest_models": [2, 3], "pl_teacher": "topn"}, "3 epochs are kept"),
-        ({"multiple_iterator": True}, "multiple_iterator: True is not possible"),
+        ({"multiple_iterator": True}, "multiple_iterator: True.*--num_splits_asr 1"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(changes, message) -> None:

@@ -85,10 +85,33 @@ def test_other_tokens_are_taken_with_the_encoder_alone(tmp_path) -> None:
         inputs.check_base_tokens(args, ["<blank>", "Y"])
     for part in ("", ":ctc:ctc", ":::encoder"):
         args = options(init_param=[f"{base}{part}"])
-        with pytest.raises(UserError, match="take its encoder alone"):
+        with pytest.raises(UserError, match="m.pth:::ctc,decoder,joint_network$"):
             inputs.check_base_tokens(args, ["<blank>", "Y"])
-    with pytest.raises(UserError, match="takes no parameter.*parts are ctc, encoder"):
-        inputs.check_base_models(options(init_param=[f"{base}:encodr:encoder"]))
+    # ESPnet excludes what begins with "", and that is everything.
+    for part in (":encodr:encoder", ":::", ":::ctc,"):
+        with pytest.raises(UserError, match="takes no parameter.*parts are ctc, enc"):
+            inputs.check_base_models(options(init_param=[f"{base}{part}"]))
+
+
+@pytest.mark.parametrize("part", ["", ":::ctc,decoder"])
+def test_a_model_of_other_tokens_is_transferred(tmp_path, caplog, part) -> None:
+    """As `asr.sh --pretrained_model FILE --ignore_init_mismatch true` asks for."""
+    base = write_base(tmp_path / "m.pth")
+    text = yaml.safe_dump({"token_list": ["<blank>", "X"]})
+    (tmp_path / "config.yaml").write_text(text)
+    wanted = dict(init_param=[f"{base}{part}"], ignore_init_mismatch=True)
+    inputs.check_base_tokens(options(**wanted), ["<blank>", "X", "Y"])
+    assert "the CTC head, by which the teacher labels, starts anew" in caplog.text
+    caplog.clear()
+    later = options(**wanted, pl_schedule_conf={"start_step": 9})
+    inputs.check_base_tokens(later, ["<blank>", "X", "Y"])
+    if part:
+        inputs.check_base_tokens(later, ["<blank>", "Y"])
+    else:  # ESPnet would load them: the sizes are the same.
+        with pytest.raises(UserError, match="2 tokens that differ from id 1 on"):
+            inputs.check_base_tokens(later, ["<blank>", "Y"])
+        inputs.check_base_tokens(options(**wanted), ["<blank>", "X"])
+    assert not caplog.text
 
 
 def test_a_base_model_of_other_shapes(tmp_path) -> None:

@@ -9,7 +9,9 @@ import shlex
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
+from espnet2.train.distributed_utils import DistributedOption
 
 from espnet_softpl import criteria
 from espnet_softpl.commands import experiment, packed
@@ -19,8 +21,15 @@ from espnet_softpl.commands.experiment import Experiment
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write, load_weights
 from espnet_softpl.data import scan, tables
+from espnet_softpl.teacher.ema import RUN_SHARE
 from espnet_softpl.training import lengths
 from espnet_softpl.training.announcement import judge_base
+from espnet_softpl.training.schedule import Schedule
+from espnet_softpl.training.task import SoftPLTask
+
+# Ours: passes over the unlabeled audio that a run should make, and by how many dB the
+# level of unlabeled audio may be another than that of labeled audio.
+PASSES, MOST_DECIBELS = 3, 10
 
 
 def _check_options(args: argparse.Namespace, exp_dir: Path) -> None:
@@ -42,7 +51,7 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
     if directory is None:
         directory = packed.fetch(args.model_tag, args.cache_dir)
     if not directory.is_dir():
-        default = Path("exp") / directory.name.partition(".")[0]
+        default = Path("exp", packed.stem(directory))
         packed.unpack(directory, target := args.unpack_dir or default)
         directory = target
     base = experiment.read_experiment(directory)
@@ -50,8 +59,9 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
     return dataclasses.replace(base, config=moved)
 
 
-def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> None:
-    """Refuse audio that the base model cannot take, with a file and what to do."""
+def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> list[str]:
+    """Refuse audio that the base model cannot take; say if its level is another."""
+    sets = [unlabeled]
     rate = lengths.sample_rate(argparse.Namespace(**base.config))
     data_dirs.check_audio(unlabeled, rate, "--unlabeled", whole=False)
     for part, option in base_model.DATA_OPTIONS.items():
@@ -61,26 +71,62 @@ def _check_audio(base: Experiment, unlabeled: data_dirs.Audio) -> None:
         path = next(path for path, what, _ in specs if what == "speech")
         audio = data_dirs.Audio(Path(path), kind, entries)
         data_dirs.check_audio(audio, rate, f"{name} (or give {option})", whole=True)
+        sets.append(audio)
+    ours, theirs = map(data_dirs.level, sets[:2])
+    if not abs(ours - theirs) > MOST_DECIBELS:
+        return []
+    return [
+        f"Note: The level of unlabeled audio is {ours:.0f} dB, of labeled audio "
+        f"{theirs:.0f} dB (RMS, median of some {data_dirs.MOST_LEVELS} utterances). "
+        f"Bring it to one level: the model knows that of the labeled audio"
+    ]
 
 
 def _length_notes(options: argparse.Namespace) -> list[str]:
     """Say how much audio there is, and whether some of it is unusually long."""
     rate = lengths.sample_rate(options)
-    samples = tables.read_lengths(lengths.usable_shape_file(options)).values()
-    total, longest = sum(samples) / rate, max(samples) / rate
+    read = tables.read_lengths(lengths.usable_shape_file(options))
+    samples = np.array([*read.values()]) / rate  # In seconds.
+    total, longest = samples.sum(), samples.max()
     amount = f"{total / 3600:.1f} h" if total >= 3600 else f"{total / 60:.1f} min"
     notes = [
         f"Unlabeled audio: {len(samples)} utterances, {amount}, the longest "
         f"{longest:.1f} s"
     ]
     labeled = lengths.labeled_lengths(options)
-    if labeled is not None and longest > 2 * max(labeled[1].values()) / rate:
+    theirs = np.array([*labeled[1].values()]) / rate if labeled else samples
+    medians = np.median(samples), np.median(theirs)
+    if longest > 2 * theirs.max() or max(medians) > 2 * min(medians):
         notes.append(
-            f"The longest labeled utterance has {max(labeled[1].values()) / rate:.1f} "
-            f"s. Cut unlabeled audio into utterances like those: memory grows with the "
-            f"length, and the model knows no longer ones"
+            f"Note: Unlabeled utterances have {medians[0]:.1f} s in the median, labeled"
+            f" ones {medians[1]:.1f} s and at most {theirs.max():.1f} s. Cut unlabeled "
+            f"audio like those: the model knows no others, and memory grows with length"
         )
     return notes
+
+
+def _advice(options: argparse.Namespace) -> list[str]:
+    """Advise epochs and half-life by the mini-batches that the training will have."""
+    build = SoftPLTask.build_iter_factory
+    factory = build(options, DistributedOption(), "train").factory
+    a_pass, steps = factory.unlabeled_pass, factory.num_iters_per_epoch
+    schedule = Schedule(**options.pl_schedule_conf)
+    unlabeled = schedule.unlabeled_before(options.seed, steps)
+    least = -(-PASSES * a_pass // unlabeled)
+    epochs = max(least, options.max_epoch)
+    updates = schedule.updates(epochs * steps, options.accum_grad)
+    advice = [
+        f"Advice: max_epoch of {least} or more (it is {options.max_epoch}), for "
+        f"{PASSES} passes over the unlabeled audio: one takes {a_pass} mini-batches, "
+        f"an epoch has {unlabeled} of them"
+    ]
+    if options.pl_teacher == "ema":
+        advice.append(
+            f"Advice: half-life of the teacher (half_life_steps) of "
+            f"{max(RUN_SHARE * updates, 1):.0f} updates, the default: a fifteenth of "
+            f"the {updates} of {epochs} epochs"
+        )
+    return advice
 
 
 def _training_command(args: argparse.Namespace, exp_dir: Path, base: Experiment) -> str:
@@ -126,11 +172,11 @@ def run(args: argparse.Namespace) -> list[str]:
                 data |= data_dirs.labeled_options(source, part, base.config, staging)
         complete = dataclasses.replace(base, config={**base.config, **data})
         base_model.check_files(complete)
-        if not features:
-            _check_audio(complete, unlabeled)
+        level = [] if features else _check_audio(complete, unlabeled)
         config = compose(base.config, args, weights, unlabeled, data, frame_level)
         options = base_model.check_builds(config.values, weights, trial)
         notes = [] if features else _length_notes(options)
+        notes += [*level, *_advice(options)]
         move = base_model.renaming([(str(staging), str(beside))])
         config = config._replace(values=experiment.relocate(config.values, move))
         for file in sorted(path for path in staging.rglob("*") if path.is_file()):

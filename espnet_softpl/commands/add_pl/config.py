@@ -91,6 +91,10 @@ def _notes(config: Mapping[str, Any], unknown: list[str], buffers: bool) -> list
         "The model has batch norm. The teacher takes the student's statistics as they "
         "are (pl_teacher_conf.buffers: copy); 'average' averages them with the decay "
         "of the weights": buffers,
+        "In a recipe give asr.sh --inference_asr_model valid.cer_ctc.ave.pth, too: a "
+        "model without decoder has no valid.acc.ave.pth, its default": (
+            experiment.is_ctc_only(config)
+        ),
         "The base model was trained without specaug, so that the student sees what the "
         "teacher sees; add specaug, or there is little to learn": (
             not config.get("specaug")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from espnet_softpl.commands.add_pl.base_model import token_counter
 from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.data import scan, tables
-from espnet_softpl.data.audio import guess_kind
+from espnet_softpl.data.audio import READ_ERRORS, guess_kind, open_audio
+
+MOST_LEVELS = 20  # Utterances of a set whose level is measured.
 
 
 class Audio(NamedTuple):
@@ -110,6 +117,19 @@ def check_audio(audio: Audio, rate: int, what: str, whole: bool) -> None:
         # Of unlabeled audio, a training leaves out a few empty files.
         if reason := scan.find_misfit(header._replace(length=1), rate=rate):
             raise UserError(f"{what}: {value}: {reason}")
+
+
+def level(audio: Audio) -> float:
+    """Return the median RMS level of a few utterances in dB of full scale, else NaN.
+
+    They are the same ones each time, at most a million samples of each.
+    """
+    values, powers = list(scan.some_of(audio.entries).values()), []
+    for value in random.Random(0).sample(values, min(len(values), MOST_LEVELS)):
+        with contextlib.suppress(*READ_ERRORS), open_audio(value, audio.kind) as files:
+            samples = np.concatenate([file.read(10**6).ravel() for file in files])
+            powers.append(np.square(samples).sum() / max(samples.size, 1))
+    return 10 * math.log10(max(np.median(powers), 1e-12)) if powers else math.nan
 
 
 def labeled_options(

@@ -49,6 +49,7 @@ def test_the_printed_command_trains_from_the_base_model(here, tmp_path, capsys) 
     assert "--resume true" in output and f"'{tmp_path}/asr pl'" in output
     assert values["init_param"] == ["exp/asr_base/valid.cer_ctc.ave.pth"]
     assert "its best epoch has" in output and "Think twice" in output  # It is noise.
+    assert "asr.sh --inference_asr_model valid.cer_ctc.ave.pth, too" in output
     assert values["optim_conf"]["lr"] == 0.0015
     assert "#   optim_conf.lr: 0.003 -> 0.0015:" in (
         tmp_path / "conf dir/train_pl.yaml"
@@ -102,6 +103,7 @@ def test_hybrids_keep_their_criterion_beside_ours(here, tmp_path, capsys) -> Non
     assert values["init_param"] == [str(exp / "valid.acc.ave.pth")]
     assert values["best_model_criterion"] == [["valid", "cer_ctc", "min"], *best]
     assert "patience: 3 -> none" in output and "patience" not in values
+    assert "--inference_asr_model" not in output
     assert isinstance(recognize(run_printed(command), "valid.acc.ave.pth"), str)
 
 
@@ -226,6 +228,27 @@ def test_long_audio_is_noted(here, tmp_path, capsys) -> None:
     long = write_audio(tmp_path / "long", long=np.tile(NOISE, 5))
     _, _, output = call(capsys, *options(tmp_path, "--unlabeled", long))
     assert "the longest 5.0 s" in output and "Cut unlabeled audio" in output
+    assert "have 5.0 s in the median, labeled ones 0." in output
+    assert "The level of" not in output  # -20 dB and -16 dB.
+
+
+def test_another_level_is_noted(here, tmp_path, capsys) -> None:
+    quiet = write_audio(tmp_path / "quiet", a=0.1 * NOISE, b=0.1 * NOISE, c=NOISE)
+    _, _, output = call(capsys, *options(tmp_path, "--unlabeled", quiet))
+    assert "unlabeled audio is -40 dB, of labeled audio -1" in output
+
+
+def test_a_length_of_the_run_is_advised(here, tmp_path, capsys) -> None:
+    """Of 20 utterances in fives; an epoch is one block, and one in four is labeled."""
+    _, _, output = call(capsys, *options(tmp_path))
+    assert "max_epoch of 5 or more (it is 1), for 3 passes" in output
+    assert "one takes 5 mini-batches, an epoch has 3 of them" in output
+    wanted = options(tmp_path, "--overwrite", "--max_epoch", "60")
+    _, _, output = call(capsys, *wanted)
+    assert "max_epoch of 5 or more (it is 60)" in output
+    assert "of 4 updates, the default: a fifteenth of the 60 of 60 epochs" in output
+    _, _, output = call(capsys, *wanted, "--teacher", "frozen")
+    assert "max_epoch of 5" in output and "half-life" not in output
 
 
 @pytest.mark.parametrize(
@@ -290,15 +313,19 @@ def test_a_packed_model(packed, here, tmp_path, capsys, name) -> None:
 def test_a_packed_model_has_no_data(
     packed, here, tmp_path, capsys, monkeypatch
 ) -> None:
-    shutil.copy("base.zip", tmp_path)
+    for name in ("base_valid.acc.ave.zip", "base_valid.cer_ctc.ave.zip"):
+        shutil.copy("base.zip", tmp_path / name)
     for path in ("unlabeled", "dev"):
         shutil.copytree(f"data/{path}", tmp_path / "audio" / path)
     audio = (tmp_path / "audio/unlabeled/wav.scp").absolute()
     monkeypatch.chdir(tmp_path)
-    command = ["--archive", "base.zip", "--unlabeled", audio, "--out", "pl.yaml"]
-    message = refusal(capsys, *command)
-    assert "A packed model comes without data: give --labeled DIR --valid" in message
-    assert Path("exp/base/meta.yaml").is_file() and not Path("pl.yaml").exists()
+    for name in ("base_valid.acc.ave", "base_valid.cer_ctc.ave"):
+        words = ["--archive", f"{name}.zip", "--unlabeled", audio, "--out", "pl.yaml"]
+        message = refusal(capsys, *words)
+        assert "A packed model comes without data: give --labeled DIR" in message
+        # Each in a directory of its own: asr.sh packs a model by each criterion.
+        assert Path("exp", name, "meta.yaml").is_file()
+    assert not Path("pl.yaml").exists()
 
 
 def test_a_model_of_the_zoo(packed, here, tmp_path, capsys, monkeypatch) -> None:
