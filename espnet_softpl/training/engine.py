@@ -49,9 +49,8 @@ class PseudoLabeling(Losses):
         self.last_batch: tuple[list[str], PseudoLabel] | None = None
         # The statistics of labels made for a cache that the guard has not yet seen.
         self.made: list[Mapping[str, Any]] = []
-        self.broken = (
-            ""  # Whose weights are not finite, if that was seen: for the guard.
-        )
+        # Whose weights are not finite, if that was seen: for the guard.
+        self.broken = ""
         self.learned = LearnedFrom([name for name, _ in self.filters])
         parts = (self.criterion, *self.regularizers, *self.shaping)
         if any(part.ever("needs_prior") for part in parts):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ def average(
     total = gathered[:, -1].sum()
     averages = gathered[:, :-1].nanmean(0) * len(gathered) / total
     merged = dict(zip(stats, averages))
-    for name in merged.keys() & {statistics.KEPT_HOURS.name}:
+    if (name := statistics.KEPT_HOURS.name) in merged:
         of_each = gathered[:, list(stats).index(name)] / gathered[:, -1]
         merged[name] = of_each.sum()
     return merged, total.to(weight.dtype)
@@ -77,6 +79,25 @@ def progress(batches: Iterable[Any], epoch: int) -> tqdm:
     """Show the mini-batches of an epoch as they go by, if there is a terminal."""
     hidden = rank_and_world()[0] > 0 or None  # None: tqdm asks whether it is one.
     return tqdm(batches, f"Epoch {epoch}", unit="batch", leave=False, disable=hidden)
+
+
+@contextlib.contextmanager
+def logging_above(bar: tqdm) -> Iterator[None]:
+    """Write lines of the log above a bar that is shown; they are those of before.
+
+    Handlers keep level, filters and form, unlike those of `logging_redirect_tqdm`.
+    """
+    with contextlib.ExitStack() as stack:
+        for handler in () if bar.disable else logging.root.handlers:
+            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
+                emit = functools.partial(_emit_above, handler.emit, handler.stream)
+                stack.enter_context(replaced(handler, "emit", emit))
+        yield
+
+
+def _emit_above(emit: Callable, stream: Any, record: logging.LogRecord) -> None:
+    with tqdm.external_write_mode(stream):
+        emit(record)
 
 
 class EpochLine:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from espnet2.train.trainer import Trainer
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from espnet_softpl.core import processes
 from espnet_softpl.core.errors import CollapseError
@@ -123,7 +122,7 @@ class SoftPLTrainer(Trainer):
         model = getattr(kwargs["model"], "module", kwargs["model"])
         epoch = kwargs["reporter"].get_epoch()
         kwargs["iterator"] = reports.progress(kwargs["iterator"], epoch)
-        with logging_redirect_tqdm():  # Else lines of the log and the bar would mix.
+        with reports.logging_above(kwargs["iterator"]):
             if getattr(model, "pl", None) is None:
                 invalid = super().train_one_epoch(**kwargs)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import sys
 from types import SimpleNamespace
@@ -104,6 +105,24 @@ def test_progress_is_shown_once_and_on_a_terminal(
     batches = reports.progress([1, 2, 3], epoch=4)
     assert len(batches) == 3 and list(batches) == [1, 2, 3]
     assert ("Epoch 4: " in stream.getvalue()) == shown
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_bar_leaves_the_log_as_it_is(monkeypatch, shown) -> None:
+    """What handlers filter stays out, and none is added."""
+    stream = Terminal() if shown else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("said: %(message)s"))
+    handler.addFilter(lambda record: "secret" not in record.getMessage())
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+    emit = handler.emit
+    with reports.logging_above(reports.progress([1], epoch=4)):
+        assert logging.root.handlers == [handler]
+        logging.root.error("heard")
+        logging.root.error("secret")
+    assert handler.emit == emit
+    assert "said: heard" in stream.getvalue() and "secret" not in stream.getvalue()
 
 
 def test_a_reporter_gets_the_numbers_that_it_would_read() -> None:
