@@ -15,12 +15,11 @@ import re
 import shlex
 import sys
 import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_softpl.bin import add_pl, label, make_mini_corpus, report, train
-from espnet_softpl.commands.arguments import Parser
-from espnet_softpl.core.errors import UserError, ends_quietly, refuse
+from espnet_softpl.commands.arguments import Parser, command
+from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.quick_imports import quick_imports
 
 MODEL = Path(__file__).with_name("demo_model")  # Made by tools/make_demo_model.py.
@@ -131,12 +130,13 @@ def _is_news(message: str) -> bool:
     return bool(re.match(r"Pseudo-labeling is on|Epoch \d+ of", message))
 
 
-def run(out: Path) -> Path:
-    """Run all steps; return the report.
+def run(options: argparse.Namespace) -> list[str]:
+    """Run all steps, and open the report; return lines to print.
 
     Raises:
         UserError: Something is in the way, or a step failed.
     """
+    out = options.out
     for package, extra in NEEDED.items():
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -159,19 +159,12 @@ def run(out: Path) -> Path:
     print(f"CER of {UTTERANCES} unseen utterances: {before} % before, {after} % after")
     print("Fifty mini-batches are few. What a whole run gains: docs/study.md")
     run_command(REPORT, out)
-    return out / "report" / "report.html"
-
-
-@ends_quietly
-def main(cmd: Sequence[str] | None = None) -> None:
-    """Run the command on its words; None takes those of the process."""
-    options = get_parser().parse_args(cmd)
-    try:
-        page = run(options.out)
-    except (UserError, OSError) as error:
-        refuse(error)
     if not options.no_open and sys.stdout.isatty():
-        webbrowser.open(page.resolve().as_uri())
+        webbrowser.open((out / "report" / "report.html").resolve().as_uri())
+    return []
+
+
+main = command(get_parser, run)
 
 
 if __name__ == "__main__":
