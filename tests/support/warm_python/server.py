@@ -19,6 +19,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 BASE_PATH = [place for place in sys.path if place]
 
 
@@ -81,6 +83,8 @@ def fork(connection: socket.socket) -> tuple[int, Callable[[], None] | None]:
         os.close(stream)
     os.chdir(place)
     multiprocessing.process.ORIGINAL_DIR = place
+    # tqdm's own lock is one for all forks: one killed as it writes would keep it.
+    tqdm.set_lock(threading.RLock())
     os.environ.clear()
     os.environ.update(environment)
     sys.stdin = open(0, encoding="utf-8", closefd=False)
