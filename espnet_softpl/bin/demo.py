@@ -75,7 +75,7 @@ def run_command(template: str, out: Path) -> None:
 
 
 def write_data(corpus: Path, out: Path) -> None:
-    """Write the corpus's sets as Kaldi directories, and some utterances of each."""
+    """Write the corpus's sets as Kaldi directories, and some utterances of dev."""
     for name in ("train-labeled", "train-unlabeled", "dev"):
         audio, texts = [], []
         for file in sorted((corpus / name).rglob("*.trans.txt")):
@@ -83,13 +83,17 @@ def write_data(corpus: Path, out: Path) -> None:
             texts += lines
             ids = [line.partition(" ")[0] for line in lines]
             audio += [f"{key} {file.parent / key}.flac" for key in ids]
-        step = max(1, len(texts) // UTTERANCES)  # So that all voices are among them.
-        for kind, lines in (("wav.scp", audio), ("text", texts)):
-            some = lines[::step][:UTTERANCES]
-            for place, part in ((name, lines), (f"{name}-some", some)):
-                path = out / place / kind
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("".join(f"{line}\n" for line in part), "utf-8")
+        _write_set(out / name, audio, texts)
+    step = max(1, len(texts) // UTTERANCES)  # So that all voices are among them.
+    _write_set(
+        out / "dev-some", *(part[::step][:UTTERANCES] for part in (audio, texts))
+    )
+
+
+def _write_set(place: Path, audio: list[str], texts: list[str]) -> None:
+    place.mkdir(parents=True)
+    for name, lines in (("wav.scp", audio), ("text", texts)):
+        (place / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
 def show_labels(truth: Path, *labels: Path) -> list[str]:
