@@ -6,13 +6,17 @@ Every option is a key of the YAML file, too. The command line wins over the file
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+
+import yaml
 
 from espnet_softpl.commands.arguments import Parser, existing
 from espnet_softpl.commands.options import list_keys
 from espnet_softpl.core.parsing import Answering
 from espnet_softpl.core.quick_imports import quick_imports
+from espnet_softpl.core.registry import did_you_mean
 from espnet_softpl.training.keys import OTHERS, PARTS
 
 
@@ -33,6 +37,28 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_keys(
+    parser: argparse.ArgumentParser, words: Sequence[str], config: str | None
+) -> None:
+    """Refuse what looks like a key of ours and is none; ESPnet checks the others."""
+    own = [option.removeprefix("--") for option in (*PARTS, *OTHERS)]
+    try:
+        with open(config or os.devnull, encoding="utf-8") as file:
+            keys = list(yaml.safe_load(file) or ())
+    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        parser.error(f"{config} is no YAML file of keys and values: {error}")
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    keys += [  # Which may be shortened.
+        key
+        for key in (option[2:].replace("-", "_") for option in options)
+        if not any(name.startswith(key) for name in own)
+    ]
+    for key in map(str, keys):
+        if key.startswith(("pl_", "unlabeled_")) and key not in own:
+            hint = did_you_mean(key, own) or " See softpl options."
+            parser.error(f"unknown key {key!r}.{hint}")
+
+
 def main(cmd: Sequence[str] | None = None) -> None:
     """Run the training with command-line arguments, those of the process if None."""
     words = list(sys.argv[1:] if cmd is None else cmd)
@@ -40,7 +66,8 @@ def main(cmd: Sequence[str] | None = None) -> None:
         get_parser().parse_args(words)
     early = Answering(add_help=False, allow_abbrev=False)
     early.add_argument("--config", type=existing)
-    early.parse_known_args(words)
+    given, _ = early.parse_known_args(words)
+    _check_keys(early, words, given.config)
     if {"--help-all", "--help_all"} & set(words):
         words = ["--help"]
     with quick_imports():

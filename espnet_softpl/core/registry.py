@@ -103,7 +103,7 @@ class Registry(Generic[T]):
 
 def did_you_mean(word: Any, allowed: Iterable[str]) -> str:
     """Return a hint " Did you mean 'x'?" if an allowed word is near, else ""."""
-    near = difflib.get_close_matches(str(word), list(allowed), n=1)
+    near = difflib.get_close_matches(str(word), list(allowed), n=1, cutoff=0.65)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

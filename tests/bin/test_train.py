@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -46,6 +47,44 @@ def test_a_missing_configuration_is_refused_first(words, monkeypatch, capsys) ->
         train.main(words)
     error = capsys.readouterr().err
     assert error.endswith(": error: argument --config: no.yaml does not exist\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "message"),
+    [
+        ([], "pl_criteron: x\n", "unknown key 'pl_criteron'. Did you mean 'pl_cr"),
+        (
+            ["--pl-techer=ema"],
+            "",
+            "unknown key 'pl_techer'. Did you mean 'pl_teacher'?",
+        ),
+        (["--pl_zzzzzzzz", "1"], "", "unknown key 'pl_zzzzzzzz'. See softpl options."),
+        ([], "unlabeled_oracle_txt: x\n", "Did you mean 'unlabeled_oracle_text'?"),
+        ([], "a: [1\n", "is no YAML file of keys and values: "),
+        ([], "17\n", "is no YAML file of keys and values: "),
+    ],
+)
+def test_a_key_of_ours_that_is_misspelled_is_refused_first(
+    words, text, message, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, "espnet_softpl.training.task", None)
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        train.main(["--config", str(tmp_path / "x.yaml"), *words])
+    assert message in capsys.readouterr().err
+
+
+def test_keys_that_are_right_or_shortened_reach_the_training(
+    tmp_path, monkeypatch
+) -> None:
+    task = types.ModuleType("espnet_softpl.training.task")
+    task.SoftPLTask = types.SimpleNamespace(main=lambda cmd: seen.append(cmd))
+    monkeypatch.setitem(sys.modules, task.__name__, task)
+    (tmp_path / "x.yaml").write_text("pl_criterion: x\nencoder: y\nplace: 1\n")
+    seen: list[list[str]] = []
+    words = ["--config", str(tmp_path / "x.yaml"), "--pl-crit", "x", "--ngpu", "0"]
+    train.main(words)
+    assert seen == [words]
 
 
 @pytest.mark.parametrize("words", (["--help"], ["--config", "no.yaml", "-h"]))
