@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from espnet_softpl.core.files import load_state, save_atomically
 from espnet_softpl.training import guarding, reports
 from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.model import SoftPLModel
-from espnet_softpl.training.publishing import Publisher
+from espnet_softpl.training.publishing import Publisher, find_receivers
 from espnet_softpl.training.reports import EpochLine
 from espnet_softpl.training.resume import (
     checkpoints,
@@ -152,8 +151,8 @@ class SoftPLTrainer(Trainer):
             kwargs["iterator"], cls.stop, options.accum_grad, after_step=after_step
         )
         if cls.publisher is None and processes.rank_and_world()[0] == 0:
-            wandb = importlib.import_module("wandb") if options.use_wandb else None
-            cls.publisher = Publisher(output_dir, kwargs["summary_writer"], wandb)
+            shown = kwargs["summary_writer"], options.use_wandb
+            cls.publisher = Publisher(output_dir, find_receivers(output_dir, *shown))
         cls.line.begin(model.pl)
         valid = False
         done = snapshot.find_interruption(output_dir, epoch)
@@ -170,7 +169,7 @@ class SoftPLTrainer(Trainer):
                 valid = not super().train_one_epoch(**kwargs) or valid
         finally:  # An alarm may end the training.
             if cls.publisher is not None:
-                cls.publisher.alarms()
+                cls.publisher.after_training(reporter)
         gradients.end_epoch()
         cls.line.after_training(reporter, model.pl)
         if processes.any_process(cls.stop.is_set and not batches.complete):
@@ -208,7 +207,7 @@ class SoftPLTrainer(Trainer):
             line = cls.line.after_validation(kwargs["reporter"], model.pl)
             if cls.publisher is not None:
                 logger.info("%s", line)
-                cls.publisher.samples(kwargs["reporter"].get_epoch())
+                cls.publisher.after_validation(kwargs["reporter"])
 
     @staticmethod
     def resume(**kwargs: Any) -> None:
