@@ -20,7 +20,7 @@ seeds="1"               # seeds of the trainings, one or more
 seed=                   # the same as --seeds
 ngpu=0                  # GPUs of each training and decoding
 nj=2                    # processes that prepare data
-train_jobs=2            # trainings (or systems decoded) at a time; 1 with GPUs
+train_jobs=3            # trainings (or systems decoded) at a time; 1 with GPUs
 force=false             # do a stage again though nothing changed
 dry_run=false           # print the commands, run none
 # Data

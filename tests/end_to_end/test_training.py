@@ -183,6 +183,7 @@ RESUMED = {
     "ema": ("ema", {"decay": 0.9}, {}),
     "retention": ("ema", RETENTION, {"accum_grad": 2, "num_iters_per_epoch": 5}),
     "frozen": ("frozen", {}, {}),
+    "fused": ("ema", {"decay": 0.9}, {"optim": "adamw", "optim_conf": {"fused": True}}),
     "slimipl": ("student", {}, SLIMIPL),
     "delayed": ("delayed", {"steps": 4}, {}),
     "topn": ("topn", {"n": 2}, {}),
