@@ -38,6 +38,7 @@ LINES = HERE / "runs.jsonl"
 UNITS = {"char": "cer", "word": "wer"}
 SPEED_COPY = re.compile(r"sp[\d.]+-")  # What stage 3 puts before an id.
 SUPERVISED = ("warmup", "control")
+TESTED = ("final", "with_lm")  # Phases that score the test sets; others score dev.
 # Of a run's configuration, what a reader wants to see beside its errors.
 SHOWN = ("optim_conf", "scheduler_conf", "max_epoch", "num_iters_per_epoch")
 
@@ -132,7 +133,7 @@ def make_line(
 
     Args:
         record: Its entry in `results.json`.
-        phase: `final`, or one of those that show the errors of the dev set only.
+        phase: One of `TESTED`, or of those that show the errors of the dev set only.
         decoding: Name of the decoding configuration.
         exp: Directory of the corpus's experiments.
         dump: Directory of the corpus's formatted data.
@@ -152,7 +153,7 @@ def make_line(
         "minutes": count_minutes(dump / "org", directory),
     }
     for name, references in load_references(dump / "org").items():
-        if name != "dev" and phase != "final":
+        if name != "dev" and phase not in TESTED:
             continue
         line[name] = {"utterances": len(references)}
         for unit, rate in UNITS.items():

@@ -27,7 +27,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from run_grid import LINES, UNITS, read_lines, select_lines  # noqa: E402
+from run_grid import LINES, TESTED, UNITS, read_lines, select_lines  # noqa: E402
 
 from espnet_softpl.commands.scoring import UNITS as TITLES  # noqa: E402
 from espnet_softpl.commands.scoring import Comparison, compare_errors  # noqa: E402
@@ -179,7 +179,7 @@ def build(args: argparse.Namespace) -> list[str]:
         lines = {k: lines[k] for name in args.only for k in lines if k[0] == name}
     if not lines:
         sys.exit(f"error: {args.lines} has no run of {wanted}")
-    part = "test" if args.phase == "final" else "dev"
+    part = "test" if args.phase in TESTED else "dev"
     return make_table(lines, args.against, part, args.units, args.columns)
 
 
