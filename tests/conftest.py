@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import runpy
+import signal
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ if SITE not in PYTHONPATH:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare what all processes of pytest share, in the first one."""
+    # A shell lets what it starts in the background ignore it; tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         warm_python.prepare(ROOT)
 
