@@ -17,9 +17,10 @@ Default: 3.11:202511 3.11:202509 3.11:202412 3.10:202511 3.12:202511 3.13:202511
 EOF
 }
 
-# Prints the version of a package in the environment of $1.
+# Prints the version of a package in the environment of $1, a dash if it is not there.
 version_of() {
-  "$1" -c "from importlib.metadata import version; print(version('$2'))"
+  "$1" -c "from importlib.metadata import version; print(version('$2'))" 2>/dev/null ||
+    echo -
 }
 
 case "${1:-}" in

@@ -140,10 +140,11 @@ def _share_out_last(sizes: list[int], fewest: int, first: int) -> list[int]:
 class TableDataset(ESPnetDataset):
     """ESPnet's data set, its files of audio in a `Table`."""
 
-    def _build_loader(self, path: str, loader_type: str, keys_to_load: Any) -> Mapping:
+    def _build_loader(self, path: str, loader_type: str, *keys_to_load: Any) -> Mapping:
+        # ESPnet 202412 has no `keys_to_load`.
         if loader_type not in AUDIO_KINDS:
-            return super()._build_loader(path, loader_type, keys_to_load)
-        loader = super()._build_loader(os.devnull, loader_type, keys_to_load)
+            return super()._build_loader(path, loader_type, *keys_to_load)
+        loader = super()._build_loader(os.devnull, loader_type, *keys_to_load)
         table = kept_table(path)
         if loader_type == "kaldi_ark":
             loader.loader._dict = table
@@ -187,7 +188,7 @@ def build_batches(
         sort_in_batch=args.sort_in_batch,
         sort_batch=args.sort_batch,
         drop_last=args.drop_last_iter,
-        min_batch_size=args.min_batch_size,
+        min_batch_size=getattr(args, "min_batch_size", 1),  # ESPnet 202412 has none.
     )
     if options.distributed:
         how["min_batch_size"] = rank_and_world()[1]

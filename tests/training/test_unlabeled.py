@@ -69,6 +69,23 @@ def options(shape, kind: str = "folded", distributed: bool = False, **more):
     return argparse.Namespace(**args | more), argparse.Namespace(**values)
 
 
+def test_espnet_202412_has_fewer_options(tmp_path, monkeypatch) -> None:
+    """It has no `min_batch_size`, and its data sets no `keys_to_load`."""
+    lengths = write_shape(tmp_path / "shape", 40)
+    whole = unlabeled.build_batches(*options(tmp_path / "shape"), lengths)
+    args, values = options(tmp_path / "shape")
+    del args.min_batch_size
+    old = unlabeled.build_batches(args, values, lengths)
+    assert [list(batch) for batch in old] == [list(batch) for batch in whole]
+    asked = []
+    load = lambda self, *words: asked.append(words)  # noqa: E731
+    monkeypatch.setattr(unlabeled.ESPnetDataset, "_build_loader", load)
+    dataset = object.__new__(unlabeled.TableDataset)
+    dataset._build_loader("text", "text")
+    dataset._build_loader("text", "text", None)
+    assert asked == [("text", "text"), ("text", "text", None)]
+
+
 def test_categories_are_not_mixed(tmp_path) -> None:
     lengths = write_shape(tmp_path / "shape", 40)
     categories = {key: "ab"[n % 2] for n, key in enumerate(lengths)}
