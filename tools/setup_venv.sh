@@ -106,7 +106,9 @@ install_torch() {
   if "${venv_python}" -m pip install "${torch}+cpu" >>"${log}" 2>&1 </dev/null; then
     return
   fi
-  if ! tail -n "+$((seen + 1))" "${log}" | grep -q "No matching distribution"; then
+  # pip says it otherwise where the caller's settings constrain torch, too.
+  if ! tail -n "+$((seen + 1))" "${log}" |
+    grep -qE "No matching distribution|ResolutionImpossible"; then
     tail -n 25 "${log}" >&2
     die "torch could not be installed; the end of ${log} is above"
   fi

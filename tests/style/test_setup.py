@@ -339,6 +339,29 @@ def test_setup_venv_shows_why_a_step_failed(tmp_path: Path) -> None:
     assert (venv / "espnet_softpl.setup").read_text() == "incomplete\n"
 
 
+@pytest.mark.parametrize(
+    "refusal", ["No matching distribution", "ResolutionImpossible"]
+)
+def test_setup_venv_takes_another_torch_where_there_is_none_for_cpus(
+    tmp_path: Path, refusal: str
+) -> None:
+    """pip says it otherwise if the caller's settings constrain torch."""
+    python, inside = tmp_path / "python", tmp_path / "inside"
+    inside.write_text(
+        f'#!/bin/sh\ncase "$*" in *+cpu) echo "ERROR: {refusal}"; exit 1 ;; esac\n'
+        'echo "asked for: $*"; exit 1\n'
+    )
+    python.write_text(
+        '#!/bin/sh\ncase "$1" in -c) echo 3.11 ;; *) mkdir -p "$3/bin"; '
+        f'cp "{inside}" "$3/bin/python" ;; esac\n'
+    )
+    for script in (python, inside):
+        script.chmod(0o755)
+    result = run_setup(str(tmp_path / "venv"), PYTHON=str(python), TORCH_BUILD="cpu")
+    assert result.returncode == 1
+    assert re.search(r"asked for: -m pip install torch==[\d.]+$", result.stderr, re.M)
+
+
 def test_env_uses_an_existing_environment_as_it_is() -> None:
     script = '. "$1/tools/env.sh" && echo "$PYTHON"'
     result = subprocess.run(

@@ -114,11 +114,12 @@ def _advice(options: argparse.Namespace) -> list[str]:
     unlabeled = schedule.unlabeled_before(options.seed, steps)
     least = -(-PASSES * a_pass // unlabeled)
     epochs = max(least, options.max_epoch)
+    enough = ", enough" if options.max_epoch >= least else ""
     updates = schedule.updates(epochs * steps, options.accum_grad)
     advice = [
-        f"Advice: max_epoch of {least} or more (it is {options.max_epoch}), for "
-        f"{PASSES} passes over the unlabeled audio: one takes {a_pass} mini-batches, "
-        f"an epoch has {unlabeled} of them"
+        f"Advice: max_epoch of {least} or more (it is {options.max_epoch}{enough}), "
+        f"for {PASSES} passes over the unlabeled audio: one takes {a_pass} "
+        f"mini-batches, an epoch has {unlabeled} of them"
     ]
     if options.pl_teacher == "ema":
         advice.append(

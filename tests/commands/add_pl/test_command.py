@@ -245,7 +245,7 @@ def test_a_length_of_the_run_is_advised(here, tmp_path, capsys) -> None:
     assert "one takes 5 mini-batches, an epoch has 3 of them" in output
     wanted = options(tmp_path, "--overwrite", "--max_epoch", "60")
     _, _, output = call(capsys, *wanted)
-    assert "max_epoch of 5 or more (it is 60)" in output
+    assert "max_epoch of 5 or more (it is 60, enough)" in output
     assert "of 4 updates, the default: a fifteenth of the 60 of 60 epochs" in output
     _, _, output = call(capsys, *wanted, "--teacher", "frozen")
     assert "max_epoch of 5" in output and "half-life" not in output
