@@ -42,6 +42,7 @@ cd "${dir}/clone"
 unset PYTHONPATH
 printf '| command | seconds |\n|---|---|\n'
 row 0 tools/setup_venv.sh
+# shellcheck source=/dev/null
 . .venv/bin/activate
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 row 0 softpl demo --no-open
