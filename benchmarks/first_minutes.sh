@@ -45,7 +45,7 @@ row 0 tools/setup_venv.sh
 # shellcheck source=/dev/null
 . .venv/bin/activate
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-row 0 softpl demo --no-open
+row 0 softpl demo --no-open --out ../demo
 row 0 softpl --help
 commands="$(softpl --help | sed -n 's/^    \([a-z][a-z-]\+\) .*/\1/p')"
 for command in ${commands}; do
