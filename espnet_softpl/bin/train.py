@@ -10,8 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-import yaml
-
 from espnet_softpl.commands.arguments import Parser, existing
 from espnet_softpl.commands.options import list_keys
 from espnet_softpl.core.parsing import Answering
@@ -41,6 +39,8 @@ def _check_keys(
     parser: argparse.ArgumentParser, words: Sequence[str], config: str | None
 ) -> None:
     """Refuse what looks like a key of ours and is none; ESPnet checks the others."""
+    import yaml  # Not for --help, which works where nothing is installed.
+
     own = [option.removeprefix("--") for option in (*PARTS, *OTHERS)]
     try:
         with open(config or os.devnull, encoding="utf-8") as file:
