@@ -67,15 +67,18 @@ def compare(rounds: Sequence[Curve], continuous: Curve) -> dict[str, float | Non
 
 
 def join_sets(labeled: Path, pseudo: Path, out: Path) -> None:
-    """Write `wav.scp` and `text` of a labeled and a pseudo-labeled set as one."""
+    """Write `wav.scp` and `text` of a labeled and a pseudo-labeled set as one.
+
+    The first pseudo-labeled utterance is left out: the recipe wants an unlabeled one
+    that is not among the labeled.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for name in ("wav.scp", "text"):
-        lines = [
-            line
+        lines, more = (
+            (place / name).read_text("utf-8").splitlines(keepends=True)
             for place in (labeled, pseudo)
-            for line in (place / name).read_text("utf-8").splitlines(keepends=True)
-        ]
-        (out / name).write_text("".join(sorted(lines)), "utf-8")
+        )
+        (out / name).write_text("".join(sorted([*lines, *more[1:]])), "utf-8")
 
 
 def run_round(recipe: Path, number: int, model: Path, seed: int) -> Path:

@@ -39,12 +39,14 @@ def test_a_training_that_is_never_as_good_has_no_ratio(offline_rounds):
     assert figures["continuous_updates"] is None and figures["ratio"] is None
 
 
-def test_sets_are_joined_in_order(offline_rounds, tmp_path: Path) -> None:
-    for place, key in (("labeled", "b"), ("pseudo", "a")):
+def test_sets_are_joined_in_order_but_for_one(offline_rounds, tmp_path: Path) -> None:
+    """The recipe wants an unlabeled utterance that is not labeled."""
+    for place, keys in (("labeled", "b"), ("pseudo", "ac")):
         (tmp_path / place).mkdir()
         for name in ("wav.scp", "text"):
-            (tmp_path / place / name).write_text(f"{key} {place}/{name}\n")
+            lines = (f"{key} {place}/{name}\n" for key in keys)
+            (tmp_path / place / name).write_text("".join(lines))
     parts = (tmp_path / "labeled", tmp_path / "pseudo")
     offline_rounds.join_sets(*parts, tmp_path / "out")
     joined = (tmp_path / "out" / "text").read_text()
-    assert joined == "a pseudo/text\nb labeled/text\n"
+    assert joined == "b labeled/text\nc pseudo/text\n"
