@@ -79,8 +79,15 @@ def _extract(archive: Path, target: Path) -> None:
         if is_zip:
             for name in names:
                 content.extract(name, target)  # Links become files of their text.
-        else:
+        elif hasattr(tarfile, "data_filter"):
             content.extractall(target, filter="data")
+        elif all(member.isfile() or member.isdir() for member in content):
+            content.extractall(target)  # noqa: S202  # Names were checked above.
+        else:
+            raise UserError(
+                f"{archive} holds links or devices; unpack it with Python 3.10.12, "
+                f"3.11.4 or later, which can tell whether they lead out of it"
+            )
 
 
 def unpack(archive: Path, target: Path) -> None:

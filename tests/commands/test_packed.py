@@ -63,6 +63,21 @@ def test_a_tar_that_leads_out(tmp_path, members, message) -> None:
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "m.tgz"]
 
 
+def test_an_older_python_has_no_filter(tmp_path, monkeypatch) -> None:
+    """As before 3.10.12 and 3.11.4."""
+    monkeypatch.delattr(tarfile, "data_filter")
+    extract = tarfile.TarFile.extractall
+    older = lambda self, path: extract(self, path, filter="fully_trusted")  # noqa: E731
+    monkeypatch.setattr(tarfile.TarFile, "extractall", older)
+    plain = make_tar(tmp_path / "a.tgz", tarfile.TarInfo("model.pth"))
+    packed.unpack(plain, tmp_path / "a")
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {"meta.yaml", "model.pth"}
+    linked = make_tar(tmp_path / "b.tgz", link("model.pth", "meta.yaml"))
+    with pytest.raises(UserError, match="holds links or devices"):
+        packed.unpack(linked, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_link_in_a_zip_is_no_link(tmp_path) -> None:
     info = zipfile.ZipInfo("link")
     info.external_attr = 0o120777 << 16
