@@ -81,7 +81,7 @@ def join_sets(labeled: Path, pseudo: Path, out: Path) -> None:
         (out / name).write_text("".join(sorted([*lines, *more[1:]])), "utf-8")
 
 
-def run_round(recipe: Path, number: int, model: Path, seed: int) -> Path:
+def run_round(recipe: Path, number: int, model: Path, seed: int, epochs: int) -> Path:
     """Label with a model's directory and train from scratch; return the training's.
 
     What is finished is not run again.
@@ -100,6 +100,7 @@ def run_round(recipe: Path, number: int, model: Path, seed: int) -> Path:
     train += ["--unlabeled_dir", "data/mini/unlabeled", "--test_dirs", "data/mini/test"]
     # The labeled set has its copies at other speeds already.
     train += ["--speed_perturb_factors", "", "--warmup_config", BASE]
+    train += ["--train_args", f"--max_epoch {epochs}"]
     subprocess.run(train, cwd=recipe, env=environment, check=True)
     return recipe / f"exp/{name}/seed{seed}/warmup"
 
@@ -110,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, default=mini.RECIPE, help="directory")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--rounds", type=int, default=2, help="at least 1")
+    epochs_help = "of a round; with 20, as the base model has, none converges"
+    parser.add_argument("--epochs", type=int, default=40, help=epochs_help)
     parser.add_argument("--systems", nargs="+", default=["hard_ctc", "soft_ctc"])
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args(argv)
@@ -117,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiments = recipe / f"exp/mini/seed{args.seed}"
     curves, seconds, model = [], 0.0, experiments / "warmup"
     for number in range(1, args.rounds + 1):
-        model = run_round(recipe, number, model, args.seed)
+        model = run_round(recipe, number, model, args.seed, args.epochs)
         statistics = read_statistics(model)
         curves.append(read_history(statistics)[CURVE])
         seconds += seconds_of(statistics)
