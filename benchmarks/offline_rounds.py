@@ -111,8 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", type=Path, default=mini.RECIPE, help="directory")
     parser.add_argument("--seed", type=int, default=1, help="random seed")
     parser.add_argument("--rounds", type=int, default=2, help="at least 1")
-    epochs_help = "of a round; with 20, as the base model has, none converges"
-    parser.add_argument("--epochs", type=int, default=40, help=epochs_help)
+    parser.add_argument("--epochs", type=int, default=40, help="of each round")
     parser.add_argument("--systems", nargs="+", default=["hard_ctc", "soft_ctc"])
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args(argv)

@@ -13,6 +13,7 @@ from typing import Any
 
 from espnet2.train.reporter import SubReporter, aggregate
 
+from espnet_softpl.core.files import atomic_write
 from espnet_softpl.monitors.samples import SAMPLES_DIR
 from espnet_softpl.training.guarding import REPORT_DIR
 
@@ -71,7 +72,8 @@ class MLflow:
         run = self._mlflow.active_run() or self._mlflow.start_run(
             known, run_name=directory.name
         )
-        file.write_text(run.info.run_id, "utf-8")
+        with atomic_write(file) as stream:
+            stream.write(run.info.run_id)
 
     def epoch(self, epoch: int, values: Mapping[str, float], rows: Rows) -> None:
         """Log the numbers and labels of an epoch."""
