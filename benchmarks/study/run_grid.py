@@ -38,7 +38,8 @@ LINES = HERE / "runs.jsonl"
 UNITS = {"char": "cer", "word": "wer"}
 SPEED_COPY = re.compile(r"sp[\d.]+-")  # What stage 3 puts before an id.
 SUPERVISED = ("warmup", "control")
-TESTED = ("final", "with_lm", "votes")  # Phases that score the test sets; others score dev.
+# Phases that score the test sets; others score dev.
+TESTED = ("final", "votes", "with_lm")
 # Of a run's configuration, what a reader wants to see beside its errors.
 SHOWN = ("optim_conf", "scheduler_conf", "max_epoch", "num_iters_per_epoch")
 

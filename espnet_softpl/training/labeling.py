@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from espnet_softpl import filters
 from espnet_softpl.cache import LabelCache, label_change
+from espnet_softpl.core.timing import Stopwatch
 from espnet_softpl.criteria.decoder_ce import decoder_disagreement
 from espnet_softpl.filters import Candidate, Filter
 from espnet_softpl.labels.forms import LabelForms
@@ -55,9 +56,15 @@ class Labeling:
     prior: RunningMean | None = dataclasses.field(init=False, default=None)
     # Whether the first unlabeled mini-batch has been labeled.
     begun: bool = dataclasses.field(init=False, default=False)
+    # The time that labels take.
+    stopwatch: Stopwatch = dataclasses.field(init=False, default_factory=Stopwatch)
 
     def make(self, student: nn.Module, batch: UnlabeledBatch, step: int) -> Labels:
         """Label a mini-batch with the teacher, shape and filter the labels."""
+        with self.stopwatch.running(batch.speech.device):
+            return self._make(student, batch, step)
+
+    def _make(self, student: nn.Module, batch: UnlabeledBatch, step: int) -> Labels:
         if not self.begun:
             hooks.start_head(student)
             self.begun = True

@@ -162,8 +162,13 @@ def clock(monkeypatch) -> list[float]:
     return now
 
 
+def engine_of(kept_hours: float, labeling: float = 0.0) -> SimpleNamespace:
+    watch = SimpleNamespace(read=lambda: labeling)
+    return SimpleNamespace(kept_hours=kept_hours, guard=None, stopwatch=watch)
+
+
 def test_the_line_of_an_epoch(clock) -> None:
-    line, engine = EpochLine(5), SimpleNamespace(kept_hours=1.0, guard=None)
+    line, engine = EpochLine(5), engine_of(1.0, labeling=15.0)
     nan = math.nan
     clock[0] = 100.0  # What came before counts for nothing.
     line.begin(engine)
@@ -175,13 +180,14 @@ def test_the_line_of_an_epoch(clock) -> None:
     valid = reporter_of("valid", {"cer_ctc": 0.25}, {"cer_ctc": 0.15})
     assert line.after_validation(valid, engine) == (
         "Epoch 3 of 5: dev CER 20.0%; CER of the labels 15.0%; 95% of the labels used; "
+        "labeling took 25% of the time; "
         "learned from 30.0 unlabeled minutes (30.0 times real time); "
         "2 minutes and 20 seconds to go"
     )
 
 
 def test_what_is_not_known_is_left_out(clock) -> None:
-    line, engine = EpochLine(3), SimpleNamespace(kept_hours=math.nan, guard=None)
+    line, engine = EpochLine(3), engine_of(math.nan)
     line.begin(engine)
     line.after_training(reporter_of("train", {"pl_cer": math.nan}), engine)
     assert line.after_validation(reporter_of("valid", {"acc": 1.0}), engine) == (
