@@ -12,6 +12,7 @@ from espnet_softpl.ctc.ops import (
     PADDING,
     collapse,
     frame_mask,
+    frequent_tokens,
     greedy,
     in_float32,
     min_frames,

@@ -1,7 +1,8 @@
 """CTC prefix beam search: the best transcripts of a teacher, with their mass.
 
 N hypotheses, W prefixes in the beam, C tokens that may extend a prefix. `beam_kernel`
-does it, on the CPU: frames of a GPU are copied there.
+does it, on the CPU. Of a GPU's frames those tokens are copied there that are among the
+C best of any frame of the utterance: the search looks at no others.
 
 The search is that of Hannun et al. 2014, https://arxiv.org/abs/1408.2873, without a
 language model. A prefix carries the log-mass of its alignments that end in blank and of
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least
-from espnet_softpl.ctc import PADDING, in_float32, kernels
+from espnet_softpl.ctc import PADDING, frequent_tokens, in_float32, kernels
 
 
 class NBest(NamedTuple):
@@ -68,15 +69,29 @@ def prefix_beam_search(
     at_least("token_beam", token_beam, 1)
     log_probs = in_float32(log_probs)
     num_utterances, num_frames, num_tokens = log_probs.shape
+    token_beam = min(token_beam, num_tokens - 1)
     tokens = torch.full((num_utterances, nbest, num_frames), PADDING)
     token_lengths = torch.zeros(num_utterances, nbest, dtype=torch.int64)
     scores = torch.full(token_lengths.shape, -torch.inf, dtype=log_probs.dtype)
-    search(
-        *kernels.arrays(log_probs, lengths),
-        beam_size,
-        min(token_beam, num_tokens - 1),
-        *kernels.arrays(tokens, token_lengths, scores),
+    few, numbers = log_probs, None
+    if not kernels.on_cpu(log_probs) and num_utterances and token_beam:
+        numbers, few = frequent_tokens(log_probs, lengths, token_beam)
+    given = kernels.arrays(few, lengths)
+    results = kernels.arrays(tokens, token_lengths, scores)
+    kernels.for_utterances(
+        lambda part: search(
+            *(array[part] for array in given),
+            beam_size,
+            token_beam,
+            *(array[part] for array in results),
+        ),
+        num_utterances,
     )
     width = int(token_lengths.max()) if num_utterances else 0
-    found = tokens[..., :width].contiguous(), token_lengths, scores
+    tokens = tokens[..., :width].contiguous()
+    if numbers is not None:  # Back from places among the few.
+        places = tokens.flatten(1).clamp(min=0)
+        names = numbers.cpu().gather(1, places).view(tokens.shape)
+        tokens = torch.where(tokens == PADDING, PADDING, names)
+    found = tokens, token_lengths, scores
     return NBest(*(part.to(log_probs.device) for part in found))

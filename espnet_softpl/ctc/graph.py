@@ -15,8 +15,9 @@ and counts once. What can leave bin i is summed once for all labels that it may 
     label s of bin j     = (label s + w_s sum over i < j of skips_(i+1..j-1) exit i) p_s
     blank i              = exit i p_blank
 
-`graph_kernel` runs this on the CPU, in probabilities; frames of a GPU are copied there.
-What it leaves over is summed in log space, by all arcs from state to state.
+`graph_kernel` runs this on the CPU, in probabilities; of a GPU's frames the networks'
+own tokens are copied there. What it leaves over is summed in log space, by all arcs
+from state to state.
 """
 
 import math
@@ -77,40 +78,49 @@ class _GraphCTC(torch.autograd.Function):
     ) -> Tensor:
         from espnet_softpl.ctc import graph_kernel
 
-        frames, ctx.lengths, tokens, bins = kernels.arrays(
-            log_probs, lengths, network.tokens, network.bins
-        )
+        num_frames, num_tokens = log_probs.shape[1:]
+        lengths, tokens, bins = kernels.arrays(lengths, network.tokens, network.bins)
         chances = kernels.arrays(network.weights.double(), network.skips.double())
-        num_frames, num_tokens = frames.shape[1:]
-        ctx.layout = graph_kernel.lay_out(tokens, *chances, bins, num_tokens)
-        first, _, _, sizes, *_ = ctx.layout
-        size = int(max(sizes, default=1))
-        nodes = int(first.max(initial=0)) + first.shape[1]
-        numbers = (num_frames + 2) * nodes + num_frames * size
-        scratch = torch.empty(numbers, dtype=torch.float64)
+        layout = graph_kernel.lay_out(tokens, *chances, bins, num_tokens)
+        size = int(max(layout[3], default=1))
+        num = len(bins) // max(len(log_probs), 1)  # K
+        symbols = torch.from_numpy(layout[2][:, :size]).to(log_probs.device)
+        symbols = symbols.view(len(log_probs), num, 1, size)
+        ctx.index = symbols.expand(-1, -1, num_frames, -1)  # (B, K, T, D)
+        copies = log_probs.unsqueeze(1).expand(-1, num, -1, -1)
+        (frames,) = kernels.arrays(copies.gather(3, ctx.index).flatten(0, 1))
         losses = torch.empty(len(bins), dtype=torch.float64)
-        occupancy = torch.empty(len(bins), num_frames, size, dtype=log_probs.dtype)
-        room = kernels.arrays(scratch, losses, occupancy)
-        graph_kernel.forward_backward(frames, ctx.lengths, bins, ctx.layout, *room)
+        occupancy = torch.zeros(frames.shape, dtype=log_probs.dtype)
+        lengths = lengths.repeat(num)
+        given, results = (frames, lengths, bins), kernels.arrays(losses, occupancy)
+        kernels.for_utterances(
+            lambda part: graph_kernel.forward_backward(
+                *(array[part] for array in given),
+                tuple(array[part] for array in layout),
+                *(array[part] for array in results),
+            ),
+            len(bins),
+        )
         for p in losses.isnan().nonzero().flatten().tolist():
-            b = p // (len(bins) // len(frames))
-            network = (part[p] for part in ctx.layout)
-            given = frames[b, : ctx.lengths[b]], bins[p], *network
-            losses[p], shares = _sum_in_logs(*given)
+            rest = (frames[p, : lengths[p]], bins[p], *(part[p] for part in layout))
+            losses[p], shares = _sum_in_logs(*rest)
             occupancy[p, : len(shares), : shares.shape[1]] = torch.from_numpy(shares)
-        ctx.occupancy, ctx.shape = room[2], log_probs.shape
+        ctx.occupancy = occupancy.view(ctx.index.shape).to(log_probs.device)
+        ctx.shape = log_probs.shape
         return losses.to(log_probs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        """Scale the occupancies of the tokens, (B, T, V), by the loss's gradient."""
-        from espnet_softpl.ctc import graph_kernel
-
-        gradient = torch.zeros(ctx.shape, dtype=grad_output.dtype)
-        arrays = kernels.arrays(gradient, grad_output.double())
-        graph_kernel.add_gradient(*arrays, ctx.lengths, ctx.layout, ctx.occupancy)
-        return gradient.to(grad_output.device), None, None
+        """Scale the occupancies of the tokens, (B, K, T, D), by the loss's gradient."""
+        scale = grad_output.view(*ctx.index.shape[:2], 1, 1)
+        # Where the loss does not count its occupancies may be no numbers.
+        shares = torch.where(scale == 0, 0.0, -scale * ctx.occupancy)
+        gradient = grad_output.new_zeros(ctx.shape)
+        # One network after the other: a GPU adds up in no order, and rounds.
+        for index, share in zip(ctx.index.unbind(1), shares.unbind(1)):
+            gradient.scatter_add_(2, index, share)
+        return gradient, None, None
 
 
 def _list_arcs(
@@ -141,13 +151,13 @@ def _sum_in_logs(
     num_bins: int,
     first: np.ndarray,
     symbols: np.ndarray,
-    tokens: np.ndarray,
+    _tokens: np.ndarray,
     size: int,
     weights: np.ndarray,
     skips: np.ndarray,
     _rivals: np.ndarray,
 ) -> tuple[float, np.ndarray]:
-    """Compute the loss of one network over frames (T, V), and its occupancies (T, D).
+    """Compute the loss of one network over frames (T, D), and its occupancies (T, D).
 
     The loss and all occupancies are 0 if no path is possible, and NaN if a frame is.
     An occupancy goes back along the arcs in proportion to what each has brought.
@@ -157,7 +167,7 @@ def _sum_in_logs(
     targets, sources = targets.astype(int), sources.astype(int)
     starts = np.flatnonzero(np.diff(targets, prepend=-1))
     said = np.append(symbols[: first[-1]], np.zeros(num_bins + 1, int))  # By state.
-    emissions = frames[:, tokens[said]].astype(np.float64)
+    emissions = frames[:, said].astype(np.float64)
     alpha = np.full((len(frames) + 1, len(said)), -np.inf)
     alpha[0, first[-1]] = 0.0
     occupancy = np.zeros((len(frames), size))

@@ -137,21 +137,21 @@ def _followed(said, j, label, first, symbols, weights, skips, num_bins):
 
 
 @compiled
-def _emissions(frames, tokens, emissions):
+def _emissions(frames, emissions):
     """Fill (T, D) with probabilities in units of each frame's largest.
 
     Returns the sum of the logs of these units.
     """
     units = 0.0
-    for t in range(len(frames)):
+    for t in range(len(emissions)):
         unit = -np.inf
-        for d in range(tokens.size):
+        for d in range(emissions.shape[1]):
             # The comparison is false for NaN, which spreads from here on.
-            if not frames[t, tokens[d]] <= unit:
-                unit = float(frames[t, tokens[d]])
+            if not frames[t, d] <= unit:
+                unit = float(frames[t, d])
         units += unit
-        for d in range(tokens.size):
-            emissions[t, d] = math.exp(frames[t, tokens[d]] - unit)
+        for d in range(emissions.shape[1]):
+            emissions[t, d] = math.exp(frames[t, d] - unit)
     return units
 
 
@@ -252,17 +252,15 @@ def _backward(
 
 
 @compiled
-def forward_backward(
-    log_probs, lengths, bins, layout, scratch, losses, occupancy
-) -> None:
+def forward_backward(frames, lengths, bins, layout, losses, occupancy) -> None:
     """Compute the loss of each network and the occupancies of its tokens.
 
     Args:
-        log_probs: Frames, (B, T, V).
-        lengths: Frames of each utterance, int64, (B,).
-        bins: Bins of each network, int64, (P,), those of an utterance side by side.
+        frames: Log-probabilities of the network's tokens, (P, T, D); what is beyond its
+            `sizes` is not read.
+        lengths: Frames of each network's utterance, int64, (P,).
+        bins: Bins of each network, int64, (P,).
         layout: What `lay_out` returns.
-        scratch: float64, at least (T + 2) (S + M + 1) + T D numbers.
         losses: To be filled, (P,), in nats; NaN if not trusted.
         occupancy: To be filled, (P, T, D): the probability that a frame emits each of
             the network's tokens. What is beyond an utterance's frames, or not trusted,
@@ -271,22 +269,18 @@ def forward_backward(
     Raises:
         ValueError: `lengths` is not in [0, T].
     """
-    first, symbols, tokens_of, sizes, weights, skips, rivals = layout
+    first, symbols, _, sizes, weights, skips, rivals = layout
     for p in range(bins.size):
-        b = p // (bins.size // lengths.size)
-        num_frames, num_bins = lengths[b], bins[p]
-        if not 0 <= num_frames <= log_probs.shape[1]:
+        num_frames, num_bins = lengths[p], bins[p]
+        if not 0 <= num_frames <= frames.shape[1]:
             raise ValueError("lengths must be in [0, T]")
-        frames, tokens = log_probs[b, :num_frames], tokens_of[p, : sizes[p]]
         labels = first[p, num_bins + 1]
         own = first[p], symbols[p, :labels], weights[p], skips[p, : num_bins + 1]
-        nodes = labels + num_bins + 1
-        alpha = scratch[: (num_frames + 1) * nodes].reshape(num_frames + 1, nodes)
-        rest = scratch[alpha.size :]
-        beta, rest = rest[:nodes], rest[nodes:]
-        emissions = rest[: num_frames * sizes[p]].reshape(num_frames, sizes[p])
+        alpha = np.empty((num_frames + 1, labels + num_bins + 1))
+        beta = np.empty(alpha.shape[1])
+        emissions = np.empty((num_frames, sizes[p]))
         losses[p] = np.nan
-        units = _emissions(frames, tokens, emissions)
+        units = _emissions(frames[p], emissions)
         units += _forward(emissions, *own, rivals[p], alpha)
         _ends(first[p], own[3], beta)
         total = (alpha[num_frames] * beta).sum()
@@ -294,19 +288,3 @@ def forward_backward(
             continue
         if _backward(emissions, *own, rivals[p], alpha, beta, occupancy[p]):
             losses[p] = -(units + math.log(total))
-
-
-@compiled
-def add_gradient(gradient, scale, lengths, layout, occupancy) -> None:
-    """Subtract `scale` (P,) times the occupancies from the gradient, (B, T, V).
-
-    The other arguments are those of `forward_backward`.
-    """
-    tokens_of, sizes = layout[2], layout[3]
-    for p in range(scale.size):
-        b = p // (scale.size // lengths.size)
-        if scale[p] == 0:  # Whatever stands there: it may be no number.
-            continue
-        for t in range(lengths[b]):
-            for d in range(sizes[p]):
-                gradient[b, t, tokens_of[p, d]] -= scale[p] * occupancy[p, t, d]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -26,6 +28,22 @@ def arrays(*tensors: Tensor) -> list[Any]:
     Others are copied, from a GPU too.
     """
     return [tensor.detach().cpu().contiguous().numpy() for tensor in tensors]
+
+
+def for_utterances(kernel: Callable[[slice], None], count: int) -> None:
+    """Run a kernel on `count` utterances, a part of them in each of torch's threads.
+
+    `kernel` is called with the part, and writes results of these utterances only. Of 5
+    utterances two threads get 0 to 1 and 2 to 4.
+    """
+    threads = min(torch.get_num_threads(), count)
+    if threads < 2:
+        return kernel(slice(count))
+    ends = [count * (i + 1) // threads for i in range(threads)]
+    # The threads end here: a process that is forked later has none to wait for.
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(kernel, map(slice, [0, *ends], ends)))
+    return None
 
 
 def compiled(function: Callable) -> Callable:

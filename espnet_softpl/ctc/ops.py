@@ -87,6 +87,35 @@ def collapse(
     return tokens[:, :width], token_lengths
 
 
+def frequent_tokens(
+    log_probs: Tensor, lengths: Tensor, topk: int
+) -> tuple[Tensor, Tensor]:
+    """Select the tokens that are among the `topk` best of any frame of an utterance.
+
+    Args:
+        log_probs: (B, T, V).
+        lengths: Frames per utterance, (B,).
+        topk: At least 1.
+
+    Returns:
+        tokens (B, K), blank first, in order, padded with blank; and what the frames say
+        of them, (B, T, K), -inf in the padding.
+    """
+    best = log_probs[..., 1:].topk(min(topk, log_probs.size(-1) - 1)).indices + 1
+    inside = frame_mask(lengths, log_probs.size(1)).unsqueeze(-1)
+    best = torch.where(inside, best, BLANK).flatten(1)
+    used = log_probs.new_zeros(log_probs[:, 0].shape, dtype=torch.bool)
+    used.scatter_(1, best, True)
+    used[:, BLANK] = True
+    width = int(used.sum(1).max())
+    # A stable order of the flags, True first, leaves the tokens in theirs.
+    tokens = used.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+    is_used = used.gather(1, tokens)
+    index = tokens.unsqueeze(1).expand(-1, log_probs.size(1), -1)
+    few = log_probs.gather(2, index).masked_fill(~is_used.unsqueeze(1), -torch.inf)
+    return tokens * is_used, few
+
+
 def greedy(log_probs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Transcribe by the best token of every frame, collapsed.
 

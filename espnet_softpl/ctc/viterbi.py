@@ -1,9 +1,10 @@
 """The best CTC alignment of a transcript, by `viterbi_kernel` on the CPU."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_softpl.ctc import PADDING, in_float32, kernels
+from espnet_softpl.ctc import BLANK, PADDING, in_float32, kernels
 
 
 @torch.no_grad()
@@ -28,8 +29,15 @@ def viterbi(
     from espnet_softpl.ctc.viterbi_kernel import best_paths
 
     log_probs = in_float32(log_probs)
+    num_tokens = log_probs.size(2)
+    # What frames say of blank and of each label: (B, T, 1 + U).
+    index = F.pad(tokens.clamp(0, num_tokens - 1), (1, 0), value=BLANK).unsqueeze(1)
+    frames = log_probs.gather(2, index.expand(-1, log_probs.size(1), -1))
     paths = torch.full(log_probs.shape[:2], PADDING)
     scores = torch.empty(len(paths), dtype=log_probs.dtype)
-    transcripts = tokens, token_lengths
-    best_paths(*kernels.arrays(log_probs, lengths, *transcripts, paths, scores))
+    given = kernels.arrays(frames, lengths, tokens, token_lengths, paths, scores)
+    kernels.for_utterances(
+        lambda part: best_paths(num_tokens, *(array[part] for array in given)),
+        len(paths),
+    )
     return paths.to(log_probs.device), scores.to(log_probs.device)

@@ -12,7 +12,7 @@ from espnet_softpl.ctc.kernels import compiled
 
 @compiled
 def _best_path(frames, states, moves, scores, path):
-    """Fill the path (T,) over frames (T, V); return its log-probability, or -inf.
+    """Fill the path (T,) over frames (T, 1 + U); return its log-probability, or -inf.
 
     `states` (S,) are tokens. `moves` (T, S) and `scores` (S,) are room to work in:
     scores are replaced from the last state to the first, which reads only what is still
@@ -28,7 +28,8 @@ def _best_path(frames, states, moves, scores, path):
             # The blank between two labels may be passed over if they differ.
             if s > 1 and states[s] != states[s - 2] and scores[s - 2] > best:
                 best, move = scores[s - 2], 2
-            scores[s] = best + frames[t, states[s]]
+            # Column 0 is blank's, u + 1 that of label u, which is state 2 u + 1.
+            scores[s] = best + frames[t, (s + 1) // 2 if s % 2 else 0]
             moves[t, s] = move
     state = states.size - 1
     if state > 0 and scores[state - 1] > scores[state]:
@@ -43,11 +44,14 @@ def _best_path(frames, states, moves, scores, path):
 
 
 @compiled
-def best_paths(log_probs, lengths, tokens, token_lengths, paths, scores) -> None:
+def best_paths(
+    num_tokens, frames, lengths, tokens, token_lengths, paths, scores
+) -> None:
     """Find the best alignment of each utterance's transcript.
 
     Args:
-        log_probs: Frames, (B, T, V).
+        num_tokens: V.
+        frames: Log-probabilities of blank and of each label, (B, T, 1 + U).
         lengths: Frames of each utterance, int64, (B,).
         tokens: Transcripts, int64, (B, U), padded with any value.
         token_lengths: Labels of each transcript, int64, (B,).
@@ -57,7 +61,7 @@ def best_paths(log_probs, lengths, tokens, token_lengths, paths, scores) -> None
     Raises:
         ValueError: A length or a token is out of its range.
     """
-    _, num_frames, num_tokens = log_probs.shape
+    num_frames = frames.shape[1]
     states = np.zeros(2 * tokens.shape[1] + 1, np.int64)
     moves, room = np.empty((num_frames, states.size), np.int8), np.empty(states.size)
     for b in range(lengths.size):
@@ -68,5 +72,5 @@ def best_paths(log_probs, lengths, tokens, token_lengths, paths, scores) -> None
             if not 0 <= tokens[b, u] < num_tokens:
                 raise ValueError("a token is not in [0, V)")
             states[2 * u + 1] = tokens[b, u]
-        frames = log_probs[b, : lengths[b]]
-        scores[b] = _best_path(frames, states[:size], moves, room[:size], paths[b])
+        given = frames[b, : lengths[b]], states[:size], moves
+        scores[b] = _best_path(*given, room[:size], paths[b])

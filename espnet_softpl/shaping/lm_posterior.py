@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from espnet_softpl.core.ranges import at_least, not_negative
-from espnet_softpl.ctc import BLANK, frame_mask
+from espnet_softpl.ctc import BLANK, frame_mask, frequent_tokens
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.labels.token_lm import TokenLM
 from espnet_softpl.shaping.base import Shaping, register, relabel
@@ -84,23 +84,6 @@ def _product(rows: Tensor, matrix: Tensor) -> Tensor:
     return (rows.unsqueeze(1) @ matrix).squeeze(1)
 
 
-def frequent_tokens(log_probs: Tensor, lengths: Tensor, topk: int) -> Tensor:
-    """List the tokens of each utterance that are among the `topk` best of any frame.
-
-    From (B, T, V) to (B, K), blank first, padded with blank.
-    """
-    best = log_probs[..., 1:].topk(min(topk, log_probs.size(-1) - 1)).indices + 1
-    inside = frame_mask(lengths, log_probs.size(1)).unsqueeze(-1)
-    best = torch.where(inside, best, BLANK).flatten(1)
-    used = log_probs.new_zeros(log_probs[:, 0].shape, dtype=torch.bool)
-    used.scatter_(1, best, True)
-    used[:, BLANK] = True
-    width = int(used.sum(1).max())
-    # A stable order of the flags, True first, leaves the tokens in theirs.
-    tokens = used.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-    return tokens * used.gather(1, tokens)
-
-
 @register("lm_posterior")
 class LMPosterior(Shaping):
     """Posteriors of frames under the teacher and a bigram of tokens together.
@@ -169,13 +152,10 @@ class LMPosterior(Shaping):
         ends = self.lm_scale * self.lm.ends.to(frames.device)
         if self.topk is None:
             return lm_posterior(frames, lengths, self._weigh(table, prior), ends)
-        tokens = frequent_tokens(frames, lengths, self.topk)  # (B, K)
+        tokens, few = frequent_tokens(frames, lengths, self.topk)
         table = table[tokens.unsqueeze(2), tokens.unsqueeze(1)]
         new_token = self._weigh(table, prior[tokens].unsqueeze(1))
         index = tokens.unsqueeze(1).expand(-1, frames.size(1), -1)
-        padding = (tokens == BLANK).unsqueeze(1)
-        padding[..., 0] = False
-        few = frames.gather(2, index).masked_fill(padding, -torch.inf)
         few = lm_posterior(few, lengths, new_token, ends[tokens])
         none = torch.full_like(frames, -torch.inf)
         q = none.scatter_reduce(2, index, few, "amax")

@@ -19,7 +19,7 @@ def both_devices(
 def in_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the kernel leave all networks over."""
 
-    def leave(frames, lengths, bins, layout, scratch, losses, occupancy) -> None:
+    def leave(frames, lengths, bins, layout, losses, occupancy) -> None:
         losses.fill(float("nan"))
 
     monkeypatch.setattr(graph_kernel, "forward_backward", leave)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_softpl.ctc import kernels
 from espnet_softpl.ctc.beam_kernel import LANES, _best_tokens
 from espnet_softpl.ctc.beam_search import prefix_beam_search
 from tests.conftest import make_log_probs
@@ -19,6 +20,23 @@ def test_it_agrees_with_a_plain_search(num_tokens: int, beam_size: int) -> None:
         frames = log_probs[utterance, :length]
         wanted = search_plainly(frames, beam_size, min(beam_size, num_tokens - 1))
         assert_same(hypotheses(result, utterance), wanted[:4], tolerance=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_frames_of_a_gpu_lose_nothing(monkeypatch, threads: int) -> None:
+    """Only a few of their tokens reach the search."""
+    log_probs = (3 * make_log_probs(5, 60, 700)).log_softmax(-1)
+    log_probs[3, 0, 5] = torch.nan
+    lengths = torch.tensor([60, 59, 31, 1, 0])
+    wanted = prefix_beam_search(log_probs, lengths, 4, 8)
+    monkeypatch.setattr(kernels, "on_cpu", lambda tensor: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = prefix_beam_search(log_probs, lengths, 4, 8)
+    for part, same in zip(found, wanted):
+        assert torch.equal(part[:3], same[:3]) and torch.equal(part[4], same[4])
+    assert found.scores[3].isnan().all() and wanted.scores[3].isnan().all()
+    empty = prefix_beam_search(log_probs[:0], lengths[:0], 4, 8)
+    assert empty.tokens.shape == (0, 4, 0)
 
 
 @pytest.mark.parametrize("size", [3, 4, LANES, 4 * LANES, 4 * LANES + 1, 1000])

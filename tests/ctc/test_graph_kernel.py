@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_softpl.ctc.graph import graph_ctc
 from espnet_softpl.ctc.graph_kernel import lay_out
 from tests.conftest import make_log_probs
 from tests.ctc.test_graph import NETWORKS, loss_and_gradient, make_network, random_bins
@@ -24,6 +25,20 @@ def test_it_agrees_with_log_space(
     request.getfixturevalue("in_logs")
     wanted = loss_and_gradient(log_probs, lengths, network)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_threads_change_no_bit(monkeypatch) -> None:
+    """Nor does it matter how many networks an utterance has."""
+    utterances = [random_bins(n, 6) for n in (9, 1, 6, 3, 0, 5)]
+    network = make_network(utterances)
+    log_probs, lengths = make_log_probs(3, 30, 7), torch.tensor([30, 17, 25])
+    wanted = loss_and_gradient(log_probs, lengths, network)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    found = loss_and_gradient(log_probs, lengths, network)
+    assert all(map(torch.equal, found, wanted))
+    nothing = make_network([[{1: 1.0}]])
+    nothing = type(nothing)(*(part[:0] for part in nothing))
+    assert graph_ctc(log_probs[:0], lengths[:0], nothing).shape == (0,)
 
 
 def arrays(bins: list[dict[int, float]]) -> tuple[np.ndarray, ...]:

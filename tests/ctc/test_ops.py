@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from espnet_softpl.ctc import PADDING, collapse, frame_mask, greedy, min_frames
+from espnet_softpl.ctc import (
+    PADDING,
+    collapse,
+    frame_mask,
+    frequent_tokens,
+    greedy,
+    min_frames,
+)
 from tests.conftest import all_paths, reference_collapse
 
 
@@ -84,3 +91,15 @@ def test_min_frames_of_empty_width() -> None:
 def test_frame_mask() -> None:
     mask = frame_mask(torch.tensor([0, 2]), 3)
     assert mask.tolist() == [[False] * 3, [True, True, False]]
+
+
+def test_frequent_tokens_are_near_in_some_frame() -> None:
+    frames = torch.tensor(
+        [[0.1, 0.6, 0.2, 0.1, 0.0], [0.5, 0.4, 0.0, 0.05, 0.05], [0.1, 0, 0, 0, 0.9]]
+    )
+    frames = torch.stack((frames, frames.flip(0))).log()
+    tokens, few = frequent_tokens(frames, torch.tensor([3, 1]), 1)
+    assert tokens.tolist() == [[0, 1, 4], [0, 4, 0]]
+    assert torch.equal(few[0], frames[0][:, [0, 1, 4]])
+    assert torch.equal(few[1, :, :2], frames[1][:, [0, 4]])
+    assert few[1, :, 2].isneginf().all()
