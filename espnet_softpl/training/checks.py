@@ -42,7 +42,8 @@ STOCK = (  # ESPnet's options: what they must be, and what another value does.
     (
         *("multiple_iterator", False),
         "(asr.sh --num_splits_asr above 1) reads the data in pieces, and "
-        "pseudo-labeling takes them whole; use false (--num_splits_asr 1)",
+        "pseudo-labeling takes them whole; use false (--num_splits_asr 1), and for "
+        "slow disks unlabeled_shards",
     ),
     ("shuffle_within_batch", False, "takes batches apart; use false"),
 )

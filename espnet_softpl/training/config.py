@@ -50,6 +50,9 @@ class PLConfig:
         try:
             fraction("pl_max_bad_share:", args.pl_max_bad_share)
             at_least("pl_samples:", args.pl_samples, 0)
+            for name in ("batch_bins", "batch_size", "shards"):
+                value = getattr(args, f"unlabeled_{name}")
+                at_least(f"unlabeled_{name}:", 1 if value is None else value, 1)
             forms = LabelForms(decoder=args.pl_decoder, layers=args.pl_interctc)
         except ValueError as error:
             raise UserError(str(error)) from error

@@ -29,17 +29,28 @@ logger = logging.getLogger(__name__)
 class EndlessBatches:
     """An endless sequence of mini-batches: passes over them, each in another order.
 
-    Pass k is shuffled with seed + k, as ESPnet does for epoch k.
+    Pass k is shuffled with seed + k, as ESPnet does for epoch k. Of several shards, of
+    2 and 3 mini-batches, say, it reads one after the other: 3 2 4 | 1 0.
     """
 
-    def __init__(self, batches: Sequence[Any], seed: int) -> None:
+    def __init__(
+        self, batches: Sequence[Any], seed: int, shards: Sequence[int] = ()
+    ) -> None:
         self._batches = batches
         self._seed = seed
+        self._shards = shards
         # A cache goes back and forth between a few passes.
         self._order = functools.lru_cache(maxsize=16)(self._order)
 
     def _order(self, turn: int) -> np.ndarray:
-        return np.random.RandomState(self._seed + turn).permutation(len(self._batches))
+        draw = np.random.RandomState(self._seed + turn)
+        if len(self._shards) < 2:
+            return draw.permutation(len(self._batches))
+        begins = np.cumsum([0, *self._shards])
+        order = draw.permutation(len(self._shards))
+        return np.concatenate(
+            [begins[k] + draw.permutation(self._shards[k]) for k in order]
+        )
 
     def __getitem__(self, number: int) -> Any:
         """Return a mini-batch; a function of the arguments alone."""
@@ -145,7 +156,8 @@ class MixedIterFactory(AbsIterFactory):
         self._seeds = (seed, seed + 1_000_003)
         self.unlabeled_pass = len(batches)  # In mini-batches.
         both = (labeled.sampler.generate(seed), batches)
-        self._batches = tuple(map(EndlessBatches, both, self._seeds))
+        shards = (), getattr(batches, "shards", ())
+        self._batches = tuple(map(EndlessBatches, both, self._seeds, shards))
         self._schedule = schedule
         self._usable_share = usable_share
         self.plan = None if make_plan is None else make_plan(len(batches))

@@ -98,6 +98,13 @@ OTHERS: dict[str, tuple[Any, Any, str]] = {
         "As --batch_size, for unlabeled batches. In utterances of all processes, at "
         "least 1. None: the same as --batch_size",
     ),
+    "--unlabeled_shards": (
+        "int_or_none",
+        None,
+        "Parts that a pass reads one after the other. Of as many utterances each, in "
+        "the order of wav.scp; parts and the mini-batches in a part are shuffled. For "
+        "disks that are slow if files are read in any order. At least 1; None: 1",
+    ),
     "--unlabeled_oracle_text": (
         "str_or_none",
         None,

@@ -15,6 +15,7 @@ from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks.abs_task import IteratorOptions
 from espnet2.train.dataset import ESPnetDataset
 
+from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.processes import rank_and_world
 from espnet_softpl.data.audio import AUDIO_KINDS
 from espnet_softpl.data.tables import Lengths, kept_table
@@ -29,14 +30,20 @@ class Rows(Sequence):
     """Mini-batches as rows of the shape file, shared out between processes.
 
     `rows`, (N,), are those of one mini-batch after the other, which begin and end at
-    `begins` and `ends`, (M,). With a `step` of -1 each is taken backwards.
+    `begins` and `ends`, (M,). With a `step` of -1 each is taken backwards. `shards` are
+    the mini-batches of each shard, one after the other, M in all.
     """
 
     def __init__(
-        self, rows: np.ndarray, begins: np.ndarray, ends: np.ndarray, step: int = 1
+        self,
+        rows: np.ndarray,
+        begins: np.ndarray,
+        ends: np.ndarray,
+        step: int = 1,
+        shards: Sequence[int] = (),
     ) -> None:
         self._rows, self._begins, self._ends = rows.astype(np.int32), begins, ends
-        self._step = step
+        self._step, self.shards = step, shards or (len(begins),)
         self._rank, self._world = rank_and_world()
         sizes = ends - begins
         if sizes.min() < self._world:
@@ -44,11 +51,17 @@ class Rows(Sequence):
                 f"The batch-size must be equal or more than world_size: "
                 f"{sizes.min()} < {self._world}"
             )
-        logger.info(
-            "[unlabeled] mini-batch sizes summary: N-batch=%d, mean=%.1f, min=%d, "
-            "max=%d",
-            *(len(sizes), sizes.mean(), sizes.min(), sizes.max()),
-        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Join shards, each with rows of its own, counted from 0."""
+        starts = np.cumsum([0, *(len(part._rows) for part in parts)])
+        arrays = zip(*((p._rows, p._begins, p._ends) for p in parts))
+        moved = [
+            np.concatenate([array + start for array, start in zip(each, starts)])
+            for each in arrays
+        ]
+        return cls(*moved, parts[0]._step, [len(part) for part in parts])
 
     def __getitem__(self, number: int) -> list[int]:
         """Return this process's share of a mini-batch."""
@@ -176,7 +189,8 @@ def build_batches(
     """Form the mini-batches of the one shape file, `lengths`, of an iterator's options.
 
     RuntimeError if there is nothing in it, or a mini-batch has less than one utterance
-    for each process; ValueError if the type of mini-batches is none for sequences.
+    for each process; ValueError if the type of mini-batches is none for sequences;
+    UserError if it cannot be divided into `unlabeled_shards`.
     """
     if not lengths:
         raise RuntimeError(f"0 lines found: {options.shape_files[0]}")
@@ -195,8 +209,11 @@ def build_batches(
     data = options.data_path_and_name_and_type
     categories = Path(data[0][0]).parent / "utt2category"
     by_category = options.batch_type == "folded" and categories.exists()
+    num_shards = args.unlabeled_shards or 1
+    _check_shards(num_shards, len(lengths), options, by_category)
     if options.batch_type in TYPES and not by_category:
-        return form(lengths.counts, **how)
+        parts = np.array_split(lengths.counts, num_shards)
+        return _announced(Rows.joined([form(part, **how) for part in parts]))
     # ESPnet's own, in memory as much as of strings.
     file = str(categories) if by_category else None
     sampler = build_batch_sampler(
@@ -205,4 +222,30 @@ def build_batches(
     rows = [[lengths.row_of(key) for key in batch] for batch in sampler]
     ends = np.cumsum([len(batch) for batch in rows])
     begins = np.concatenate(([0], ends[:-1]))
-    return Rows(np.concatenate(rows), begins, ends)
+    return _announced(Rows(np.concatenate(rows), begins, ends))
+
+
+def _check_shards(
+    num_shards: int, utterances: int, options: IteratorOptions, by_category: bool
+) -> None:
+    fewest = rank_and_world()[1] if options.distributed else 1
+    if num_shards == 1:
+        return
+    why = ""
+    if num_shards > (most := utterances // fewest):
+        why = f"must be at most {most}, the unlabeled utterances of a process"
+    elif by_category or options.batch_type not in TYPES:
+        how = "utt2category" if by_category else f"batch_type: {options.batch_type}"
+        why = f"does not go with {how}, which looks at all utterances at once"
+    if why:
+        raise UserError(f"unlabeled_shards: {why}; got {num_shards}")
+
+
+def _announced(batches: Rows) -> Rows:
+    """Log how large mini-batches are, as ESPnet does."""
+    sizes = batches._ends - batches._begins
+    logger.info(
+        "[unlabeled] mini-batch sizes summary: N-batch=%d, mean=%.1f, min=%d, max=%d",
+        *(len(sizes), sizes.mean(), sizes.min(), sizes.max()),
+    )
+    return batches

@@ -56,6 +56,23 @@ def test_endless_batches_go_round_and_are_reshuffled() -> None:
     ]
 
 
+def test_shards_are_read_one_after_the_other() -> None:
+    batches = EndlessBatches(list("aabbbcccc"), seed=3, shards=[2, 3, 4])
+    passes = [[batches[n] for n in range(i, i + 9)] for i in range(0, 90, 9)]
+    orders = {tuple(k for k, _ in itertools.groupby(one)) for one in passes}
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders) and len(orders) > 1
+    numbered = EndlessBatches(range(9), seed=3, shards=[2, 3, 4])
+    within = {
+        tuple(n for n in map(numbered.__getitem__, range(i, i + 9)) if n > 4)
+        for i in range(0, 90, 9)
+    }
+    assert len(within) > 1
+    assert all(
+        sorted(numbered[n] for n in range(i, i + 9)) == [*range(9)]
+        for i in range(0, 90, 9)
+    )
+
+
 def test_epochs_follow_the_schedule_and_use_every_batch() -> None:
     schedule = interleaved(start_step=3, labeled_steps=1, unlabeled_steps=2)
     epochs = mixed(schedule, num_iters_per_epoch=8)

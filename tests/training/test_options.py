@@ -16,7 +16,7 @@ def test_every_option_is_declared_by_its_own_name() -> None:
     source = Path(keys.__file__).read_text(encoding="utf-8")
     names = [name for a in parser._actions for name in a.option_strings]
     ours = [name for name in names if name not in ("-h", "--help")]
-    assert len(ours) == 26 and "--pl_teacher" in ours
+    assert len(ours) == 27 and "--pl_teacher" in ours
     assert [name for name in ours if source.count(f'"{name}"') != 1] == []
 
 

@@ -12,6 +12,7 @@ import pytest
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.train.dataset import ESPnetDataset
 
+from espnet_softpl.core.errors import UserError
 from espnet_softpl.data.tables import Lengths
 from espnet_softpl.training import unlabeled
 from tests.support.audio_forms import write_archive, write_lines, write_plain
@@ -60,7 +61,7 @@ def test_mini_batches_are_those_of_espnet(kind, tmp_path) -> None:
 def options(shape, kind: str = "folded", distributed: bool = False, **more):
     """Return ESPnet's options, and those of the iterator."""
     args = dict(sort_in_batch="descending", sort_batch="ascending", fold_length=[50, 9])
-    args |= dict(drop_last_iter=False, min_batch_size=1)
+    args |= dict(drop_last_iter=False, min_batch_size=1, unlabeled_shards=None)
     data = [(str(shape.parent / "wav.scp"), "speech", "sound")]
     values = dict(
         batch_type=kind, batch_size=6, batch_bins=900, distributed=distributed
@@ -150,3 +151,34 @@ def test_nothing_of_a_table_is_read_twice(tmp_path, monkeypatch) -> None:
     assert unlabeled.TableDataset(data).loader_dict["speech"].loader.data is first
     os.utime(scp, ns=(1, 1))
     assert unlabeled.TableDataset(data).loader_dict["speech"].loader.data is not first
+
+
+@pytest.mark.parametrize("kind", unlabeled.TYPES)
+def test_shards_are_parts_of_the_file_one_after_the_other(kind, tmp_path) -> None:
+    lengths = write_shape(tmp_path / "shape", 100)
+    given = options(tmp_path / "shape", kind, unlabeled_shards=3)
+    batches = unlabeled.build_batches(*given, lengths)
+    how = HOW | dict(type=kind, batch_size=6)
+    first = 0
+    found = iter(batches)
+    for shard, counts in enumerate(np.array_split(lengths.counts, 3)):
+        wanted = unlabeled.form(counts, **how)
+        assert batches.shards[shard] == len(wanted)
+        for batch in wanted:
+            assert next(found) == [first + row for row in batch]
+        first += len(counts)
+    assert next(found, None) is None
+
+
+@pytest.mark.parametrize(
+    "kind, shards, message",
+    [
+        ("folded", 10, "must be at most 9, the unlabeled utterances of a process"),
+        ("catbel", 2, "does not go with batch_type: catbel"),
+    ],
+)
+def test_shards_that_cannot_be_are_refused(kind, shards, message, tmp_path) -> None:
+    lengths = write_shape(tmp_path / "shape", 9)
+    with pytest.raises(UserError, match=f"unlabeled_shards: {message}"):
+        given = options(tmp_path / "shape", kind, unlabeled_shards=shards)
+        unlabeled.build_batches(*given, lengths)

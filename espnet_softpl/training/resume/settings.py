@@ -93,7 +93,8 @@ def check(
         listed = "; ".join(
             f"{name}: {_shown(before.get(name))} -> {_shown(settings.get(name))}"
             for name in sorted({*before, *settings})
-            if before.get(name) != settings.get(name)
+            # None is as good as not there: a later version may have more options.
+            if before.get(name, "null") != settings.get(name, "null")
         )
         if not listed:
             return

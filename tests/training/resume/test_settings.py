@@ -46,6 +46,9 @@ def test_changes_are_named_and_refused_unless_allowed(tmp_path, caplog) -> None:
     settings.check(tmp_path, {"seed": "2", "x": "2"}, resume=True, allow=False)
     (tmp_path / "pl_state" / "1epoch.rank0.pth").touch()
     settings.check(tmp_path, {"seed": "2", "x": "2"}, resume=True, allow=False)
+    # A later version has one more option, which is not set.
+    later = {"seed": "2", "x": "2", "new": "null"}
+    settings.check(tmp_path, later, resume=True, allow=False)
     with pytest.raises(UserError, match=r"now\): seed: 2 -> 3; x: 2 -> not set\. Put"):
         settings.check(tmp_path, {"seed": "3"}, resume=True, allow=False)
     settings.check(tmp_path, {"seed": "3"}, resume=True, allow=True)
