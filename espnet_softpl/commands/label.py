@@ -100,6 +100,7 @@ class Progress:
 def check_settings(theirs: Any, ours: dict[str, Any], path: Path) -> None:
     """Refuse labels of which a file says that they have other settings than ours."""
     theirs = theirs if isinstance(theirs, dict) else {}
+    theirs = {"precision": "float32", **theirs}  # What earlier versions had.
     for key, value in ours.items():
         if key not in PLACES and theirs.get(key) != value:
             raise UserError(
@@ -280,13 +281,15 @@ def label_set(
     todo = {n: ids for n, ids in batches.items() if n not in progress.done}
     share = UsableShare(most)
     loader = _load(labeler, audio, list(todo.values()), args.num_workers)
-    device = "cuda" if args.ngpu else "cpu"
+    device, half = "cuda" if args.ngpu else "cpu", args.precision != "float32"
+    mixed = torch.autocast(device, getattr(torch, args.precision), enabled=half)
     labeler.model.to(device)
     bar = tqdm(loader, initial=len(progress.done), total=len(batches), unit="batch")
     for (ids, batch), number in zip(bar, todo):
         share.count(ids, batch["usable"])
         torch.manual_seed(args.seed + number)
-        records = labeler({key: value.to(device) for key, value in batch.items()})
+        with mixed:
+            records = labeler({key: value.to(device) for key, value in batch.items()})
         progress.add(number, [{"id": k, **r} for k, r in zip(ids, records)])
     labels = {r["id"]: r for records in progress.done.values() for r in records}
     bad = {k: k for k, r in labels.items() if r["reason"] == UNUSABLE}
@@ -363,6 +366,7 @@ def run(args: argparse.Namespace) -> list[str]:
         "pl_filter": list(args.pl_filter),
         "pl_filter_conf": dict(args.pl_filter_conf),
         "batch_bins": args.batch_bins,
+        "precision": args.precision,
         "seed": args.seed,
     }
     lines = []

@@ -358,6 +358,32 @@ def test_a_killed_run_goes_on(data, base_model, tmp_path, monkeypatch, after, to
     assert len(labeled) + after == total > after
 
 
+def test_half_precision_gives_nearly_the_same(data, base_model, tmp_path) -> None:
+    scp, texts, rates = data.path("unlabeled", "wav.scp"), [], []
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        found = label_in_process(base_model, scp, out, "--precision", precision)
+        assert found["precision"] == precision
+        texts.append(read_scp(out / "text", empty=True))
+        rates.append([float(rate) for rate in read_scp(out / "confidence").values()])
+    assert rates[0] != rates[1]
+    assert rates[0] == pytest.approx(rates[1], abs=0.05)
+    same = [texts[0].get(key) == text for key, text in texts[1].items()]
+    assert sum(same) > 0.7 * len(same)
+
+
+def test_labels_of_an_earlier_version_are_left_alone(
+    data, base_model, tmp_path
+) -> None:
+    scp, out = data.path("unlabeled", "wav.scp"), tmp_path / "labels"
+    label_in_process(base_model, scp, out)
+    lines = (out / "label.yaml").read_text().splitlines(keepends=True)
+    earlier = "".join(line for line in lines if not line.startswith("precision"))
+    (out / "label.yaml").write_text(earlier)
+    label_in_process(base_model, scp, out)
+    assert (out / "label.yaml").read_text() == earlier
+
+
 def test_labels_of_other_settings_are_not_mixed(
     data, base_model, tmp_path, capsys
 ) -> None:
@@ -370,6 +396,7 @@ def test_labels_of_other_settings_are_not_mixed(
         (["--pl_filter"], r"pl_filter \['tokens'\], this run has \[\]"),
         (["--student", other_epoch], "sha256_of_model"),
         (["--batch_bins", 1000], "batch_bins 4000000, this run has 1000"),
+        (["--precision", "bfloat16"], "precision 'float32', this run has 'bfloat16'"),
     ):
         check_refusal(base_model, scp, out, more, message, capsys)
     other = data.path("dev", "wav.scp")
