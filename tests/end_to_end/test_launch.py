@@ -193,7 +193,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            process_group=0,
+            start_new_session=True,
         )
         try:
             output, _ = process.communicate(timeout=timeout)

@@ -33,7 +33,7 @@ def start_server() -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                process_group=0,
+                start_new_session=True,
             )
         with open(f"{PLACE}/server.pid", "w") as file:
             file.write(str(server.pid))
