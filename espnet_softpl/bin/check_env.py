@@ -30,7 +30,7 @@ NO_DEPS = "pip install --no-deps {}  (without --no-deps pip may replace torch)"
 
 
 class Row(NamedTuple):
-    """One line of the report; a status in capitals means that it must be mended."""
+    """One line of the report; a status in capitals means that it must be fixed."""
 
     name: str
     version: str
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
     @property
     def broken(self) -> bool:
-        """Whether a training cannot run before this is mended."""
+        """Whether a training cannot run until this is fixed."""
         return self.status.isupper()
 
 
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("{:<20} {:<20} {:<8} {:<20} {}".format(*row).rstrip())
         broken += [row.name] if row.broken else []
     if broken:
-        print(f"Not usable before this is mended: {', '.join(broken)}")
+        print(f"Not usable until this is fixed: {', '.join(broken)}")
         return 1
     print("Everything necessary is there.")
     return 0

@@ -68,7 +68,7 @@ def test_check_env_reports_what_is_missing(
     assert check_env.main(["--quick"]) == code
     report = capsys.readouterr().out
     assert re.search(rf"^{name} +- .* {status} .*pip install", report, re.MULTILINE)
-    assert (f"mended: {name}\n" in report) == (code == 1)
+    assert (f"fixed: {name}\n" in report) == (code == 1)
 
 
 def test_check_env_explains_a_torchaudio_that_does_not_load(

@@ -205,7 +205,7 @@ def test_the_wheel_moves_nothing_and_works(
     assert report.returncode == 1 and report.stderr == ""
     assert re.search(r"^torch +2\.0\.0 .* BROKEN ", report.stdout, re.M)
     assert re.search(r"^kaldialign +- .* MISSING ", report.stdout, re.M)
-    assert "Not usable before this is mended: torch, " in report.stdout
+    assert "Not usable until this is fixed: torch, " in report.stdout
 
 
 def read_pins() -> dict[str, str]:
