@@ -118,8 +118,9 @@ def check_base_tokens(args: argparse.Namespace, tokens: list[str]) -> None:
         has_head |= any(name.startswith("ctc.") for name in taken)
     if not (has_head or args.pl_schedule_conf.get("start_step")):
         logger.warning(
-            "init_param: %s: the CTC head, by which the teacher labels, starts anew. "
-            "Let labeled data train it first: pl_schedule_conf.start_step",
+            "init_param: %s: the CTC head, by which the teacher labels, starts again "
+            "from random weights. Let labeled data train it first: "
+            "pl_schedule_conf.start_step",
             " ".join(args.init_param),
         )
 

@@ -101,7 +101,7 @@ def test_a_model_of_other_tokens_is_transferred(tmp_path, caplog, part) -> None:
     (tmp_path / "config.yaml").write_text(text)
     wanted = dict(init_param=[f"{base}{part}"], ignore_init_mismatch=True)
     inputs.check_base_tokens(options(**wanted), ["<blank>", "X", "Y"])
-    assert "the CTC head, by which the teacher labels, starts anew" in caplog.text
+    assert "the CTC head, by which the teacher labels, starts again" in caplog.text
     caplog.clear()
     later = options(**wanted, pl_schedule_conf={"start_step": 9})
     inputs.check_base_tokens(later, ["<blank>", "X", "Y"])

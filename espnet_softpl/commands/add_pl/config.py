@@ -52,7 +52,7 @@ def _edits(
     elif isinstance(lr, (int, float)):
         # Half: about where a warm-up schedule that decays with the square root of the
         # steps stands after four times its warm-up. A rule of thumb.
-        why = "the model is trained, and the optimizer starts anew"
+        why = "the model is trained, and the optimizer starts again"
         yield "optim_conf.lr", float(f"{lr * 0.5:.6g}"), why
     if args.max_epoch is not None:
         yield "max_epoch", args.max_epoch, "as asked for"
@@ -69,7 +69,7 @@ def _edits(
     for key, why in (
         ("shuffle_within_batch", "mini-batches are taken whole"),
         ("use_deepspeed", "not supported with pseudo-labeling"),
-        ("multiple_iterator", "the data are whole"),  # As they are given anew.
+        ("multiple_iterator", "the data are whole"),  # As they are given again.
     ):
         if base.get(key):
             yield key, False, why
@@ -91,8 +91,8 @@ def _notes(config: Mapping[str, Any], unknown: list[str], buffers: bool) -> list
         "The model has batch norm. The teacher takes the student's statistics as they "
         "are (pl_teacher_conf.buffers: copy); 'average' averages them with the decay "
         "of the weights": buffers,
-        "In a recipe give asr.sh --inference_asr_model valid.cer_ctc.ave.pth, too: a "
-        "model without decoder has no valid.acc.ave.pth, its default": (
+        "In a recipe, also give asr.sh --inference_asr_model valid.cer_ctc.ave.pth: "
+        "its default is valid.acc.ave.pth, which a model without a decoder lacks": (
             experiment.is_ctc_only(config)
         ),
         "The base model was trained without specaug, so that the student sees what the "
@@ -105,11 +105,11 @@ def _notes(config: Mapping[str, Any], unknown: list[str], buffers: bool) -> list
         ),
         f"scheduler {scheduler}: its settings may count the base model's steps; see "
         f"whether they suit the new training": scheduler not in OPEN_ENDED,
-        f"frontend {frontend}: built and loaded here, but not among what this package "
-        f"is tested with. The teacher is a second copy of all of it": (
+        f"frontend {frontend}: built and loaded here, but this package was not tested "
+        f"with it. The teacher is a second copy of all of it": (
             frontend not in ("default", "sliding_window")
         ),
-        f"Left out, for this version of ESPnet has no such keys: "
+        f"Left out, because this version of ESPnet has no such keys: "
         f"{'; '.join(unknown)}": unknown,
     }
     return [note for note, applies in notes.items() if applies]
@@ -125,7 +125,7 @@ def compose(
 ) -> TrainingConfig:
     """Make the configuration of pseudo-labeling from a base model's configuration.
 
-    `data` are ESPnet's options of labeled data given anew; with `frame_level`, frames
+    `data` are ESPnet's options of labeled data given again; with `frame_level`, frames
     stay in their places. What is a default of the training command is left out.
     """
     defaults = get_defaults()
@@ -141,7 +141,7 @@ def compose(
     ]
     config = {key: value for key, value in own.items() if key in defaults}
     config |= data
-    changes = [f"{key}: given anew" for key in data]
+    changes = [f"{key}: given again" for key in data]
     for key, value, why in _edits(own, args, frame_level):
         name, _, inner = key.partition(".")
         settings = config.get(name) or {} if inner else {}

@@ -49,7 +49,7 @@ def test_the_printed_command_trains_from_the_base_model(here, tmp_path, capsys) 
     assert "--resume true" in output and f"'{tmp_path}/asr pl'" in output
     assert values["init_param"] == ["exp/asr_base/valid.cer_ctc.ave.pth"]
     assert "its best epoch has" in output and "Think twice" in output  # It is noise.
-    assert "asr.sh --inference_asr_model valid.cer_ctc.ave.pth, too" in output
+    assert "also give asr.sh --inference_asr_model valid.cer_ctc.ave.pth: its" in output
     assert values["optim_conf"]["lr"] == 0.0015
     assert "#   optim_conf.lr: 0.003 -> 0.0015:" in (
         tmp_path / "conf dir/train_pl.yaml"

@@ -28,7 +28,7 @@ def test_data_given_anew_are_measured_as_espnet_does(
         *options(tmp_path, exp=bpe_base),
         *("--labeled", "data/labeled", "--valid", "data/dev"),
     )
-    assert "train_shape_file: given anew" in output
+    assert "train_shape_file: given again" in output
     for part, theirs in (("train", "train"), ("valid", "valid")):
         for file, other in zip(
             values[f"{part}_shape_file"], ("speech_shape", "text_shape"), strict=True
