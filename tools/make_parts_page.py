@@ -14,8 +14,8 @@ from espnet_softpl import cache, criteria, filters, regularizers, shaping, teach
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "parts.md"
 HEAD = """# The parts, a card each
 
-For looking up. [criteria.md](criteria.md) has the tables to pick from, the notation,
-and examples in YAML. Settings of a part stand under `<key>_conf`.
+This page is for reference. [criteria.md](criteria.md) has the tables to choose from,
+the notation and examples in YAML. The settings of a part go under `<key>_conf`.
 
 <!-- Written by tools/make_parts_page.py out of the docstrings; change those. -->
 """

@@ -19,13 +19,13 @@ class CacheSettings(abc.ABC):
         size: C, slots of one unlabeled mini-batch each, at least 1, or `all` for as
             many as one pass over the unlabeled data has.
         top_k: Tokens whose posteriors are kept per frame, at least 1; None for all.
-            Any are kept only if a criterion or a regularizer looks at them.
+            They are kept only if a criterion or a regularizer needs them.
         precision: `float32`, `float16` or `uint8`, of the posteriors that are kept.
-        min_p: Tokens of a smaller share of the probability of their frame's best one
-            are not kept, in [0, 1]; 0.1 / V changes the loss by 1 %. None keeps
-            `top_k` of every frame.
-        memory_limit_mb: Without effect: labels are in files in the experiment
-            directory, and the system keeps those in memory as it has room.
+        min_p: Tokens whose probability is below this share of their frame's best one
+            are not kept, in [0, 1]; 0.1 / V changes the loss by 1 %. None keeps `top_k`
+            of every frame.
+        memory_limit_mb: No effect. Labels are in files in the experiment directory, and
+            the system keeps those in memory if it has room.
     """
 
     size: int | str = 100
@@ -71,14 +71,13 @@ class SlimIPL(CacheSettings):
     Source: slimIPL (Likhomanenko et al. 2020, https://arxiv.org/abs/2010.11524).
 
     Known failure: in a run not much longer than C/p updates most labels are those of
-    the base model, and it hears C + p N mini-batches in N unlabeled updates only.
+    the base model, and N unlabeled updates hear only C + p N mini-batches.
 
     Attributes:
-        probability: p, in [0, 1]; 0 keeps the labels of the filling for ever.
-        in_place: Replace the labels of a slot by new ones of the same mini-batch, not
-            by those of the next one. With a size of `all` this labels a share p of the
-            unlabeled data again in each pass, as TopIPL does
-            (https://arxiv.org/abs/2506.07659).
+        probability: p, in [0, 1]; 0 keeps the first labels forever.
+        in_place: Replace the labels of a slot with new ones of the same mini-batch, not
+            with those of the next one. With size `all`, each pass labels a share p of
+            the unlabeled data again, as TopIPL does (https://arxiv.org/abs/2506.07659).
         measure_change: Label a mini-batch once more when its labels are replaced, for
             the statistic `pl_label_change`; costs a teacher forward each time, and
             nothing with `in_place`.
@@ -102,8 +101,8 @@ class SlimIPL(CacheSettings):
 class LabelChange(CacheSettings):
     """Replace labels as they change (`pl_cache: label_change`).
 
-    At each visit the mini-batch is labeled again. Its slot gets another one with a
-    probability of the token edit distance between old and new transcripts, per token of
+    At each visit the mini-batch is labeled again. The probability that its slot gets
+    another one is the token edit distance between old and new transcripts, per token of
     the old, at most 1.
 
     Use: if nobody knows p; early labels change much and go, late ones stay.
@@ -111,8 +110,8 @@ class LabelChange(CacheSettings):
     Source: our reading of the abstract of "Continuous Pseudo-Labeling from the Start"
     (https://arxiv.org/abs/2210.08711).
 
-    Known failure: labels that are always empty do not change, and so they stay. It
-    costs as much as no cache, or more.
+    Known failure: labels that are always empty do not change, so they stay. It costs as
+    much as no cache, or more.
 
     Attributes:
         refresh: Whether a mini-batch that stays takes the new labels.

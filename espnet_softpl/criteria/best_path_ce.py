@@ -12,18 +12,18 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 class BestPathCE(PLCriterion):
     """Cross-entropy to the teacher's best token of every frame.
 
-    L = -sum_t log p_S(argmax_v p_T(v | t) | t): no sum over alignments, so the student
-    is told where the teacher puts each token. The gradient with respect to the
-    student's logits is p_S - onehot. The limit of `soft_ce` for a temperature towards
-    0 and of `sampled_path_ce` likewise.
+    L = -sum_t log p_S(argmax_v p_T(v | t) | t): there is no sum over alignments, so the
+    student must put each token where the teacher puts it. The gradient with respect to
+    the student's logits is p_S - onehot. It is the limit of `soft_ce` and of
+    `sampled_path_ce` as the temperature goes to 0.
 
     Use: to see hard labels without a sum over alignments.
 
     Source: the diagnostic counterpart of `hard_ctc`; with a confidence mask the CTC
     branch of USR (Haliassos et al. 2024, https://arxiv.org/abs/2411.02256).
 
-    Known failure: hard labels do not save it. Wrong frames are confirmed one by one,
-    and nothing asks the frames to spell a consistent transcript.
+    Known failure: hard labels do not prevent collapse here. Wrong frames are confirmed
+    one by one, and nothing makes the frames spell a consistent transcript.
     """
 
     frame_level = True

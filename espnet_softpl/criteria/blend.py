@@ -17,8 +17,8 @@ class Blend(PLCriterion):
     """A weighted sum of criteria on the same pseudo-label.
 
     L = sum_i a_i L_i; without `parts`, L = alpha hard_ctc + (1 - alpha) soft_ce. All
-    criteria are in nats per utterance, so a_i compares like with like. The gradient is
-    the weighted sum of the parts' gradients: one part that is consistent as a sequence
+    criteria are in nats per utterance, so the a_i are comparable. The gradient is the
+    weighted sum of the parts' gradients: a part that is consistent as a sequence
     opposes the drift that frame-level parts allow. Every number, the weights included,
     may be scheduled.
 
@@ -27,8 +27,8 @@ class Blend(PLCriterion):
     Source: hard and soft targets blended, as is usual in distillation (Hinton et al.
     2015, https://arxiv.org/abs/1503.02531).
 
-    Known failure: that of its heaviest part; with little weight on the
-    sequence-consistent part it drifts as `soft_ce` does, only later.
+    Known failure: that of its heaviest part. With little weight on the
+    sequence-consistent part it drifts as `soft_ce` does, but later.
 
     Args:
         alpha: Weight of `hard_ctc` against `soft_ce`, in [0, 1]; None is 0.5. Not

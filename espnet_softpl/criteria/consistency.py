@@ -23,11 +23,11 @@ def frame_kl(log_probs: Tensor, target_log_probs: Tensor, weights: Tensor) -> Te
 class Consistency(PLCriterion):
     """Symmetric KL divergence between two views, each the other's target.
 
-    L = 1/2 sum_t [KL(sg(p_b) || p_a) + KL(sg(p_a) || p_b)] with a, b two
-    augmentations of one utterance and sg the stop-gradient; the gradient with respect
-    to the logits of view a is (p_a - p_b) / 2. Alone it needs no teacher; where the
-    label carries no second view, the teacher's clean view takes its place, and L is
-    KL(p_T || p_S). In `blend` the other criteria are averaged over both views.
+    L = 1/2 sum_t [KL(sg(p_b) || p_a) + KL(sg(p_a) || p_b)] with a, b two augmentations
+    of one utterance and sg the stop-gradient; the gradient with respect to the logits
+    of view a is (p_a - p_b) / 2. Alone it needs no teacher. If the label has no second
+    view, the teacher's clean view takes its place, and L is KL(p_T || p_S). In `blend`
+    the other criteria are averaged over both views.
 
     Use: beside a transcript-level part in `blend`.
 
@@ -35,12 +35,12 @@ class Consistency(PLCriterion):
     labeled data beside a CTC loss on each view.
 
     Known failure: alone it has the constant distribution as its minimum, as `soft_ce`
-    has; it wants the labeled loss, or a transcript-level part in `blend`, beside it.
+    has. It needs the labeled loss, or a transcript-level part in `blend`, beside it.
 
     Args:
         labeled_weight: Weight of the same term on labeled batches, relative to their
             CTC loss, at least 0; 0 leaves labeled batches as they are. CR-CTC's
-            published code has 0.2.
+            published code uses 0.2.
     """
 
     frame_level = True

@@ -48,9 +48,9 @@ class HardCTC(PLCriterion):
     put the tokens.
 
     With a prior q(v), the mean posterior on labeled data, p_S(v | t) is divided by
-    q(v) ** prior_scale inside the sum; the gradient is p_S - gamma, gamma now from the
-    quotients: rare tokens are held for more frames, blank for fewer. It opposes a drift
-    to blank. While q is unknown it is left out.
+    q(v) ** prior_scale inside the sum; the gradient is p_S - gamma, with gamma computed
+    from the quotients. Rare tokens are held for more frames, and blank for fewer. This
+    opposes a drift to blank. While q is unknown, the prior is left out.
 
     Use: first, and as the reference for every other label.
 
@@ -61,9 +61,9 @@ class HardCTC(PLCriterion):
     data.
 
     Known failure: an empty transcript pushes the blank up at every frame, which makes
-    more transcripts empty. `pl_filter` therefore leaves empty transcripts out. A prior
-    makes losses below 0 possible, and greedy decoding say more than it should: p_S is
-    trained to be right after the division.
+    more transcripts empty. So `pl_filter` leaves empty transcripts out. With a prior,
+    losses can fall below 0, and greedy decoding says more than it should, because p_S
+    is trained to be right after the division.
 
     Args:
         prior_scale: Power of the prior, at least 0; 0 is plain CTC.

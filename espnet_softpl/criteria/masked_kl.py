@@ -14,24 +14,23 @@ class MaskedKL(PLCriterion):
     """KL divergence to the teacher's frames that the student cannot hear.
 
     L = sum_{t masked} KL(p_T(t) || p_S(t)), over the frames that a time mask of
-    SpecAugment covers in the student's audio and not in the teacher's. What is there
-    must be told from its neighbors, where more than one token may fit: a distribution
-    says so, a token does not. The gradient with respect to the student's logits is
-    p_S - p_T at masked frames and 0 at all others. If no masks are known, all frames
-    count: `soft_ce` less the teacher's entropy.
+    SpecAugment covers in the student's audio and not in the teacher's. The student must
+    guess these frames from their neighbors, and more than one token may fit. A
+    distribution can say so, a single token cannot. The gradient with respect to the
+    student's logits is p_S - p_T at masked frames and 0 at all others. If no masks are
+    known, all frames count: `soft_ce` less the teacher's entropy.
 
     Use: beside a transcript-level part in `blend`.
 
     Source: ours. CR-CTC (Yao et al. 2024, https://arxiv.org/abs/2410.05101) names
-    masked prediction as one of the things that its consistency loss does, above all
-    with more time masks; its published code has 2.5 times as many, a weight of 0.2 and
-    a linear ramp up to it. There both views are masked and all frames count, as in
-    `consistency`.
+    masked prediction as one effect of its consistency loss, above all with more time
+    masks. Its published code has 2.5 times as many, a weight of 0.2 and a linear ramp
+    up to it. There both views are masked and all frames count, as in `consistency`.
 
-    Known failure: frames without a mask are not taught. It wants the labeled loss, or a
-    transcript-level part in `blend`, beside it; alone it has the fixed points of
-    `soft_ce`. Masks that hide whole words ask for a guess, and the best guess is the
-    mean of what the teacher may say there: flat.
+    Known failure: frames without a mask are not taught. It needs the labeled loss, or a
+    transcript-level part in `blend`, beside it. Alone it has the fixed points of
+    `soft_ce`. If a mask hides whole words, the best guess is the mean of what the
+    teacher may say there, which is flat.
     """
 
     frame_level = True

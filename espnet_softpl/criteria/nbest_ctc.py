@@ -14,9 +14,9 @@ class NBestCTC(TranscriptsCriterion):
     """Transcript-level cross-entropy on an N-best list.
 
     L = -sum_n w_n log P_S(y_n), w_n = P_T(y_n) / sum_m P_T(y_m): the transcript-level
-    soft loss -sum_y P_T(y) log P_S(y) with all but the N best transcripts left out and
-    no sampling noise. The gradient with respect to the student's logits is
-    p_S - sum_n w_n gamma_S(y_n). N = 1 is `hard_ctc`.
+    soft loss -sum_y P_T(y) log P_S(y) with only the N best transcripts and no sampling
+    noise. The gradient with respect to the student's logits is p_S - sum_n w_n
+    gamma_S(y_n). N = 1 is `hard_ctc`.
 
     Use: for doubt between transcripts, without sampling noise.
 
@@ -24,8 +24,8 @@ class NBestCTC(TranscriptsCriterion):
     al. 2020, https://arxiv.org/abs/2010.15653), whose loss is the logarithm of a sum
     over the list and not a sum of logarithms.
 
-    Known failure: lists of near-copies (one letter differs) cost N times as much as
-    `hard_ctc` and say little more.
+    Known failure: lists of near-copies (differing in one letter) cost N times as much
+    as `hard_ctc` and add little.
 
     Settings: `TranscriptsCriterion`.
     """

@@ -18,15 +18,16 @@ class OccupancyCE(TranscriptsCriterion):
 
     L = -sum_t sum_v g_T(v | t) log p_S(v | t), g_T = sum_n w_n gamma_T(v | t; y_n): the
     teacher's occupancies given the transcripts y_n of its N-best list (its greedy
-    transcript for N = 1), w_n their normalized posteriors. Soft about where tokens
-    are, and consistent with the transcripts: what the teacher gives to other tokens is
-    taken away. The gradient with respect to the student's logits is p_S - g_T. Over
-    all transcripts g_T is p_T itself, and this is `soft_ce`.
+    transcript for N = 1), w_n their normalized posteriors. The label is soft about
+    where tokens are, and consistent with the transcripts. It drops what the teacher
+    gives to other tokens. The gradient with respect to the student's logits is
+    p_S - g_T. Over all transcripts g_T is p_T itself, and this is `soft_ce`.
 
     With `network`, g_T are the occupancies within the confusion network of the list, as
     `soft_ctc` has it for the student: g_T = E_{y ~ Q} gamma_T(v | t; y), Q(y) ~ W(y)
-    P_T(y). Soft between the alternatives of a bin, 0 elsewhere, so that the gradient at
-    p_S = p_T is not 0: what P_T gives to transcripts outside is taken away.
+    P_T(y). The label is soft between the alternatives of a bin and 0 elsewhere. It
+    drops what P_T gives to transcripts outside the network, so the gradient at
+    p_S = p_T is not 0.
 
     Use: for soft timing of one transcript.
 
@@ -35,9 +36,9 @@ class OccupancyCE(TranscriptsCriterion):
     al. 2018) is the form with a network; the gradient is that of GTC (Moritz et al.
     2020, https://arxiv.org/abs/2010.15653).
 
-    Known failure: it keeps the frames sharp, and still tells the student where the
-    tokens are; a label of wrong tokens is as wrong as that of `hard_ctc`. In a network
-    the list's weights and P_T both count, so that it is sharper than the list.
+    Known failure: it keeps the frames sharp, but still fixes where the tokens are. A
+    label of wrong tokens is as wrong as that of `hard_ctc`. In a network the list's
+    weights and P_T both count, so the label is sharper than the list.
 
     Args:
         temperature: Of the teacher's frames, for search and occupancies; greater than

@@ -24,12 +24,13 @@ def sample_transcripts(
 class SampledCTC(PLCriterion):
     """CTC on K transcripts sampled from the teacher, averaged.
 
-    L = -1/K sum_k log P_S(y_k), y_k = collapse(pi_k), pi_kt ~ softmax(log p_T /
-    temperature) independently per frame. At temperature 1 it is an unbiased estimate
-    of the transcript-level cross-entropy -sum_y P_T(y) log P_S(y), and its gradient
-    with respect to the student's logits, p_S - mean_k gamma_S(y_k), one of
-    p_S - E_{y ~ P_T} gamma_S(y): soft over transcripts, and silent on where their
-    tokens are. Towards temperature 0 it is `hard_ctc`. Both settings may be scheduled.
+    L = -1/K sum_k log P_S(y_k), y_k = collapse(pi_k), pi_kt ~ softmax(log
+    p_T / temperature) independently per frame. At temperature 1 it is an unbiased
+    estimate of the transcript-level cross-entropy -sum_y P_T(y) log P_S(y), and its
+    gradient with respect to the student's logits, p_S - mean_k gamma_S(y_k), one of
+    p_S - E_{y ~ P_T} gamma_S(y): it is soft over transcripts, and leaves open where
+    their tokens are. Towards temperature 0 it is `hard_ctc`. Both settings may be
+    scheduled.
 
     Use: for doubt between transcripts, without a search.
 
@@ -37,9 +38,10 @@ class SampledCTC(PLCriterion):
     place of the greedy transcript); the average of K is ours.
 
     Known failure: at temperature 1 a teacher with uncertain frames samples noisy
-    transcripts (independent frames spell what nobody would say); K or a temperature
-    below 1 help. A flat teacher samples noise and a silent one empty transcripts, which
-    count nothing if the label excludes them; the mean is then over the others.
+    transcripts (independent frames spell what nobody would say). A larger K or a
+    temperature below 1 helps. A flat teacher samples noise, and a silent one samples
+    empty transcripts. If the label excludes empty transcripts, the mean is over the
+    others.
 
     Args:
         temperature: Greater than 0.

@@ -25,8 +25,8 @@ class SampledPathCE(PLCriterion):
     `soft_ce`; the sampling is that of Likhomanenko et al. 2022,
     https://arxiv.org/abs/2210.08711.
 
-    Known failure: that of `soft_ce`, with noise: sampling alone does not help, what
-    helps is to collapse the samples (`sampled_ctc`).
+    Known failure: that of `soft_ce`, with noise. Sampling alone does not help.
+    Collapsing the samples does (`sampled_ctc`).
 
     Args:
         temperature: Greater than 0; 1 samples from the teacher as it is.

@@ -74,8 +74,8 @@ class SoftCE(PLCriterion):
             is, below 1 sharpens, above 1 flattens.
         student_temperature: Of the student's distribution, greater than 0. Both
             temperatures equal is knowledge distillation.
-        scale_by_square: Multiply by temperature ** 2, so that the gradient of
-            distillation keeps its size when both temperatures change.
+        scale_by_square: Multiply by temperature ** 2, which keeps the size of the
+            gradient of distillation when both temperatures change.
         blank: `all` uses every frame; `drop` only those whose best token, for the
             teacher, is not blank; `symmetric` those and `window` frames on both sides.
         window: Frames on each side for `symmetric`, at least 0 (0 is `drop`).

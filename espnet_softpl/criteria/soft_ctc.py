@@ -14,22 +14,22 @@ from espnet_softpl.labels.pseudo_label import PseudoLabel
 class SoftCTC(TranscriptsCriterion):
     """Minus the log of the student's likelihood, summed over a confusion network.
 
-    L = -log sum_y W(y) P_S(y), y over all transcripts of the network that aligns the
-    N best hypotheses bin by bin, W(y) the product of the bins' probabilities. All of
-    them, also those that no single hypothesis spells, in one forward-backward. The
-    gradient with respect to the student's logits is p_S - E_{y ~ Q} gamma_S(y),
+    L = -log sum_y W(y) P_S(y), y over all transcripts of the network that aligns the N
+    best hypotheses bin by bin, W(y) the product of the bins' probabilities. One
+    forward-backward covers all of them, also those that no single hypothesis spells.
+    The gradient with respect to the student's logits is p_S - E_{y ~ Q} gamma_S(y),
     Q(y) proportional to W(y) P_S(y): the student's own belief decides between the
-    alternatives, and it may settle on one of them (`nbest_ctc` asks for all in their
-    proportions). A network of one hypothesis is `hard_ctc`.
+    alternatives, and it may settle on one of them. (`nbest_ctc` asks for all of them in
+    their proportions.) A network of one hypothesis is `hard_ctc`.
 
     Use: for the best label measured so far, at the cost of a search.
 
     Source: SoftCTC (Kišš et al. 2022, https://arxiv.org/abs/2212.02135); GTC (Moritz
     et al. 2020, https://arxiv.org/abs/2010.15653).
 
-    Known failure: being free to choose, the student is confirmed in its own errors
-    wherever the network contains them. Where every bin may be skipped it also spells
-    the empty transcript, even if no hypothesis is empty.
+    Known failure: because the student may choose, it is confirmed in its own errors if
+    the network contains them. If every bin may be skipped, the network also spells the
+    empty transcript, even if no hypothesis is empty.
 
     Settings: `TranscriptsCriterion`, N the hypotheses in the network.
     """

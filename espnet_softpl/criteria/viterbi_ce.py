@@ -15,18 +15,18 @@ class ViterbiCE(PLCriterion):
 
     L = -sum_t log p_S(a_t | t), a = argmax of prod_t p_T(a_t | t) over the alignments
     that collapse to the transcript. The gradient with respect to the student's logits
-    is p_S - onehot(a). Where the transcript is the collapsed best path, a is that path
-    and this equals `best_path_ce`; the two differ where the transcript was changed
-    after decoding or comes from elsewhere.
+    is p_S - onehot(a). If the transcript is the collapsed best path, a is that path and
+    this equals `best_path_ce`. The two differ if the transcript was changed after
+    decoding or comes from elsewhere.
 
     Use: to pin the alignment of transcripts that were edited.
 
-    Source: forced alignment as in hybrid systems; the sequence-consistent end of
-    per-frame hard labels, against which `hard_ctc` shows what summing over alignments
+    Source: forced alignment as in hybrid systems; a sequence-consistent form of
+    per-frame hard labels. Compare `hard_ctc` to see what summing over alignments
     brings.
 
-    Known failure: as `best_path_ce`, it pins where tokens are, which says nothing of
-    the transcript. A transcript without an alignment has loss and gradient 0.
+    Known failure: like `best_path_ce`, it pins where tokens are, which says nothing
+    about the transcript. A transcript without an alignment has loss and gradient 0.
     """
 
     frame_level = True

@@ -20,11 +20,12 @@ class BeamAgreement(Filter):
     Use: if posteriors are too sure, and the model has no dropout.
 
     Source: ours, in the spirit of a noisy-student recipe of WeNet
-    (https://arxiv.org/abs/2211.04717), which keeps utterances whose hypotheses with
-    and without a language model agree; here is no language model.
+    (https://arxiv.org/abs/2211.04717), which keeps utterances whose hypotheses with and
+    without a language model agree. Here there is no language model.
 
-    Known failure: a teacher that is sure of its errors passes, for a sharp posterior
-    has the same best transcript either way. Costs a search over every unlabeled batch.
+    Known failure: a teacher that is sure of its errors passes, because a sharp
+    posterior has the same best transcript either way. It costs a search over every
+    unlabeled batch.
 
     Args:
         beam_size: Prefixes kept at each frame, at least 1.

@@ -43,7 +43,7 @@ def calibrate(
 
 @register("confidence")
 class Confidence(Filter):
-    """Keep utterances of a confidence that is given, or learned from labeled data.
+    """Keep utterances above a confidence that is given, or learned from labeled data.
 
     Kept are utterances with c >= threshold, c the geometric mean of the best posterior
     over the frames whose best token is not blank (over all if there are none).
@@ -51,12 +51,12 @@ class Confidence(Filter):
     With `max_error` the threshold is calibrated at every labeled batch: among the last
     `window` labeled utterances it is the lowest confidence c such that those with a
     confidence of c or more have, taken together, at most `max_error` token errors per
-    true token in the greedy transcript. Where no c satisfies it, nothing is kept. It
-    never goes below the lowest confidence seen: what is less sure than any labeled
-    utterance has no measured errors. Until min(window, 50) labeled utterances were
-    seen everything is kept, as without the filter: a threshold from a handful would be
-    chance, and to keep nothing would stop learning for good in a run that sees no
-    labeled batches. Each process calibrates on its own batches.
+    true token in the greedy transcript. If no c satisfies it, nothing is kept. The
+    threshold never goes below the lowest confidence seen, because there are no measured
+    errors below that. Until it has seen min(window, 50) labeled utterances, the filter
+    keeps everything. A threshold from a handful would be chance, and keeping nothing
+    would stop learning for good in a run without labeled batches. Each process
+    calibrates on its own batches.
 
     Use: if the teacher is poor at some of the audio.
 
@@ -64,12 +64,12 @@ class Confidence(Filter):
     finds wrong tokens by their confidence, with an automatic threshold from labeled
     data as a proxy.
 
-    Known failure: the labeled speech is what the model is trained on, so that it errs
-    less there than on what is kept; against that, it sees it augmented and with
-    dropout, and a teacher sees clean audio. Shaping that changes posteriors (`sharpen`,
-    `align`, `blank`) changes the confidence of labels but not that of labeled
-    utterances. An empty transcript has the confidence of its blanks: combine with
-    `tokens`.
+    Known failure: the model is trained on the labeled speech, so it errs less there
+    than on what is kept. On the other hand, it sees that speech augmented and with
+    dropout, while a teacher sees clean audio. Shaping that changes posteriors
+    (`sharpen`, `align`, `blank`) changes the confidence of labels but not that of
+    labeled utterances. An empty transcript has the confidence of its blanks, so combine
+    this filter with `tokens`.
 
     Args:
         threshold: Lowest confidence, in [0, 1].

@@ -15,7 +15,7 @@ class DropoutAgreement(Filter):
     Kept are utterances with max_n ED(y_n, y) / max(1, |y|) <= max_distance: y the
     label's transcript, y_1 .. y_N the greedy transcripts of N passes of the teacher
     over the same audio with dropout on, ED the edit distance in tokens. An empty label
-    is kept only where hardly any token is said under dropout.
+    is kept only if hardly any token is said under dropout.
 
     Use: if posteriors are too sure to be trusted.
 
@@ -25,7 +25,8 @@ class DropoutAgreement(Filter):
 
     Known failure: can fail under a strong mismatch of domains, depending on how well
     the model is calibrated (https://arxiv.org/abs/2211.07795); without dropout in the
-    model everything is kept. Costs `samples` more teacher passes per unlabeled batch.
+    model everything is kept. It costs `samples` more teacher passes per unlabeled
+    batch.
 
     Args:
         samples: N, at least 1.

@@ -13,14 +13,14 @@ class Feasible(Filter):
 
     Kept are utterances with min_frames(y) + slack <= T, min_frames the tokens and one
     blank between two equal neighbors. The greedy transcript of a label's own frames
-    always has an alignment; one from elsewhere (own shaping, another model, another
-    frame rate) may not, and with few frames to spare it is learned under strain.
+    always has an alignment. One from elsewhere (your own shaping, another model,
+    another frame rate) may not.
 
     Use: with transcripts that are not the teacher's own.
 
     Source: CTC itself, whose probability of such a transcript is 0; the slack is ours.
 
-    Known failure: says nothing about a transcript that fits and is wrong.
+    Known failure: it says nothing about a transcript that fits but is wrong.
 
     Args:
         slack: Frames that must be left over, at least 0.

@@ -12,16 +12,16 @@ class Rate(Filter):
 
     Kept are utterances with min_ratio <= r <= max_ratio, r = tokens per second of the
     label / tokens per second of the labeled data. A teacher that skips words says too
-    little in the time, one that stutters too much. While the labeled rate is unknown
-    (NaN), nothing is dropped.
+    little for the time, and one that stutters says too much. While the labeled rate is
+    unknown (NaN), nothing is dropped.
 
     Use: against transcripts that skip words or stutter.
 
     Source: ours; a floor on the speaking rate is part of a noisy-student recipe of
     WeNet (https://arxiv.org/abs/2211.04717).
 
-    Known failure: audio with long pauses has a low rate however right its transcript
-    is, and short utterances vary most.
+    Known failure: audio with long pauses has a low rate even if its transcript is
+    right, and the rate of short utterances varies most.
 
     Args:
         min_ratio: Lowest r, at least 0; None sets no lower limit.

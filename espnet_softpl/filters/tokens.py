@@ -11,16 +11,16 @@ class TokenCount(Filter):
     """Leave out transcripts with too few or too many tokens.
 
     An empty transcript teaches CTC to say blank at every frame, which makes more
-    transcripts empty: by default they are left out, whatever the criterion, and
-    also of the N-best lists and samples of the utterances that are kept; the others of
-    a list then share its weight.
+    transcripts empty. By default they are left out, whatever the criterion. They are
+    also left out of the N-best lists and samples of the utterances that are kept, and
+    the others of a list share their weight.
 
     Use: always; it is the default.
 
     Source: ours.
 
-    Known failure: what is short is not wrong; a high `min_tokens` leaves out short
-    answers, which are then learned from labeled data only.
+    Known failure: a short transcript is not necessarily wrong. A high `min_tokens`
+    leaves out short answers, so they are learned from labeled data only.
 
     Args:
         min_tokens: Fewest tokens that are kept, at least 0; 0 sets no lower limit.

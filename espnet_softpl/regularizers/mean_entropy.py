@@ -20,7 +20,7 @@ class MeanEntropy(MeanRegularizer):
     """Minus the entropy of the mean posterior, for every frame.
 
     L_b = -weight * T_b * H(m), m the mean of p_S over all frames of the batch's kept
-    utterances. It is lowest where the batch uses all tokens alike, so it opposes a
+    utterances. It is lowest if the batch uses all tokens equally, so it opposes a
     student that says few tokens, or blank only. `frame_weight` is ignored.
 
     Use: against few tokens, or blank only.
@@ -28,9 +28,9 @@ class MeanEntropy(MeanRegularizer):
     Source: ours, the diversity term of mutual information maximization (compare SHOT,
     Liang et al. 2020, https://arxiv.org/abs/2002.08546), here over frames.
 
-    Known failure: it does not oppose flattening, for a flat distribution at every
-    frame has the highest mean entropy; and it pulls toward uniform use of tokens,
-    which no language has (`prior_kl` pulls toward the labeled data's).
+    Known failure: it does not oppose flattening, because a flat distribution at every
+    frame has the highest mean entropy. It also pulls toward uniform use of tokens,
+    which no language has (`prior_kl` pulls toward that of the labeled data).
 
     Settings: `MeanRegularizer`.
     """

@@ -25,9 +25,9 @@ class PriorKL(MeanRegularizer):
 
     L_b = weight * T_b * KL(m || q), m the mean of p_S over all frames of the batch's
     kept utterances, q the mean frame posterior on labeled data, floored at 1e-6 and
-    renormalized. It opposes drift of the use of tokens, the blank's included, both
-    to few tokens and to a flat use of all. 0 while the prior is unknown.
-    `frame_weight` is ignored.
+    renormalized. It opposes drift in the use of tokens, including blank, both to few
+    tokens and to a flat use of all. It is 0 while the prior is unknown. `frame_weight`
+    is ignored.
 
     Use: against few tokens, blank only, or a flat mean.
 
@@ -36,7 +36,7 @@ class PriorKL(MeanRegularizer):
     the direction that punishes tokens said too often.
 
     Known failure: it sees only the mean, so a student that says the prior at every
-    frame pays nothing; and a small batch's mean differs from q by chance.
+    frame pays nothing. Also, a small batch's mean differs from q by chance.
 
     Settings: `MeanRegularizer`.
     """

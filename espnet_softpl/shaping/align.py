@@ -33,18 +33,18 @@ class Align(Shaping):
     """Distribution alignment: the mean posterior that labeled data has.
 
     p_T <- p_T * (q / m) ** power, renormalized; q the mean frame posterior on labeled
-    data, m the running mean of the teacher's own posteriors, the batch itself
-    included; the ratio is held in [1/10, 10]. The transcript is read again. Tokens,
-    blank among them, that the teacher says more often than in labeled data become less
-    likely. While q is unknown nothing changes, but m is updated.
+    data, m the running mean of the teacher's own posteriors, the batch itself included;
+    the ratio is held in [1/10, 10]. The transcript is read again. Tokens (also blank)
+    that the teacher says more often than in labeled data become less likely. While q is
+    unknown nothing changes, but m is updated.
 
     Use: against a drift of the teacher's mix of tokens.
 
     Source: ReMixMatch (Berthelot et al. 2019, https://arxiv.org/abs/1911.09785), over
     frames here.
 
-    Known failure: it presumes that labeled and unlabeled speech use tokens, and hold
-    silence, alike.
+    Known failure: it assumes that labeled and unlabeled speech have the same mix of
+    tokens and silence.
 
     Args:
         decay: Of the running mean per batch, in [0, 1].

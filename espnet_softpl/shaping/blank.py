@@ -23,15 +23,15 @@ class ShiftBlank(Shaping):
 
     log p_T(blank) += bias - prior_scale * log(q / (1 - q)), renormalized; q the mean
     posterior of blank on labeled data. The transcript is read again. A bias below 0
-    makes the teacher say more tokens, against labels that vanish; so does prior_scale
-    where blank is more frequent than all tokens together. While q is unknown the bias
-    acts alone.
+    makes the teacher say more tokens, against labels that vanish. So does prior_scale
+    if blank is more frequent than all tokens together. While q is unknown, only the
+    bias acts.
 
     Use: against labels that vanish or stutter.
 
     Source: ours; division by priors as in hybrid models, of blank against the rest.
 
-    Known failure: a large shift splits tokens or inserts them where speech has none.
+    Known failure: a large shift splits tokens or inserts some that nobody said.
 
     Args:
         bias: In nats, finite; 0 changes nothing.

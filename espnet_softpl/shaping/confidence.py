@@ -32,8 +32,8 @@ class FrameConfidence(Shaping):
 
     Source: USR (Haliassos et al. 2024, https://arxiv.org/abs/2411.02256).
 
-    Known failure: a CTC model is surest of blank, so a high threshold leaves mostly
-    blank frames.
+    Known failure: a CTC model is most certain of blank, so a high threshold leaves
+    mostly blank frames.
 
     Args:
         threshold: In [0, 1]; 0 keeps every frame.
@@ -76,16 +76,17 @@ class TokenConfidence(Weighing):
     """Weigh all frames of a token by its highest posterior.
 
     w_t <- w_t * c_t ** power, c_t the highest posterior within the run of frames with
-    the same best token around t, blank included; 0 if c_t is below the threshold.
-    The frames at a token's edges, where it is never sure, so keep its weight.
+    the same best token around t, blank included; 0 if c_t is below the threshold. So
+    the frames at a token's edges, where the teacher is never sure, keep the token's
+    weight.
 
     Use: against learning from doubtful tokens.
 
     Source: the thresholds of USR (Haliassos et al. 2024,
     https://arxiv.org/abs/2411.02256) by token instead of by frame; ours.
 
-    Known failure: tokens that the teacher has missed lie inside runs of blank, and are
-    weighed by the surest frame of that run.
+    Known failure: tokens that the teacher has missed lie inside runs of blank, and get
+    the weight of the most certain frame of that run.
 
     Settings: `Weighing`.
     """
@@ -112,8 +113,8 @@ class UtteranceConfidence(Weighing):
     Source: ours, a likelihood normalized by length (compare Kahn et al. 2019,
     https://arxiv.org/abs/1909.09116), on the frames of the best CTC path.
 
-    Known failure: short and frequent phrases are the surest ones, so training moves
-    toward them; and a teacher that is sure of its errors is believed.
+    Known failure: the teacher is most certain of short and frequent phrases, so
+    training moves toward them. A teacher that is sure of its errors is believed.
 
     Settings: `Weighing`.
     """

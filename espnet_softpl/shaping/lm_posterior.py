@@ -105,8 +105,8 @@ class LMPosterior(Shaping):
     from a lattice with a strong LM: Manohar et al. 2018, "Semi-supervised training of
     acoustic models using lattice-free MMI".
 
-    Known failure: it makes rare words into frequent ones, and a student that learns
-    from it learns the LM: compare with hard labels read off q, and decode with the LM.
+    Known failure: it turns rare words into frequent ones, and a student that learns
+    from it learns the LM. Compare with hard labels read from q, and decode with the LM.
 
     Args:
         lm: A bigram of the tokens: an ARPA file; must be given.

@@ -32,7 +32,7 @@ class Rescore(Shaping):
     w_n ~ exp((log P_T(y_n) + lm_scale log P_LM(y_n) + bonus |y_n|) / temperature), of
     sum 1 over the N best of a prefix beam search. The list becomes part of the label,
     best first: a cache keeps it, and `nbest_ctc`, `soft_ctc` and `occupancy_ce` take
-    the first `nbest` of it (their own number) in the place of a search. The label's
+    the first `nbest` of it (their own setting) instead of a search. The label's
     transcript is the best one: with `hard_ctc` it is the hard label of the same
     information, and filters see it. The posteriors stay as they are.
 
@@ -41,8 +41,8 @@ class Rescore(Shaping):
     Source: rescored lattices as semi-supervised targets, Manohar et al. 2018
     ("Semi-supervised training of acoustic models using lattice-free MMI"); here a list.
 
-    Known failure: an LM cannot choose what is not in the list: near-copies of one
-    error all have it.
+    Known failure: an LM cannot choose what is not in the list. Near-copies of one error
+    all contain it.
 
     Args:
         lm: A bigram of the tokens: an ARPA file; None leaves it out.

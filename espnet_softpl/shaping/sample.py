@@ -14,14 +14,14 @@ class Sample(Shaping):
     """Take a transcript sampled from the teacher's frames.
 
     y <- collapse(pi), pi_t ~ softmax(log p_T(t) / temperature) for each frame. The
-    posteriors stay as they are. Made once with the label, and so kept in a label
-    cache; `sampled_ctc` draws again at every step.
+    posteriors stay as they are. The sample is made once, with the label, so a label
+    cache keeps it. `sampled_ctc` draws again at every step.
 
     Use: against one transcript for as long as a cache keeps it.
 
     Source: "Continuous Pseudo-Labeling from the Start"
     (https://arxiv.org/abs/2210.08711), which finds that sampled transcripts stabilize
-    training without a supervised phase. The temperature is ours to set.
+    training without a supervised phase. The temperature is ours.
 
     Known failure: at a temperature of 1 a weak teacher's samples have many stray
     tokens.

@@ -12,16 +12,16 @@ from espnet_softpl.shaping.base import Shaping, register
 class Sharpen(Shaping):
     """Divide the teacher's log-posteriors by a temperature, and renormalize.
 
-    p_T <- softmax(log p_T / temperature). The transcript stays as it is. Below 1 it
-    moves soft targets toward the best path, whose use is stable: it opposes a slow
-    flattening of teacher and student together.
+    p_T <- softmax(log p_T / temperature). The transcript stays as it is. A temperature
+    below 1 moves soft targets toward the best path. This opposes a slow flattening of
+    teacher and student together.
 
     Use: against labels that flatten.
 
     Source: the sharpening of MixMatch (Berthelot et al. 2019,
     https://arxiv.org/abs/1905.02249), here by frame.
 
-    Known failure: it makes errors as sure as the rest.
+    Known failure: it makes errors as certain as the rest.
 
     Args:
         temperature: Greater than 0; below 1 sharpens, above 1 flattens, 1 changes

@@ -31,13 +31,13 @@ class Votes(Shaping):
     """The transcripts on which K passes of the teacher with dropout agree.
 
     w_y = (passes whose greedy transcript is y) / K. The list becomes part of the label,
-    most votes first (of as many votes, what was said first): a cache keeps it, and
-    `soft_ctc`, `nbest_ctc` and `occupancy_ce` take the first `nbest` of it (their own
-    number, K for all) in the place of a search. `nbest_ctc` is then the mean over
-    passes of `hard_ctc` on their transcripts. The label's transcript is that of most
-    votes: with `hard_ctc` it is the hard label of the same information, and filters see
-    it. The posteriors stay as they are, without dropout; what other shapings make of
-    them does not reach the passes.
+    most votes first (on a tie, what was said first). A cache keeps it, and `soft_ctc`,
+    `nbest_ctc` and `occupancy_ce` take the first `nbest` of it (their own setting, K
+    for all) instead of a search. `nbest_ctc` is then the mean over passes of `hard_ctc`
+    on their transcripts. The label's transcript is the one with most votes. With
+    `hard_ctc` it is the hard label of the same information, and filters see it. The
+    posteriors stay as they are, without dropout; changes by other shapings do not reach
+    the passes.
 
     Use: against what one pass says by chance.
 
@@ -45,10 +45,10 @@ class Votes(Shaping):
     passes with dropout as a measure of doubt are DUST's
     (https://arxiv.org/abs/2011.13439).
 
-    Known failure: passes of one model share its errors, and where dropout hardly
-    changes anything the list is one transcript. Long utterances seldom get the same
-    transcript twice: each has one vote, and only a network sees where they agree. Costs
-    K more passes of the teacher for each unlabeled batch.
+    Known failure: passes of one model share its errors, and if dropout hardly changes
+    anything, the list is one transcript. Long utterances seldom get the same transcript
+    twice. Then each has one vote, and only a network sees where they agree. `votes`
+    costs K more passes of the teacher for each unlabeled batch.
 
     Args:
         passes: K, at least 2.

@@ -11,7 +11,7 @@ class DelayedTeacher(FollowingTeacher):
     """The student as it was up to `steps` optimizer steps ago (`pl_teacher: delayed`).
 
     It is copied, buffers included, at the first unlabeled mini-batch and again after
-    every `steps` optimizer steps; between, it stays as it is. `ema` with `decay: 0`
+    every `steps` optimizer steps; in between, it stays as it is. `ema` with `decay: 0`
     and `every_steps` does the same. A buffer's value that is not finite is not taken
     over; see `following.follow`.
 

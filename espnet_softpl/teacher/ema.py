@@ -52,10 +52,11 @@ class EMATeacher(FollowingTeacher):
     increments are smaller than what half precision resolves). A buffer's value that
     is not finite is not taken over; see `following.follow`.
 
-    The decay is given in one of three ways. Half-life and retention are in optimizer
-    steps, whatever `every_steps` is. By default the half-life is a fifteenth of the
-    optimizer steps of the whole run, for one number does not suit runs of any length; a
-    run that is resumed with another `max_epoch` goes on with that of its new length.
+    Give the decay in one of three ways. Half-life and retention are in optimizer steps,
+    whatever `every_steps` is. By default the half-life is a fifteenth of the optimizer
+    steps of the whole run, because one number does not suit runs of every length. A run
+    that is resumed with another `max_epoch` continues with the half-life of its new
+    length.
 
     Use: first; it gave the lowest error rates here.
 
@@ -74,10 +75,11 @@ class EMATeacher(FollowingTeacher):
             decay; that it is by epoch is our reading.
         steps_per_epoch: Optimizer steps of an epoch, at least 1; with `retention`, and
             only then.
-        every_steps: An update is done at every so many optimizer steps only, counted
-            from the first unlabeled mini-batch, at least 1. Ours, to save time.
+        every_steps: Update only after every so many optimizer steps, counted from the
+            first unlabeled mini-batch, at least 1. Ours, to save time.
         warmup: True bounds the decay of the n-th update, n from 1, by
-            (1 + n) / (10 + n), so that a young teacher follows quickly; the rule of
+            (1 + n) / (10 + n). A young teacher then follows quickly. The rule is that
+            of
             https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
         buffers: `copy` takes the student's buffers (batch-norm statistics) as they
             are, `average` averages the floating-point ones with the same decay.

@@ -17,7 +17,7 @@ class FrozenTeacher(Teacher):
     Source: pseudo-labels made once, before training (Kahn et al. 2019,
     https://arxiv.org/abs/1909.09116); here they are made as they are needed.
 
-    Known failure: its labels never get better, so that it gains little.
+    Known failure: its labels never get better, so it gains little.
     """
 
     kind = "frozen"

@@ -43,12 +43,12 @@ class TopNTeacher(FrozenTeacher):
     Source: the teacher of TopIPL (https://arxiv.org/abs/2506.07659), whose code
     averages the saved top-N checkpoints uniformly.
 
-    Known failure: it moves once per epoch only, and not at all while no epoch gets
-    better; with long epochs its labels are old.
+    Known failure: it moves only once per epoch, and not at all while no epoch gets
+    better. With long epochs its labels are old.
 
     Args:
         n: How many epochs, at least 1; all of them while there are fewer.
-        criterion: What they are the best by, three words as in ESPnet's
+        criterion: How the best are chosen, in three words as in ESPnet's
             `best_model_criterion`: phase (`train` or `valid`), statistic, and `min` or
             `max`.
     """
