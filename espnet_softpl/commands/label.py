@@ -217,8 +217,8 @@ def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio
         return Audio(path, kind, entries, lengths, bad)
     if kind != "sound":
         raise UserError(
-            f"--shape_file must be given for data of type {kind!r}; only of 'sound' "
-            f"can the lengths be read from the files"
+            f"--shape_file must be given for data of type {kind!r}; lengths can be "
+            f"read from the files only for 'sound'"
         )
     headers = scan.scan_audio(entries)
     return Audio(path, kind, entries, headers.samples, headers.bad)

@@ -124,7 +124,7 @@ def reading(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # The other one is of a place that a torn file names.
         reason = str(error).partition("\n")[0]
-        what = f"{path} cannot be read, it is torn or no state: {reason}"
+        what = f"{path} cannot be read, it is cut off or not a PyTorch file: {reason}"
         raise UserError(what) from error
 
 

@@ -147,6 +147,6 @@ def named_confs(
         if name not in names or not isinstance(value, Mapping):
             raise UserError(
                 f"{key}_conf: {name!r} is not among {names}; with several parts, each "
-                f"one's settings stand under its name"
+                f"one's settings go under its name"
             )
     return {name: dict(conf.get(name, {})) for name in names}

@@ -37,7 +37,7 @@ LABELED_DATA = (
 
 STOCK = (  # ESPnet's options: what they must be, and what another value does.
     ("model", "espnet", "cannot learn from pseudo-labels; use 'espnet'"),
-    ("encoder_conf.ctc_trim", False, "drops frames as the model sees fit; use false"),
+    ("encoder_conf.ctc_trim", False, "drops frames as the model decides; use false"),
     ("iterator_type", "sequence", "mixes no batches; pseudo-labeling needs 'sequence'"),
     (
         *("multiple_iterator", False),
@@ -117,9 +117,9 @@ def _check_parts(config: PLConfig) -> None:
     _check_specaug(args, losses, weighs_frames)
     if config.needs_labeled and not (schedule.labeled_steps or schedule.start_step):
         raise UserError(
-            "pl_schedule_conf: labeled_steps and start_step are 0, but what "
-            "pl_regularizer, pl_shaping, pl_filter or pl_criterion asks for is counted "
-            "on labeled batches; set one of the two"
+            "pl_schedule_conf: labeled_steps and start_step are 0, but "
+            "pl_regularizer, pl_shaping, pl_filter or pl_criterion needs labeled "
+            "batches; set one of the two"
         )
     ahead = 2 * args.num_workers  # DataLoader's default for each worker.
     if isinstance(config.cache, cache.LabelChange) and config.cache.lag <= ahead:
@@ -191,7 +191,7 @@ def _check_teacher(config: PLConfig) -> None:
     if keep < topn.keep:
         raise UserError(
             f"keep_nbest_models: {keep} epochs are kept, the teacher averages "
-            f"{topn.keep} (pl_teacher_conf.n); keep as many at least"
+            f"{topn.keep} (pl_teacher_conf.n); keep at least as many"
         )
 
 
@@ -283,8 +283,8 @@ def check_data(args: argparse.Namespace) -> None:
     specs = getattr(args, UNLABELED_DATA)
     if any(name == "text" for _, name, _ in specs):
         raise UserError(
-            f"{UNLABELED_DATA}: unlabeled data take no 'text'. True transcripts, for "
-            f"statistics only, go to unlabeled_oracle_text"
+            f"{UNLABELED_DATA}: unlabeled data must not have a 'text'. True "
+            f"transcripts, only for statistics, go to unlabeled_oracle_text"
         )
     unlabeled, kind = scan.speech_scp(specs, UNLABELED_DATA, tables.kept_table)
     (train, train_kind), (valid, valid_kind) = (
@@ -310,8 +310,8 @@ def check_data(args: argparse.Namespace) -> None:
     scan.check_sample_rates(entries, kinds)
     if kind not in AUDIO_KINDS and not args.unlabeled_shape_file:
         raise UserError(
-            f"unlabeled_shape_file: must be given for data of type {kind!r}; only of "
-            f"{', '.join(AUDIO_KINDS)} can the lengths be read from the files"
+            f"unlabeled_shape_file: must be given for data of type {kind!r}; "
+            f"lengths can be read from the files only for {', '.join(AUDIO_KINDS)}"
         )
     for path in args.unlabeled_shape_file:
         inputs.check_ids("unlabeled_shape_file", path, unlabeled, "the unlabeled data")

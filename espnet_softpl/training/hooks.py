@@ -134,7 +134,7 @@ class DropoutSwitch:
             if not rates:
                 raise ValueError(
                     f"pl_schedule_conf: {what} is {new}, but the model was built with "
-                    f"none that could be changed"
+                    f"none that can be changed"
                 )
             self._rates += rates
 

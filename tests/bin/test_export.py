@@ -75,7 +75,7 @@ def damage_config(run: Path, **changes: object) -> None:
         ),
         (
             lambda run: (run / "valid.cer_ctc.ave.pth").write_bytes(b"0"),
-            "ave.pth cannot be read, it is torn",
+            "ave.pth cannot be read, it is cut off",
         ),
     ],
 )
@@ -99,7 +99,7 @@ def test_experiments_that_cannot_be_exported(
             "9epoch.pth is not in .*models there: 1epoch.pth",
         ),
         (["--student", "pl_state/3epoch.rank0.pth"], "is no model of ESPnet"),
-        (["--student", "checkpoint.pth"], "cannot be read, it is torn"),
+        (["--student", "checkpoint.pth"], "cannot be read, it is cut off"),
         (["--option", "gone.md"], "--option: gone.md does not exist"),
     ],
 )

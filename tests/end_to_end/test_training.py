@@ -427,7 +427,7 @@ BAD_LABELS: dict[str, tuple[dict, str]] = {
             "pl_regularizer": ["prior_kl"],
             "pl_schedule_conf": {"form": "interleaved", "labeled_steps": 0},
         },
-        "counted on labeled batches",
+        "needs labeled batches",
     ),
     "regularizer": ({"pl_regularizer": ["prior"]}, "Did you mean 'prior_kl'"),
     "shaping": ({"pl_shaping": "sharp"}, "Did you mean 'sharpen'"),
@@ -521,7 +521,7 @@ def bad_options(data: Data, tmp_path: Path) -> dict[str, tuple[dict, str]]:
                 data.path("unlabeled", "wav.scp"),
                 [data.path("unlabeled", "text.oracle"), "text", "text"],
             ),
-            "take no 'text'",
+            "must not have a 'text'",
         ),
         "shape": (
             {"unlabeled_shape_file": [data.path("dev", "speech_shape")]},

@@ -168,7 +168,7 @@ def begin_directory(output_dir: Path, options: Any) -> None:
     numbers = itertools.chain([""], itertools.count(2))
     names = (output_dir / f"previous_run{number}" for number in numbers)
     previous = next(path for path in names if not path.exists())
-    logger.warning("An earlier run is not resumed; what it made is now in %s", previous)
+    logger.warning("An earlier run is not resumed; its files are now in %s", previous)
     previous.mkdir()
     for path in there:
         os.replace(path, previous / path.name)

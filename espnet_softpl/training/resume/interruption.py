@@ -25,8 +25,8 @@ LOADER_SECONDS = 20
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_STATUS = 128 + signal.SIGTERM  # What a shell reports of a process so ended.
 GO_ON = (
-    "What was saved before is whole: when that is mended, go on with --resume true and "
-    "otherwise the same options."
+    "What was saved before is complete. When that is fixed, continue with --resume "
+    "true and otherwise the same options."
 )
 
 

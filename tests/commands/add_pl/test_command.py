@@ -266,7 +266,7 @@ def test_a_length_of_the_run_is_advised(here, tmp_path, capsys) -> None:
             ["--init_param", "exp/asr_base/checkpoint.pth"],
             "ESPnet's state of a training",
         ),
-        (["--init_param", "data/tokens.txt"], "cannot be read, it is torn"),
+        (["--init_param", "data/tokens.txt"], "cannot be read, it is cut off"),
         (["--out", "data/tokens.txt"], "exists; give another --out"),
         (["--exp_dir", "exp/asr_base"], "holds a training already"),
         (["--unlabeled", "nowhere"], "nowhere does not exist"),

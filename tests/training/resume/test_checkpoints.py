@@ -598,7 +598,7 @@ def test_a_run_that_is_not_resumed_is_never_deleted(tmp_path, caplog) -> None:
             *("1epoch.pth", "checkpoint.pth", "latest.pth", "1epoch.rank0.pth")
         ]
         assert {path.read_text() for path in files} == {text}
-    assert "what it made is now in" in caplog.text
+    assert "its files are now in" in caplog.text
     checkpoints.begin_directory(tmp_path, SimpleNamespace(resume=False))
     assert len(list(tmp_path.iterdir())) == 3
 
