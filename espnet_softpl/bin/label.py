@@ -55,8 +55,10 @@ def get_parser() -> argparse.ArgumentParser:
     add("--batch_bins", type=at_least(1), default=4_000_000, help=text)
     text = "number of GPUs, 0 to 1; for several run a shard on each"
     add("--ngpu", type=int, choices=(0, 1), default=0, help=text)
-    text = "of the matrix products; half precision is faster on a GPU, and a label may "
-    text += "differ where two are nearly as good (default: %(default)s)"
+    text = (
+        "of the matrix products; half precision may be faster, and a label may differ "
+    )
+    text += "if two are nearly as good (default: %(default)s)"
     kinds = ("float32", "bfloat16", "float16")
     add("--precision", choices=kinds, default="float32", help=text)
     text = "parts that the work is split into, at least 1"
