@@ -40,13 +40,20 @@ def only_taught(training: Training, update_steps: int) -> Iterator[None]:
     optimizer would still decay the weights and its moments, the learning rate go on,
     and the teacher follow. slimIPL leaves such steps out,
     https://arxiv.org/abs/2010.11524.
+
+    So is an optimizer's step on a gradient that is not finite: in mixed precision a
+    fused optimizer is called even so, and its hooks with it.
     """
+    reporter = training.reporter
     skipped = 0
 
     def unless_empty(step: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(step)  # With torch's mark that a scheduler knows it.
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal skipped
+            # ESPnet reports the norm before a step, but only one that is finite.
+            if len(reporter.stats.get("grad_norm", ())) < reporter.count:
+                return None
             if teaches(training, update_steps):
                 return step(*args, **kwargs)
             skipped += 1

@@ -49,6 +49,7 @@ def test_optimizers_and_schedulers_are_as_before(tmp_path) -> None:
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer)
     training.optimizers, training.schedulers = (optimizer,), (scheduler, None)
     before = vars(optimizer).get("step"), set(scheduler.state_dict())
+    training.reporter.register({"grad_norm": 1.0})
     with only_taught(training, 1):
         for parameter in training.model.parameters():
             parameter.grad = torch.ones_like(parameter)
@@ -58,6 +59,33 @@ def test_optimizers_and_schedulers_are_as_before(tmp_path) -> None:
         assert torch.equal(training.model.weight, weights)
         assert scheduler.last_epoch == 0
     assert (vars(optimizer).get("step"), set(scheduler.state_dict())) == before
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gradient_that_is_not_finite_is_no_step_to_a_fused_optimizer(
+    tmp_path, fused
+) -> None:
+    """In mixed precision torch calls it, and its kernel changes nothing."""
+    model, steps = torch.nn.Linear(1, 1), []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
+    optimizer.register_step_post_hook(lambda *_: steps.append(reporter.count))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    reporter = SubReporter("train", 1, 0)
+    training = Training(model, tmp_path, 1, (optimizer,), reporter=reporter)
+    with only_taught(training, 1):
+        for factor in (1.0, math.inf, 1.0, math.inf):
+            loss = factor * model(torch.ones(1, 1)).sum()
+            reporter.register({"loss": loss.detach()}, 1)
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            if norm.isfinite():
+                reporter.register({"grad_norm": norm})
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            reporter.next()
+    assert steps == [1, 3] and scaler.get_scale() == 1.0
 
 
 LABELED, UNLABELED = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])
