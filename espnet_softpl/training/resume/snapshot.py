@@ -136,15 +136,7 @@ def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str
                 f"cannot resume: {path} has {key} {known.get(key)!r}, this run needs "
                 f"{wanted!r}. {advice}"
             )
-    if "model" in state:
-        training.model.load_state_dict(state["model"])
-        for part, saved in zip(training.optimizers, state["optimizers"], strict=True):
-            part.load_state_dict(saved)
-    for scheduler, saved in zip(training.schedulers, state.get("schedulers", ())):
-        if scheduler is not None:
-            scheduler.load_state_dict(saved)
-    if training.scaler is not None and "scaler" in state:
-        training.scaler.load_state_dict(state["scaler"])
+    _restore_parts(training, state, back_off)
     if "reporter" in state:
         restore_reporter(training.reporter, state["reporter"])
     try:
@@ -152,6 +144,21 @@ def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str
     except ValueError as error:
         raise UserError(f"cannot resume from {path}: {error}. {ADVICE}") from error
     return state
+
+
+def _restore_parts(training: Training, state: dict[str, Any], back_off: bool) -> None:
+    """Restore the parts of `BACK_OFF` and `INTERRUPTION` that a state has."""
+    if "model" in state:
+        training.model.load_state_dict(state["model"])
+        for part, saved in zip(training.optimizers, state["optimizers"], strict=True):
+            if back_off:  # Learning rates are of the schedule, which goes on.
+                saved["param_groups"] = part.state_dict()["param_groups"]
+            part.load_state_dict(saved)
+    for scheduler, saved in zip(training.schedulers, state.get("schedulers", ())):
+        if scheduler is not None:
+            scheduler.load_state_dict(saved)
+    if training.scaler is not None and "scaler" in state:
+        training.scaler.load_state_dict(state["scaler"])
 
 
 def save_epoch_end(training: Training) -> None:
