@@ -21,7 +21,11 @@ from espnet2.train.reporter import SubReporter, to_reported_value
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import load_state, save_atomically
 from espnet_softpl.core.processes import rank_and_world
-from espnet_softpl.training.resume.layout import STATE_DIR, STATE_VERSION
+from espnet_softpl.training.resume.layout import (
+    SAFE_GLOBALS,
+    STATE_DIR,
+    STATE_VERSION,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +126,9 @@ def load(training: Training, kind: str = "", back_off: bool = False) -> dict[str
             f"{training.epoch} is not known. {ADVICE}"
         )
     try:
-        state = load_state(path)
+        # ESPnet's piecewiselinearwarmuplr makes learning rates of numpy.
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            state = load_state(path)
     except UserError as error:
         raise UserError(f"cannot resume: {error}. {ADVICE}") from error
     known = state if isinstance(state, dict) else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from espnet2.schedulers.piecewise_linear_warmup_lr import PiecewiseLinearWarmupLR
 from espnet2.train.reporter import SubReporter
 
 from espnet_softpl.core.errors import UserError
@@ -101,6 +102,19 @@ def test_a_back_off_leaves_the_schedule_and_the_statistics(tmp_path) -> None:
     # Schedules such as this one multiply the rate that the optimizer has.
     assert training.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
     assert len(training.reporter.stats["loss"]) == 3
+
+
+def test_learning_rates_of_numpy_can_be_loaded(tmp_path) -> None:
+    training = build(tmp_path)
+    scheduler = PiecewiseLinearWarmupLR(training.optimizers[0])
+    training.schedulers = [scheduler]
+    step(training)
+    lr = training.optimizers[0].param_groups[0]["lr"]
+    assert isinstance(lr, np.float64)
+    snapshot.save(training, snapshot.INTERRUPTION, "1batches")
+    step(training)
+    snapshot.load(training, "1batches")
+    assert training.optimizers[0].param_groups[0]["lr"] == lr
 
 
 def test_only_what_can_be_needed_is_kept(tmp_path) -> None:
