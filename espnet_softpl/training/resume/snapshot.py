@@ -163,7 +163,8 @@ def _restore_parts(training: Training, state: dict[str, Any], back_off: bool) ->
     for scheduler, saved in zip(training.schedulers, state.get("schedulers", ())):
         if scheduler is not None:
             scheduler.load_state_dict(saved)
-    if training.scaler is not None and "scaler" in state:
+    # The run may have been without one (`pl_allow_changed_resume`).
+    if training.scaler is not None and state.get("scaler") is not None:
         training.scaler.load_state_dict(state["scaler"])
 
 

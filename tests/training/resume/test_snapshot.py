@@ -117,6 +117,20 @@ def test_learning_rates_of_numpy_can_be_loaded(tmp_path) -> None:
     assert training.optimizers[0].param_groups[0]["lr"] == lr
 
 
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("now", [False, True])
+def test_mixed_precision_may_be_switched_in_an_epoch(tmp_path, before, now) -> None:
+    """With `pl_allow_changed_resume`, as at an epoch's end."""
+    training = build(tmp_path)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    training.scaler = scaler if before else None
+    snapshot.save(training, snapshot.INTERRUPTION, "1batches")
+    training.scaler = torch.amp.GradScaler("cpu") if now else None
+    snapshot.load(training, "1batches")
+    if now:
+        assert training.scaler.get_scale() == (8.0 if before else 65536.0)
+
+
 def test_only_what_can_be_needed_is_kept(tmp_path) -> None:
     training = build(tmp_path)
     for epoch in range(1, 5):
