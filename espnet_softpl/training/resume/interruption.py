@@ -21,7 +21,9 @@ from espnet_softpl.core.errors import status_of
 
 logger = logging.getLogger(__name__)
 
-LOADER_SECONDS = 20
+# Longer than an update or a whole validation, after which the training itself ends its
+# loaders; those of a training that was killed end within seconds by torch's watchdog.
+LOADER_SECONDS = 3600
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_STATUS = 128 + signal.SIGTERM  # What a shell reports of a process so ended.
 GO_ON = (

@@ -167,18 +167,35 @@ class Slow(torch.utils.data.Dataset):
         return index
 
 
+class TimeLeft(Slow):
+    """Items that say in how many seconds the process will end itself."""
+
+    def __getitem__(self, index: int) -> float:
+        """Return them, after a while."""
+        super().__getitem__(index)
+        return signal.getitimer(signal.ITIMER_REAL)[0]
+
+
 class LoaderFactory:
     """Builds a loader with one process of its own."""
 
+    def __init__(self, dataset: torch.utils.data.Dataset) -> None:
+        self._dataset = dataset
+
     def build_iter(self, epoch: int, shuffle: bool | None = None) -> DataLoader:
         """Build it."""
-        return DataLoader(Slow(), num_workers=1, worker_init_fn=None)
+        return DataLoader(self._dataset, num_workers=1, worker_init_fn=None)
+
+
+def loader_of(dataset: torch.utils.data.Dataset) -> DataLoader:
+    factory = interruption.SigtermTolerantFactory(LoaderFactory(dataset))
+    return factory.build_iter(1)
 
 
 def outlive() -> None:
     """Signal a loader's process twice, go on reading, and let it end by itself."""
     interruption.LOADER_SECONDS = 2
-    items = iter(interruption.SigtermTolerantFactory(LoaderFactory()).build_iter(1))
+    items = iter(loader_of(Slow()))
     seen = [int(next(items))]
     (child,) = multiprocessing.active_children()
     for _ in range(2):
@@ -198,3 +215,12 @@ def test_loaders_outlive_the_signal_for_a_while() -> None:
     """Schedulers signal every process of a job, and the training needs its loaders."""
     ended = run_apart("test_interruption", "outlive()")
     assert ended.returncode == 0 and "outlived" in ended.stdout, ended.stderr
+
+
+def test_loaders_live_as_long_as_a_validation_takes() -> None:
+    """They are needed to its end, or to that of an update of many mini-batches."""
+    items = iter(loader_of(TimeLeft()))
+    assert next(items) == 0.0
+    (child,) = multiprocessing.active_children()
+    os.kill(child.pid, signal.SIGTERM)
+    assert [float(item) for item in items][-1] > 3000.0
