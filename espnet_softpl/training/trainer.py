@@ -175,6 +175,8 @@ class SoftPLTrainer(Trainer):
         if processes.any_process(cls.stop.is_set and not batches.complete):
             if batches.done > 0:
                 snapshot.save_interruption(training, batches.done, valid)
+            # Who has started them gives the others 30 s once the first has ended.
+            processes.wait_for_all()
             raise interruption.Interrupted(cls.stop.status)
         guarding.warn_if_idle(training)
         return not valid

@@ -8,9 +8,13 @@ import pytest
 import torch
 from espnet2.train import trainer as espnet_trainer
 
+from espnet_softpl.core import processes
+from espnet_softpl.training.resume import snapshot
 from espnet_softpl.training.task import SoftPLTask
 from espnet_softpl.training.trainer import SoftPLTrainer
 from tests.support.espnet_runs import PL, Data, config, load, make_data, train
+from tests.training.resume.test_faults import FAULTS, faulty
+from tests.training.resume.test_interruption import interrupt
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +37,17 @@ def test_mixed_precision_on_a_cpu_is_switched_off(data, tmp_path, caplog) -> Non
     state = load(exp / "pl_state" / "1epoch.rank0.pth")
     assert state["epoch"] == 1 and "teacher.pth" in written(exp)
     assert not SoftPLTrainer.stop.is_set
+
+
+def test_all_processes_have_saved_before_one_ends(data, tmp_path, monkeypatch) -> None:
+    """Who has started them ends the others soon after the first."""
+    order = []
+    monkeypatch.setattr(processes, "wait_for_all", lambda: order.append("waited"))
+    monkeypatch.setattr(snapshot, "save_interruption", lambda *_: order.append("saved"))
+    FAULTS[:] = [interrupt]
+    with pytest.raises(SystemExit):
+        train(SoftPLTask, faulty(data), tmp_path / "exp")
+    assert order == ["saved", "waited"]
 
 
 def test_a_model_without_an_engine_is_trained_as_ever(data, tmp_path) -> None:
