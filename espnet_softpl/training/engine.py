@@ -235,6 +235,9 @@ class PseudoLabeling(Losses):
             ValueError: The state is that of other settings.
         """
         self.begun = state["begun"]
+        if self.begun and self.dropout is not None:
+            # A teacher copies the student with its rates; those of its labels are on.
+            self.dropout.at(self.dropout.start_step)
         self.generator.teacher.load_state_dict(state["teacher"], student)
         for part, saved in zip(self.shaping, state["shaping"], strict=True):
             part.load_state_dict(saved)

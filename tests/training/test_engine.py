@@ -9,6 +9,7 @@ import torch
 
 from espnet_softpl import criteria, filters, teacher
 from espnet_softpl.core.errors import CollapseError
+from espnet_softpl.core.modules import dropouts
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.engine import PseudoLabeling
 from espnet_softpl.training.model import SoftPLModel
@@ -127,6 +128,17 @@ def test_the_labeled_side_of_consistency(changes) -> None:
     weight = 0.3 if changes else 1.0
     parts = weight * stock["loss_ctc"] + (1 - weight) * stock.get("loss_att", 0.0)
     assert float(stats["loss"]) > parts + 1e-4
+
+
+def test_a_restored_teacher_drops_as_much_as_before() -> None:
+    """Votes, and agreement under dropout, are by the rates of pseudo-labeling."""
+    conf = dict(pl_schedule_conf={"start_step": 2, "dropout": 0.3})
+    model, resumed = make_model(**conf), make_model(**conf)
+    model(**unlabeled_batch(), pl_step=2)
+    resumed.pl.load_state_dict(model.pl.state_dict(model), resumed)
+    teachers = [m.pl.generator.teacher.module(m) for m in (model, resumed)]
+    rates = [[part.p for part in dropouts(each)] for each in teachers]
+    assert rates[0] == rates[1] and set(rates[0]) == {0.3, 0.0}
 
 
 def test_regularizers_are_added_to_the_criterion() -> None:
