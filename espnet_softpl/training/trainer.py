@@ -148,7 +148,11 @@ class SoftPLTrainer(Trainer):
                 guarding.consult_guard(training)
 
         batches = interruption.StoppableIterator(
-            kwargs["iterator"], cls.stop, options.accum_grad, after_step=after_step
+            kwargs["iterator"],
+            cls.stop,
+            options.accum_grad,
+            after_step=after_step,
+            random_state=snapshot.random_state,
         )
         if cls.publisher is None and processes.rank_and_world()[0] == 0:
             shown = kwargs["summary_writer"], options.use_wandb
@@ -174,7 +178,9 @@ class SoftPLTrainer(Trainer):
         cls.line.after_training(reporter, model.pl)
         if processes.any_process(cls.stop.is_set and not batches.complete):
             if batches.done > 0:
-                snapshot.save_interruption(training, batches.done, valid)
+                snapshot.save_interruption(
+                    training, batches.done, valid, batches.random
+                )
             # Who has started them gives the others 30 s once the first has ended.
             processes.wait_for_all()
             raise interruption.Interrupted(cls.stop.status)

@@ -155,6 +155,10 @@ class StoppableIterator:
     # at random must be drawn.
     skip: int = 0
     begin: Callable[[], None] = lambda: None  # Before the first is handed out.
+    # Of random generators. What is remembered is from before the next one was read, for
+    # a loader may draw in this process.
+    random_state: Callable[[], Any] = lambda: None
+    random: Any = None
     # After the training step on each, which is when the next, or the end, is asked for.
     after_step: Callable[[], None] = lambda: None
     done: int = 0  # Mini-batches of the epoch that have been trained on.
@@ -173,12 +177,18 @@ class StoppableIterator:
             next(batches)
         self.done = self.skip
         self.begin()
+        self._remember()
         for batch in batches:
             if self.stop.is_set and self.done % self.accum_grad == 0:
                 return
             yield batch
             self.done += 1
             self.after_step()
+            self._remember()
+
+    def _remember(self) -> None:
+        if self.done % self.accum_grad == 0:
+            self.random = self.random_state()
 
 
 def explain_fault(error: BaseException, output_dir: Path) -> str | None:

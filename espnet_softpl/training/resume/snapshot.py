@@ -44,7 +44,7 @@ OF_ANOTHER_VERSION = (
 
 # The parts of a state beside the engine's own and `reporter`; an epoch's end has none.
 BACK_OFF = ("model", "optimizers")
-INTERRUPTION = ("model", "optimizers", "schedulers", "scaler", "random")
+INTERRUPTION = ("model", "optimizers", "schedulers", "scaler")
 
 
 @dataclasses.dataclass
@@ -97,7 +97,6 @@ def save(
         "optimizers": lambda: [part.state_dict() for part in training.optimizers],
         "schedulers": lambda: [s and s.state_dict() for s in training.schedulers],
         "scaler": lambda: training.scaler and training.scaler.state_dict(),
-        "random": random_state,
     }
     state = {
         "version": STATE_VERSION,
@@ -207,14 +206,17 @@ def save_healthy(training: Training) -> None:
             path.unlink()
 
 
-def save_interruption(training: Training, done: int, valid: bool) -> None:
+def save_interruption(
+    training: Training, done: int, valid: bool, random: dict[str, Any]
+) -> None:
     """Save all that a run needs to go on after the `done` first mini-batches.
 
-    `valid` says whether any of them changed the model.
+    `valid` says whether any of them changed the model; `random` is the `random_state`
+    before the next one was read.
     """
-    reporter = reporter_state(training.reporter, done)
-    kind = f"{done}batches"
-    path = save(training, INTERRUPTION, kind, reporter=reporter, valid=valid)
+    more = dict(valid=valid, random=random)
+    more["reporter"] = reporter_state(training.reporter, done)
+    path = save(training, INTERRUPTION, f"{done}batches", **more)
     logger.warning(
         "Stopped by a signal: epoch %d is saved after %d mini-batches in %s; resume "
         "with --resume true",

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -153,6 +155,38 @@ def test_the_random_state_is_restored_after_what_is_skipped() -> None:
     )
     assert list(batches) == [2]
     assert order == ["read 0", "read 1", "restore", "read 2"]
+
+
+class Drawing:
+    """Mini-batches that are read, and augmented, in this process."""
+
+    def __iter__(self) -> Iterator[float]:
+        """Yield ten random numbers."""
+        np.random.seed(1)
+        return (np.random.rand() for _ in range(10))
+
+    def __len__(self) -> int:
+        return 10
+
+
+def test_what_was_read_before_the_stop_is_read_again_alike() -> None:
+    """The mini-batch after the last one was augmented, and is not trained on."""
+    whole = list(Drawing())
+    stop = interruption.StopRequest()
+    random = dict(random_state=np.random.get_state)
+    first = interruption.StoppableIterator(Drawing(), stop, accum_grad=2, **random)
+    seen = []
+    for batch in first:
+        seen.append(batch)
+        stop.is_set = len(seen) >= 3
+    stop.is_set = False
+    rest = interruption.StoppableIterator(
+        Drawing(),
+        stop,
+        skip=first.done,
+        begin=lambda: np.random.set_state(first.random),
+    )
+    assert first.done == 4 and [*seen, *rest] == whole
 
 
 class Slow(torch.utils.data.Dataset):

@@ -73,6 +73,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path) ->
         snapshot.INTERRUPTION,
         "3batches",
         reporter=snapshot.reporter_state(first.reporter, 3),
+        random=snapshot.random_state(),
     )
     assert names(tmp_path) == {"1epoch.3batches.rank0.pth"}
     assert snapshot.find_interruption(tmp_path, 1) == 3
