@@ -20,6 +20,7 @@ from espnet_softpl.data.usable_audio import smallest_input
 from espnet_softpl.monitors.statistics import LENGTH_RATIO
 from espnet_softpl.training.keys import UNLABELED_DATA
 from espnet_softpl.training.model import SoftPLModel, frames_of
+from espnet_softpl.training.resume.layout import STATE_DIR
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,9 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     `pl_max_bad_share`. So is a resumed run that lacks some that it began with.
     """
     file = usable_shape_file(args)
-    if args.resume and file.exists():
+    # An attempt that saved nothing binds nobody.
+    states = (file.parent / STATE_DIR).glob("*epoch.*")
+    if args.resume and file.exists() and any(states):
         # Audio that has gone bad since must not change the mini-batches.
         specs = getattr(args, UNLABELED_DATA)
         entries, _ = scan.speech_scp(specs, UNLABELED_DATA, kept_table)

@@ -14,6 +14,7 @@ from espnet_softpl.core.errors import UserError
 from espnet_softpl.data import tables
 from espnet_softpl.training import lengths
 from espnet_softpl.training.keys import UNLABELED_DATA
+from espnet_softpl.training.resume.layout import STATE_DIR
 from tests.support.audio_forms import (
     noise,
     read_entries,
@@ -93,6 +94,9 @@ def test_a_resumed_run_keeps_its_utterances(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setattr(lengths, "frames_of", lambda model, n, dim: n)
     args = options(directory / "wav.scp", resume=True)
     lengths.write_usable(args, MODEL)
+    state = Path(args.output_dir) / STATE_DIR / "1epoch.rank0.pth"
+    state.parent.mkdir()
+    state.touch()
     before = lengths.usable_shape_file(args).read_text()
     first, second = read_entries(directory).values()
     Path(first).unlink()  # Audio that is gone does not change the mini-batches.
@@ -101,6 +105,22 @@ def test_a_resumed_run_keeps_its_utterances(tmp_path: Path, monkeypatch) -> None
     write_lines(directory / "wav.scp", {"in-1": second})
     with pytest.raises(UserError, match="cannot resume: 1 .*any more: in-0"):
         lengths.write_usable(args, MODEL)
+
+
+def test_a_run_that_saved_nothing_takes_the_data_that_are_there(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """Started with `--resume true`, as scheduled jobs are, it failed at once."""
+    monkeypatch.setattr(lengths, "frames_of", lambda model, n, dim: n)
+    directory = write_plain(tmp_path / "in", 2, seed=1)
+    args = options(directory / "wav.scp", resume=True)
+    lengths.write_usable(args, MODEL)
+    both = read_entries(directory)
+    for entries in ({"new": both["in-0"], **both}, {"in-1": both["in-1"]}):
+        write_lines(directory / "wav.scp", entries)
+        lengths.write_usable(args, MODEL)
+        usable = tables.read_lengths(lengths.usable_shape_file(args))
+        assert usable.keys() == entries.keys()
 
 
 def test_a_recording_of_an_hour_is_told_of(tmp_path, caplog) -> None:
