@@ -243,12 +243,12 @@ def find_interruption(output_dir: Path, epoch: int) -> int | None:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of every generator that ESPnet seeds."""
+    """Return the state of every generator that ESPnet seeds and this process uses."""
     name, keys, *rest = np.random.get_state()
     version, numbers, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": [version, list(numbers), gauss],
     }
@@ -258,7 +258,9 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Restore what `random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        # Of earlier versions one of each GPU, and now there may be fewer.
+        number = torch.cuda.current_device() % len(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"][number])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     version, numbers, gauss = state["python"]

@@ -193,6 +193,28 @@ def test_the_random_state_is_that_of_all_generators() -> None:
     assert drawn == [torch.rand(1).item(), np.random.rand(), random.random()]
 
 
+@pytest.mark.parametrize(("saved", "current"), [(None, 0), (None, 1), (8, 1), (8, 0)])
+def test_a_machine_may_have_fewer_gpus_than_the_one_before(
+    monkeypatch, saved, current
+) -> None:
+    """A process trains on one of them, whatever else it sees."""
+    states = [torch.tensor([n], dtype=torch.uint8) for n in range(8)]
+    restored = []
+    for name, value in {
+        "is_available": lambda: True,
+        "get_rng_state": lambda: states[current],
+        "get_rng_state_all": lambda: states,
+        "current_device": lambda: current,
+        "set_rng_state": restored.append,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    state = snapshot.random_state()
+    if saved is not None:  # By an earlier version.
+        state["cuda"] = states
+    snapshot.set_random_state(state)
+    assert restored == [states[current]]
+
+
 @pytest.fixture
 def data(tmp_path) -> Data:
     return make_data(tmp_path / "data")
