@@ -163,10 +163,7 @@ class SoftPLTrainer(Trainer):
         if done is None:
             cls._begin_epoch(training)
         else:
-            state = snapshot.load(training, f"{done}batches")
-            logger.info("Epoch %d goes on after %d mini-batches", epoch, done)
-            valid, batches.skip = state["valid"], done
-            batches.begin = lambda: snapshot.set_random_state(state["random"])
+            valid = cls._go_on(training, batches, done)
         kwargs["iterator"] = batches
         try:
             with only_taught(training, options.accum_grad), reports.at_once(reporter):
@@ -186,6 +183,20 @@ class SoftPLTrainer(Trainer):
             raise interruption.Interrupted(cls.stop.status)
         guarding.warn_if_idle(training)
         return not valid
+
+    @staticmethod
+    def _go_on(
+        training: Training, batches: interruption.StoppableIterator, done: int
+    ) -> bool:
+        """Restore an epoch stopped after `done` mini-batches; tell if any was valid."""
+        state = snapshot.load(training, f"{done}batches")
+        logger.info("Epoch %d goes on after %d mini-batches", training.epoch, done)
+        batches.skip = done
+        batches.begin = lambda: snapshot.set_random_state(state["random"])
+        if training.model.pl.healthy_epoch is None:
+            # The guard has only now been told to back off, and needs a place.
+            guarding.keep_healthy(training)
+        return state["valid"]
 
     @staticmethod
     def _begin_epoch(training: Training) -> None:

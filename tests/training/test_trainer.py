@@ -50,6 +50,18 @@ def test_all_processes_have_saved_before_one_ends(data, tmp_path, monkeypatch) -
     assert order == ["saved", "waited"]
 
 
+def test_a_guard_may_be_told_to_back_off_in_an_epoch(data, tmp_path) -> None:
+    options, exp = faulty(data, pl_guard="warn"), tmp_path / "exp"
+    FAULTS[:] = [interrupt]
+    with pytest.raises(SystemExit):
+        train(SoftPLTask, options, exp)
+    changed = dict(options, pl_guard="back_off", max_epoch=1)
+    allow = ("--pl_allow_changed_resume", "true")
+    train(SoftPLTask, changed, exp, "--resume", "true", *allow)
+    assert (exp / "pl_state" / "0epoch.healthy.rank0.pth").exists()
+    assert load(exp / "pl_state" / "1epoch.rank0.pth")["healthy_epoch"] == 0
+
+
 def test_a_model_without_an_engine_is_trained_as_ever(data, tmp_path) -> None:
     options = config(**data.options(unlabeled=False), max_epoch=1)
     exp = train(SoftPLTask, options, tmp_path / "exp")
