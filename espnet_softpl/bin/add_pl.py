@@ -20,13 +20,15 @@ from espnet_softpl.commands.arguments import (
     existing_path,
     late,
     names_in,
+    new_directory,
+    new_file,
 )
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = Parser(__doc__)
-    add, new = parser.add_argument, {"type": Path, "metavar": "DIR"}
+    add, new = parser.add_argument, {"type": new_directory, "metavar": "DIR"}
     there = {"type": directory, "metavar": "DIR"}
     source = parser.add_mutually_exclusive_group(required=True)
     text = "trained experiment, e.g. exp/asr_train_conformer_raw_en_bpe5000"
@@ -44,7 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="untranscribed audio: wav.scp files or directories that hold one "
         "(feats.scp for a model that takes features); several are merged",
     )
-    add("--out", type=Path, required=True, help="configuration to write, a .yaml file")
+    add("--out", type=new_file, required=True, help="configuration to write, .yaml")
     add("--overwrite", action="store_true", help="replace --out if it exists")
     add(
         "--exp_dir",

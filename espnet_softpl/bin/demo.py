@@ -18,7 +18,7 @@ import webbrowser
 from pathlib import Path
 
 from espnet_softpl.bin import add_pl, label, make_mini_corpus, report, train
-from espnet_softpl.commands.arguments import Parser, command
+from espnet_softpl.commands.arguments import Parser, command, new_directory
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.quick_imports import quick_imports
 
@@ -57,7 +57,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
     add = parser.add_argument
     out_help = "where everything goes; must be new or empty"
-    add("--out", type=Path, default=Path("softpl_demo"), metavar="DIR", help=out_help)
+    add(
+        "--out",
+        type=new_directory,
+        default=Path("softpl_demo"),
+        metavar="DIR",
+        help=out_help,
+    )
     add("--no-open", action="store_true", help="do not open the report in a browser")
     return parser
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from espnet_softpl.commands import arguments
 
@@ -22,7 +21,7 @@ def get_parser() -> argparse.ArgumentParser:
     arguments.add_model_arguments(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=arguments.new_path,
         required=True,
         nargs="+",
         metavar="PATH",
@@ -30,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--option",
-        type=arguments.existing_path,
+        type=arguments.existing_file,
         action="append",
         default=[],
         metavar="FILE",

@@ -15,13 +15,13 @@ import multiprocessing
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 
 from espnet_softpl.commands.arguments import (
     Parser,
     at_least,
     command,
     directory,
+    new_directory,
     share,
 )
 
@@ -31,7 +31,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--source", type=directory, required=True, help="directory with wav.scp")
-    add("--target", type=Path, required=True, help="directory to write; made if new")
+    add(
+        "--target",
+        type=new_directory,
+        required=True,
+        help="directory to write; made if new",
+    )
     rate = "wanted sample rate in Hz, at least 1"
     add("--fs", type=at_least(1), required=True, help=rate)
     yes_or_no = dict(choices=("true", "false"), default="false")

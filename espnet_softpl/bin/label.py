@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from espnet_softpl.commands import arguments
 from espnet_softpl.commands.arguments import at_least
@@ -24,7 +23,10 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = arguments.Parser(__doc__, log_level="INFO")
     arguments.add_model_arguments(parser)
-    add, there = parser.add_argument, {"type": arguments.existing, "metavar": "FILE"}
+    add, there = (
+        parser.add_argument,
+        {"type": arguments.existing_file, "metavar": "FILE"},
+    )
     text = "audio to label: lines of 'utterance-id value', as Kaldi's wav.scp"
     add("--wav_scp", required=True, help=text, **there)
     text = "ESPnet's type of these values, such as sound or kaldi_ark"
@@ -35,7 +37,13 @@ def get_parser() -> argparse.ArgumentParser:
         "unless --data_type is sound (default: read from the audio files' headers)",
         **there,
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="where; made if new")
+    add(
+        "--out",
+        type=arguments.new_directory,
+        required=True,
+        metavar="DIR",
+        help="where; made if new",
+    )
     add(
         "--pl_filter",
         nargs="*",

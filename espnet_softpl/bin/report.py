@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from espnet_softpl.commands.arguments import Parser, command, directory
+from espnet_softpl.commands.arguments import Parser, command, directory, new_directory
 from espnet_softpl.core.errors import UserError
 
 
@@ -22,7 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
     text = "output_dir of a training, stock ESPnet's or this package's"
     add("experiments", metavar="EXP", type=directory, nargs="+", help=text)
     text = "directory for report.html; it is made, and a file of this name is replaced"
-    add("--out", metavar="DIR", type=Path, default=Path("report"), help=text)
+    add("--out", metavar="DIR", type=new_directory, default=Path("report"), help=text)
     add(
         "--ref_text",
         metavar="SET=FILE",
@@ -42,8 +42,6 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def _work(options: argparse.Namespace) -> list[object]:
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"--out: {options.out} is no directory")
     if importlib.util.find_spec("plotly") is None:
         raise UserError("plotly is not installed: pip install plotly")
     from espnet_softpl.commands.report.decodings import read_references

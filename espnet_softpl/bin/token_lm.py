@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from espnet_softpl.commands.arguments import Parser, command, existing_path
+from espnet_softpl.commands.arguments import Parser, command, existing_file, new_file
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = Parser(__doc__)
     add = parser.add_argument
-    there = {"type": existing_path, "metavar": "FILE"}
+    there = {"type": existing_file, "metavar": "FILE"}
     text_help = "lines of 'utterance-id transcript'"
     add("--text", required=True, help=text_help, **there)
     add("--token_list", required=True, help="the model's tokens, one a line", **there)
     types = dict(choices=("char", "bpe", "word"), default="char")
     add("--token_type", help="of the token list", **types)
     add("--bpemodel", help="sentencepiece model, for bpe (default: none)", **there)
-    add("--out", type=Path, required=True, help="the ARPA file to write")
+    add("--out", type=new_file, required=True, help="the ARPA file to write")
     return parser
 
 

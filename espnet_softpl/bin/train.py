@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from espnet_softpl.commands.arguments import Parser, existing
+from espnet_softpl.commands.arguments import Parser, existing_file
 from espnet_softpl.commands.options import list_keys
 from espnet_softpl.core.parsing import Answering
 from espnet_softpl.core.quick_imports import quick_imports
@@ -65,7 +65,7 @@ def main(cmd: Sequence[str] | None = None) -> None:
     if {"-h", "--help", "--version"} & set(words):
         get_parser().parse_args(words)
     early = Answering(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", type=existing)
+    early.add_argument("--config", type=existing_file)
     given, _ = early.parse_known_args(words)
     _check_keys(early, words, given.config)
     if {"--help-all", "--help_all"} & set(words):

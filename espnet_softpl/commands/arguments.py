@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -118,17 +119,39 @@ def _checked(
 ) -> Callable[[str], Any]:
     """Return a type of options: what parses a text and refuses what is not allowed."""
 
-    def number(text: str) -> Any:  # argparse names it: "invalid number value: 'one'".
+    def checked(text: str) -> Any:
         if not is_allowed(value := parse(text)):
             raise argparse.ArgumentTypeError(f"{text} {fault}")
         return value
 
-    return number
+    return checked
 
 
 existing_path = _checked(Path, lambda path: path.exists(), "does not exist")
+existing_file = _checked(
+    existing_path, lambda path: not path.is_dir(), "is a directory, not a file"
+)
 directory = _checked(Path, lambda path: path.is_dir(), "is no directory")
 share = _checked(float, lambda value: 0.0 <= value <= 1.0, "is not in [0, 1]")
+
+
+def new_path(text: str) -> Path:
+    """Take a path that can be written to, so that no work is done in vain."""
+    path = Path(text)
+    places = (path.absolute(), *path.absolute().parents)
+    place = next(place for place in places[not path.is_dir() :] if place.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        fault = "cannot be written to" if place.is_dir() else "is no directory"
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {place} {fault}")
+    return path
+
+
+new_file = _checked(
+    new_path, lambda path: not path.is_dir(), "is a directory, not a file"
+)
+new_directory = _checked(
+    new_path, lambda path: path.is_dir() or not path.exists(), "is no directory"
+)
 
 
 def existing(text: str) -> str:

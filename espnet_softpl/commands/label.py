@@ -197,7 +197,7 @@ def batches_of(lengths: Mapping[str, int], batch_bins: int) -> list[list[str]]:
     return batches
 
 
-def read_audio(path: str, kind: str, shape_file: str | None, rate: int) -> Audio:
+def read_audio(path: str, kind: str, shape_file: str | Path | None, rate: int) -> Audio:
     """Read which audio of ESPnet's type `kind` there is, and how long it is.
 
     Lengths are from the shape file, or from the headers if it is None.
@@ -352,7 +352,7 @@ def run(args: argparse.Namespace) -> list[str]:
         weights = experiment.weights(args.which, args.student, args.weight)
         labeler = build_labeler(experiment, weights, judges)
     rate = sample_rate(labeler.args)
-    audio = read_audio(args.wav_scp, args.data_type, args.shape_file, rate)
+    audio = read_audio(str(args.wav_scp), args.data_type, args.shape_file, rate)
     digest = hashlib.sha256()
     for name, value in weights.state.items():
         digest.update(name.encode())

@@ -16,8 +16,12 @@ from espnet_softpl.commands.arguments import (
     at_least,
     directory,
     existing,
+    existing_file,
     existing_path,
     names_in,
+    new_directory,
+    new_file,
+    new_path,
     share,
 )
 
@@ -62,6 +66,30 @@ def test_paths(tmp_path) -> None:
             parse(f"{tmp_path}/none")
     with pytest.raises(argparse.ArgumentTypeError, match="file is no directory"):
         directory(file)
+    with pytest.raises(argparse.ArgumentTypeError, match="is a directory, not a file"):
+        existing_file(str(tmp_path))
+    assert existing_file(file) == tmp_path / "file"
+
+
+def test_paths_to_write_are_refused_before_any_work(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    new = tmp_path / "a" / "b"
+    assert new_file(str(new)) == new_directory(str(new)) == new_path(str(new)) == new
+    assert new_file(str(tmp_path / "file")) == tmp_path / "file"
+    assert new_directory(str(tmp_path)) == tmp_path
+    for parse, path, fault in (
+        (new_file, tmp_path, "is a directory, not a file"),
+        (new_directory, tmp_path / "file", "is no directory"),
+        (new_path, tmp_path / "file" / "x" / "y", f"{tmp_path}/file is no directory"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError, match=fault):
+            parse(str(path))
+    monkeypatch.setattr("os.access", lambda place, mode: False)  # Root may write all.
+    for path in (new, tmp_path):
+        with pytest.raises(
+            argparse.ArgumentTypeError, match=f"{tmp_path} cannot be wr"
+        ):
+            new_path(str(path))
 
 
 def test_the_level_of_the_log_is_set_and_no_option_is_left(monkeypatch) -> None:

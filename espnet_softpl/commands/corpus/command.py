@@ -6,16 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from espnet_softpl.commands.arguments import Parser
+from espnet_softpl.commands.arguments import Parser, new_directory
 
 
 def corpus_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options that all corpora share."""
     parser = Parser(description)
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="directory of the corpus; made if new")
+    add(
+        "--out",
+        type=new_directory,
+        required=True,
+        help="directory of the corpus; made if new",
+    )
     text = "seed of everything random, at least 0"
     add("--seed", type=int, default=0, help=text)
     text = "speakers made at once, at least 1; does not change the corpus (default: as "
