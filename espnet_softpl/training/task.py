@@ -75,6 +75,10 @@ class SoftPLTask(ASRTask):
     @classmethod
     def check_required_command_args(cls, args: argparse.Namespace) -> None:
         """Check the options, and with pseudo-labeling the data, before any work."""
+        missing = [f"--{name}" for name in args.required if vars(args)[name] is None]
+        if missing:  # ESPnet shows all of its help.
+            what = f"{' and '.join(missing)} must be given, here or in --config FILE"
+            errors.refuse(what)
         super().check_required_command_args(args)
         options.prefer_command_line(args)
         try:

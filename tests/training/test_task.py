@@ -38,6 +38,14 @@ def test_a_mistake_ends_it_with_one_line_and_status_2(words, message, capsys) ->
     assert message in line
 
 
+def test_what_is_missing_is_said_in_a_line(capsys) -> None:
+    """ESPnet shows all of its help."""
+    with pytest.raises(SystemExit, match="2"):
+        SoftPLTask.check_required_command_args(SoftPLTask.get_parser().parse_args([]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--output_dir and --token_list must be given, here or in --config" in line
+
+
 def test_a_training_without_a_criterion_is_stock() -> None:
     args = parse("--dry_run", "true")
     SoftPLTask.check_required_command_args(args)
