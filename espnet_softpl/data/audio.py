@@ -111,8 +111,10 @@ def _open_entry(value: str) -> Iterator[tuple[BinaryIO, bytes]]:
 
 
 def refuse_special(file: str) -> None:
-    """Raise OSError for what is no file, such as a FIFO to wait at for ever."""
-    if Path(file).exists() and not Path(file).is_file():
+    """Raise OSError for what is missing or no file, such as a FIFO to wait at."""
+    if not Path(file).exists():  # libsndfile says "System error".
+        raise FileNotFoundError(f"{file} does not exist")
+    if not Path(file).is_file():
         raise OSError(f"{file} is no regular file")
 
 

@@ -153,8 +153,8 @@ def scan_audio(
                     scan.samples[key] = length
                     continue
                 # Again, alone: libsndfile has one place for all threads' errors.
-                reason = _misfit_of(value, kind, input_size)[1]
-                scan.bad[key] = f"{value}: {reason}"
+                reason = str(_misfit_of(value, kind, input_size)[1]).rstrip(".")
+                scan.bad[key] = reason if value in reason else f"{value}: {reason}"
     return scan
 
 

@@ -94,7 +94,7 @@ def test_entries_that_are_no_audio(tmp_path: Path) -> None:
     bad = {
         f"{first}[0:9]": "file 'segments'",
         f"{tmp_path}/torn.ark:0": "",
-        f"{tmp_path}/no.ark:7": "No such file",
+        f"{tmp_path}/no.ark:7": "no.ark does not exist",
         f"{first.rpartition(':')[0]}:3": "",
         f"{first.rpartition(':')[0]}:99999999": "",
         f"cat {float_wav} |": "a command",
