@@ -123,7 +123,8 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:  # A wrong bit may ask for anything.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # The other one is of a place that a torn file names.
-        reason = str(error).partition("\n")[0]
+        # Of its first sentence: torch advises to load files that may run code.
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         what = f"{path} cannot be read, it is cut off or not a PyTorch file: {reason}"
         raise UserError(what) from error
 
