@@ -154,7 +154,8 @@ class Experiment:
                 if path.is_file():
                     return path
             names = ", ".join(sorted(path.name for path in models)) or "none"
-            raise UserError(f"{name} is not in {self.directory}; models there: {names}")
+            fault = "a directory" if Path(name).is_dir() else f"not in {self.directory}"
+            raise UserError(f"{name} is {fault}; models of {self.directory}: {names}")
         if self.model_file is not None:
             return self.model_file
         ranked = CTC_STATISTICS if is_ctc_only(self.config) else STATISTICS

@@ -96,7 +96,7 @@ def test_experiments_that_cannot_be_exported(
         (["--weight", "1.5"], r"1.5 is not in \[0, 1\]"),
         (
             ["--student", "9epoch.pth"],
-            "9epoch.pth is not in .*models there: 1epoch.pth",
+            "9epoch.pth is not in .*; models of .*: 1epoch.pth",
         ),
         (["--student", "pl_state/3epoch.rank0.pth"], "is no model of ESPnet"),
         (["--student", "checkpoint.pth"], "cannot be read, it is cut off"),

@@ -260,8 +260,9 @@ def test_a_length_of_the_run_is_advised(here, tmp_path, capsys) -> None:
         (["--criterion", "hard_ct"], "Did you mean 'hard_ctc'?"),
         (
             ["--init_param", "nowhere.pth"],
-            "nowhere.pth is not in exp/asr_base; models there: ",
+            "nowhere.pth is not in exp/asr_base; models of exp/asr_base: ",
         ),
+        (["--init_param", "exp/asr_base"], "exp/asr_base is a directory; models of "),
         (
             ["--init_param", "exp/asr_base/checkpoint.pth"],
             "ESPnet's state of a training",
@@ -270,7 +271,7 @@ def test_a_length_of_the_run_is_advised(here, tmp_path, capsys) -> None:
         (["--out", "data/tokens.txt"], "exists; give another --out"),
         (["--exp_dir", "exp/asr_base"], "holds a training already"),
         (["--unlabeled", "nowhere"], "nowhere does not exist"),
-        (["--out", "data/tokens.txt/pl.yaml"], "File exists: 'data/tokens.txt'"),
+        (["--out", "data/tokens.txt/pl.yaml"], "data/tokens.txt is no directory"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
