@@ -44,9 +44,13 @@ def _check_keys(
     own = [option.removeprefix("--") for option in (*PARTS, *OTHERS)]
     try:
         with open(config or os.devnull, encoding="utf-8") as file:
-            keys = list(yaml.safe_load(file) or ())
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+            content = yaml.safe_load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         parser.error(f"{config} is no YAML file of keys and values: {error}")
+    if config and not isinstance(content, dict):
+        fault = "it is empty" if content is None else f"it holds {content!r:.60}"
+        parser.error(f"{config} is no YAML file of keys and values: {fault}")
+    keys = list(content or ())
     options = [word.partition("=")[0] for word in words if word.startswith("--")]
     keys += [  # Which may be shortened.
         key

@@ -55,13 +55,14 @@ def test_a_missing_configuration_is_refused_first(words, monkeypatch, capsys) ->
         ([], "pl_criteron: x\n", "unknown key 'pl_criteron'. Did you mean 'pl_cr"),
         (
             ["--pl-techer=ema"],
-            "",
+            "a: 1\n",
             "unknown key 'pl_techer'. Did you mean 'pl_teacher'?",
         ),
-        (["--pl_zzzzzzzz", "1"], "", "unknown key 'pl_zzzzzzzz'. See softpl options."),
+        (["--pl_zzzzzzzz", "1"], "a: 1\n", "unknown key 'pl_zzzzzzzz'. See softpl options."),
         ([], "unlabeled_oracle_txt: x\n", "Did you mean 'unlabeled_oracle_text'?"),
         ([], "a: [1\n", "is no YAML file of keys and values: "),
-        ([], "17\n", "is no YAML file of keys and values: "),
+        ([], "- a\n", "is no YAML file of keys and values: it holds ['a']"),
+        ([], "", "is no YAML file of keys and values: it is empty"),
     ],
 )
 def test_a_key_of_ours_that_is_misspelled_is_refused_first(
