@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
+import re
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from espnet_softpl.core.errors import UserError, name_some
 from espnet_softpl.core.files import load_weights, read_yaml
 from espnet_softpl.data import scan, tables
 from espnet_softpl.training.model import SoftPLModel
+from espnet_softpl.training.options import LISTS
 from espnet_softpl.training.schedule import nested
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ OF_TOKENS = ("ctc.", "decoder.", "joint_network.")
 NAMED = ("pl_criterion", "pl_teacher", "pl_cache", "pl_guard")
 NAMED += ("pl_decoder", "pl_interctc")
 LISTED = ("pl_filter", "pl_shaping", "pl_regularizer")
+# ESPnet's that are lists, beside those of `options.LISTS`.
+MORE_LISTS = ("init_param", "freeze_param", "best_model_criterion")
 # Effects of ESPnet's loader that move frames away from the clean audio's.
 MOVING_EFFECTS = ("speed_perturb", "time_stretch", "reverse")
 # The share of unknown tokens in transcripts from which they are refused (our choice).
@@ -84,6 +88,26 @@ def check_types(args: argparse.Namespace) -> None:
                 raise UserError(f"{key}: must be a list of names, got {value!r}")
         elif key in NAMED and value is not None and not isinstance(value, str):
             raise UserError(f"{key}: must be a name, got {value!r}")
+
+
+def check_stock_types(args: argparse.Namespace) -> None:
+    """Refuse, in any training, values of ESPnet's options that have another type."""
+    for key, value in vars(args).items():
+        if key.endswith("_conf") and not isinstance(value, dict | None):
+            raise UserError(f"{key}: must be settings by name, got {value!r}")
+        if key in (*LISTS, *MORE_LISTS) and not isinstance(value, list | tuple | None):
+            raise UserError(f"{key}: must be a list, got {value!r}")
+        for entry in value or () if key.endswith("_path_and_name_and_type") else ():
+            words = entry if isinstance(entry, list | tuple) else ()
+            if len(words) != 3 or not all(isinstance(word, str) for word in words):
+                raise UserError(f"{key}: must list [FILE, NAME, TYPE], got {entry!r}")
+        numbers = value.items() if key in ("optim_conf", "scheduler_conf") else ()
+        for name, number in numbers:
+            if isinstance(number, str) and re.match(r"[-+.]*\d", number):
+                raise UserError(
+                    f"{key}: {name} must be a number, got the text {number!r}. YAML "
+                    f"takes 1.0e-3 for a number, and neither 1e-3 nor '0.001'"
+                )
 
 
 def check_base_models(args: argparse.Namespace) -> None:

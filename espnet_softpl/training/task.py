@@ -82,6 +82,7 @@ class SoftPLTask(ASRTask):
         super().check_required_command_args(args)
         options.prefer_command_line(args)
         try:
+            inputs.check_stock_types(args)
             checks.check_names(args)
             inputs.check_base_models(args)
             if args.pl_criterion is None:

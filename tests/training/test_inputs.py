@@ -209,3 +209,31 @@ def test_values_of_other_types(changes, message) -> None:
     with pytest.raises(UserError, match=message):
         inputs.check_types(options(**changes))
     inputs.check_types(options(pl_filter=["tokens"], pl_cache=None))
+
+
+DATA = "unlabeled_data_path_and_name_and_type"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"init_param": "a.pth"}, "init_param: must be a list, got 'a.pth'"),
+        ({"freeze_param": "encoder"}, "freeze_param: must be a list"),
+        ({"train_shape_file": "speech_shape"}, "train_shape_file: must be a list"),
+        ({DATA: "wav.scp"}, f"{DATA}: must be a list"),
+        ({DATA: ["wav.scp"]}, "must list .FILE, NAME, TYPE., got 'wav.scp'"),
+        ({DATA: [["wav.scp", "speech"]]}, "must list .FILE, NAME, TYPE., got .'wav"),
+        ({DATA: [["wav.scp", 1, "sound"]]}, "must list .FILE, NAME, TYPE."),
+        ({"encoder_conf": 3}, "encoder_conf: must be settings by name, got 3"),
+        ({"optim_conf": {"lr": "1e-3"}}, "optim_conf: lr must be a number, .* '1e-3'"),
+        ({"scheduler_conf": {"gamma": "0,5"}}, "scheduler_conf: gamma must be a num"),
+    ],
+)
+def test_values_of_other_types_of_espnets_options(changes, message) -> None:
+    with pytest.raises(UserError, match=message):
+        inputs.check_stock_types(options(**changes))
+
+
+def test_values_as_espnet_takes_them() -> None:
+    good = {DATA: [("wav.scp", "speech", "sound")], "train_shape_file": []}
+    inputs.check_stock_types(options(**good, scheduler_conf={"mode": "min"}))
