@@ -279,7 +279,9 @@ def check_tokens(args: argparse.Namespace) -> None:
 
 
 def check_data(args: argparse.Namespace) -> None:
-    """Refuse data that cannot work, and an `output_dir` that takes no file."""
+    """Refuse GPUs or data that cannot work, and an `output_dir` that takes no file."""
+    if args.ngpu > (found := torch.cuda.device_count()):
+        raise UserError(f"ngpu: {args.ngpu}, but torch finds {found or 'no'} GPUs here")
     specs = getattr(args, UNLABELED_DATA)
     if any(name == "text" for _, name, _ in specs):
         raise UserError(

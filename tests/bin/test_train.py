@@ -58,7 +58,11 @@ def test_a_missing_configuration_is_refused_first(words, monkeypatch, capsys) ->
             "a: 1\n",
             "unknown key 'pl_techer'. Did you mean 'pl_teacher'?",
         ),
-        (["--pl_zzzzzzzz", "1"], "a: 1\n", "unknown key 'pl_zzzzzzzz'. See softpl options."),
+        (
+            ["--pl_zzzzzzzz", "1"],
+            "a: 1\n",
+            "unknown key 'pl_zzzzzzzz'. See softpl options.",
+        ),
         ([], "unlabeled_oracle_txt: x\n", "Did you mean 'unlabeled_oracle_text'?"),
         ([], "a: [1\n", "is no YAML file of keys and values: "),
         ([], "- a\n", "is no YAML file of keys and values: it holds ['a']"),

@@ -187,6 +187,13 @@ def test_filters_that_have_nothing_to_judge_by_are_refused() -> None:
             checks.check_filters([], model, math.nan, votes)
 
 
+def test_gpus_that_are_not_there_are_refused(monkeypatch) -> None:
+    for found, told in ((0, "no"), (2, "2")):
+        monkeypatch.setattr("torch.cuda.device_count", lambda found=found: found)
+        with pytest.raises(UserError, match=f"ngpu: 4, but torch finds {told} GPUs"):
+            checks.check_data(options(ngpu=4))
+
+
 def test_an_experiment_that_takes_no_file_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     for part in ("unlabeled", "train", "valid"):
