@@ -183,13 +183,13 @@ def find_misfit(
         if header.rate is None and header.shape == (input_size,):
             return None
         what = "audio" if header.rate else f"shape {(header.length, *header.shape)}"
-        return f"{what}, where the model takes features of dimension {input_size}"
+        return f"{what}, but the model takes features of dimension {input_size}"
     if header.rate is None and (header.shape or rate):
         dim = f" of dimension {header.shape[0]}" if header.shape else ""
-        return f"features{dim}, where the model takes audio (input_size is not set)"
+        return f"features{dim}, but the model takes audio (input_size is not set)"
     if rate and header.rate != rate:
         return (
-            f"{header.rate} Hz, where the model takes {rate} Hz (frontend_conf.fs). "
+            f"{header.rate} Hz, but the model takes {rate} Hz (frontend_conf.fs). "
             f"Resample all of it. {HOW_TO_FORMAT} --resample true"
         )
     if rate and header.integers:
@@ -199,7 +199,7 @@ def find_misfit(
         )
     if header.shape:
         return (
-            f"{header.shape[0]} channels, where audio must have one. {HOW_TO_FORMAT} "
+            f"{header.shape[0]} channels, but audio must have one. {HOW_TO_FORMAT} "
             f"(it averages channels)"
         )
     return None
@@ -213,15 +213,15 @@ def find_defect(
 ) -> str | None:
     """Say what makes audio unusable, or None; `sample_shape` is what must follow N."""
     if len(audio) < min_samples:
-        return f"{len(audio)} samples, where at least {min_samples} are needed"
+        return f"{len(audio)} samples, but at least {min_samples} are needed"
     if sample_shape is not None and audio.shape[1:] != tuple(sample_shape):
         expected = ", ".join(("N", *map(str, sample_shape)))
-        return f"shape {audio.shape}, where ({expected}) is expected"
+        return f"shape {audio.shape}, but ({expected}) is expected"
     if not np.isfinite(audio).all():
         return f"{(~np.isfinite(audio)).sum()} of {audio.size} samples are not finite"
     if audio.size and (peak := np.abs(audio).max()) > loudest:
         return (
-            f"levels up to {peak:g}, where -1 to 1 is expected: whole numbers that "
+            f"levels up to {peak:g}, but -1 to 1 is expected: whole numbers that "
             f"were stored as floats? Divide them by 32768"
         )
     return None

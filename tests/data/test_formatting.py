@@ -170,7 +170,7 @@ def test_whole_numbers_that_were_stored_as_floats(tmp_path) -> None:
     (warning, _) = format_directory(source, tmp_path / "out", RATE, max_bad_share=0.5)
     assert "1 of 3 files are unusable: whole" in warning
     bad = tables.read_scp(tmp_path / "out" / "bad_audio")
-    assert bad["whole"].startswith("is unusable: levels up to 9000, where -1 to 1 is")
+    assert bad["whole"].startswith("is unusable: levels up to 9000, but -1 to 1 is")
 
 
 def test_a_full_disk_is_not_blamed_on_the_audio(tmp_path, monkeypatch) -> None:

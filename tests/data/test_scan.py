@@ -127,7 +127,7 @@ def test_what_does_not_fit_says_what_would(tmp_path: Path) -> None:
         (stereo, "sound", None, "2 channels, .* must have one.*format_audio"),
         (features, "kaldi_ark", None, "features of dimension 20, .* takes audio"),
         (features, "kaldi_ark", 80, r"\d\d, 20\), .* takes features of dimension 80"),
-        (archive, "kaldi_ark", 80, "audio, where the model takes features"),
+        (archive, "kaldi_ark", 80, "audio, but the model takes features"),
     ]
     for entries, kind, input_size, message in cases:
         scan = data_scan.scan_audio(entries, kind, input_size)
@@ -187,9 +187,9 @@ def test_what_a_model_cannot_take() -> None:
     for header, words in (
         (plain._replace(length=0), "no samples by its header"),
         (plain._replace(length=2**63 - 1), f"{2**63 - 1} samples by its header"),
-        (plain._replace(rate=8000), "8000 Hz, where the model takes 16000 Hz"),
+        (plain._replace(rate=8000), "8000 Hz, but the model takes 16000 Hz"),
         (plain._replace(integers=True), "as integers and cannot train on"),
         (plain._replace(shape=(2,)), "2 channels"),
-        (plain._replace(rate=None), "features, where the model takes audio"),
+        (plain._replace(rate=None), "features, but the model takes audio"),
     ):
         assert words in str(data_scan.find_misfit(header, rate=RATE))

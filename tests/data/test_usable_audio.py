@@ -74,17 +74,17 @@ BAD = {
     "empty.wav": "",
     "garbled.flac": "",
     "gone.wav": "gone.wav",
-    "header.wav": "0 samples, where at least 400 are needed",
+    "header.wav": "0 samples, but at least 400 are needed",
     "huge.flac": "",
     "inf.wav": "1 of 4000 samples are not finite",
     "link.wav": "",
     "nan.wav": "1 of 4000 samples are not finite",
     "no_samples.wav": "0 samples",
-    "short.wav": "399 samples, where at least 400 are needed",
+    "short.wav": "399 samples, but at least 400 are needed",
     "slow.wav": "16000 != 8000",
     "text.wav": "",
     "torn.flac": "",
-    "two_channels.wav": "shape (4000, 2), where (N) is expected",
+    "two_channels.wav": "shape (4000, 2), but (N) is expected",
     "unknown_length.flac": "",
 }
 
@@ -353,7 +353,7 @@ def test_labeled_audio_is_otherwise_espnets(files, tmp_path) -> None:
     with pytest.raises(UserError, match="^labeled utterance nan.wav: "):
         dataset["nan.wav"]
     # It could be in one mini-batch with the others.
-    with pytest.raises(UserError, match=r"two_channels.wav: shape \(4000, 2\), where"):
+    with pytest.raises(UserError, match=r"two_channels.wav: shape \(4000, 2\), but"):
         dataset["two_channels.wav"]
     dataset = make_strict(tmp_path, files)
     assert dataset["two_channels.wav"][1]["speech"].shape == (4000, 2)

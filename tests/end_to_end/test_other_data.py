@@ -137,7 +137,7 @@ def test_training_on_features(data: Data, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         plain = Path(data.path("unlabeled", "wav.scp"))
         train_features(data, plain, tmp_path / "refused", more)
-    assert "where the model takes features of dimension 20" in capsys.readouterr().err
+    assert "but the model takes features of dimension 20" in capsys.readouterr().err
 
 
 def train_features(data: Data, scp: Path, out: Path, more: dict) -> list[str]:
@@ -155,7 +155,7 @@ def test_refusals_before_training(data: Data, tmp_path: Path, capsys) -> None:
     stereo = write_plain(tmp_path / "two", 4, seed=70, channels=2)
     ark = write_archive(tmp_path / "ark", "flac", seed=71)
     cases = [
-        (stereo, "sound", "2 channels, where audio must have one"),
+        (stereo, "sound", "2 channels, but audio must have one"),
         (stereo, "variable_columns_sound", "must have one channel"),
         (ark, "sound", "needs the type kaldi_ark"),
         (write_pipes(tmp_path / "pipes", 72), "kaldi_ark", "--allow_pipes true"),

@@ -83,7 +83,7 @@ def test_a_choice_is_not_renamed_as_a_directory() -> None:
         (dict(token_list=None), "holds no token_list"),
         (dict(iterator_type="chunk"), "needs 'sequence'"),
         (dict(frontend="s3prl"), "the base model cannot be built here"),
-        (dict(frontend_conf=dict(fs="8k")), "16000 Hz, where the model takes 8000 Hz"),
+        (dict(frontend_conf=dict(fs="8k")), "16000 Hz, but the model takes 8000 Hz"),
         (dict(encoder_conf=dict(ctc_trim=True)), "encoder_conf.ctc_trim"),
         (
             dict(decoder="rnn", model_conf=dict(ctc_weight=0.5)),

@@ -49,7 +49,7 @@ def test_data_given_anew_are_measured_as_espnet_does(
         ((RATE, np.zeros(RATE, np.int16)), ": a WAV file within an archive"),
         (
             np.zeros((60, 20), np.float32),
-            ": features of dimension 20, where the model takes audio",
+            ": features of dimension 20, but the model takes audio",
         ),
         (None, "cannot be used"),
     ],
@@ -80,8 +80,8 @@ def test_several_unlabeled_sets_are_merged(here, tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     "audio, message",
     [
-        (dict(a=(NOISE, 8000)), "a.wav: 8000 Hz, where the model takes 16000 Hz"),
-        (dict(a=np.stack([NOISE, NOISE], 1)), "a.wav: 2 channels, where"),
+        (dict(a=(NOISE, 8000)), "a.wav: 8000 Hz, but the model takes 16000 Hz"),
+        (dict(a=np.stack([NOISE, NOISE], 1)), "a.wav: 2 channels, but"),
         (dict(a=NOISE[:0]), "cannot be used"),
         ({"dev-000": NOISE}, "are in the validation data too: dev-000"),
         ({}, "is empty"),
