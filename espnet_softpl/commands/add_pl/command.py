@@ -55,6 +55,10 @@ def _read_base_model(args: argparse.Namespace) -> Experiment:
         packed.unpack(directory, target := args.unpack_dir or default)
         directory = target
     base = experiment.read_experiment(directory)
+    for old, new in args.moved:
+        rename = base_model.renaming([(old, new)])
+        if experiment.relocate(base.config, rename) == base.config:
+            raise UserError(f"--moved {old}: {base.directory} names no such path")
     moved = experiment.relocate(base.config, base_model.renaming(args.moved))
     return dataclasses.replace(base, config=moved)
 

@@ -271,6 +271,7 @@ def test_a_length_of_the_run_is_advised(here, tmp_path, capsys) -> None:
         (["--out", "data/tokens.txt"], "exists; give another --out"),
         (["--exp_dir", "exp/asr_base"], "holds a training already"),
         (["--unlabeled", "nowhere"], "nowhere does not exist"),
+        (["--moved", "gone", "new"], "--moved gone: exp/asr_base names no such path"),
         (["--out", "data/tokens.txt/pl.yaml"], "data/tokens.txt is no directory"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
