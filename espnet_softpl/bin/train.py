@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from espnet_softpl.commands.arguments import Parser, existing_file
 from espnet_softpl.commands.options import list_keys
+from espnet_softpl.core.errors import refuse
 from espnet_softpl.core.parsing import Answering
 from espnet_softpl.core.quick_imports import quick_imports
 from espnet_softpl.core.registry import did_you_mean
@@ -74,10 +76,13 @@ def main(cmd: Sequence[str] | None = None) -> None:
     _check_keys(early, words, given.config)
     if {"--help-all", "--help_all"} & set(words):
         words = ["--help"]
-    with quick_imports():
-        from espnet_softpl.training.task import SoftPLTask
+    try:
+        with quick_imports():
+            from espnet_softpl.training.task import SoftPLTask
 
-    SoftPLTask.main(cmd=words)
+        SoftPLTask.main(cmd=words)
+    except KeyboardInterrupt:  # Before the training itself, which deals with it.
+        refuse("interrupted", status=128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,18 @@ def test_keys_that_are_right_or_shortened_reach_the_training(
     assert seen == [words]
 
 
+def test_an_interrupt_before_the_training_is_a_line(monkeypatch, capsys) -> None:
+    def interrupted(cmd: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    task = types.ModuleType("espnet_softpl.training.task")
+    task.SoftPLTask = types.SimpleNamespace(main=interrupted)
+    monkeypatch.setitem(sys.modules, task.__name__, task)
+    with pytest.raises(SystemExit, match="130"):
+        train.main([])
+    assert capsys.readouterr().err.endswith(": error: interrupted\n")
+
+
 @pytest.mark.parametrize("words", (["--help"], ["--config", "no.yaml", "-h"]))
 def test_help_is_a_page(words, capsys) -> None:
     with pytest.raises(SystemExit, match="0"):
