@@ -158,8 +158,12 @@ def stop_after_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-    for test in ("exists", "is_dir"):  # The reader has the paths.
-        monkeypatch.setattr(Path, test, lambda self: True)
+    # The reader has the paths, and may write to them.
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(
+        Path, "is_dir", lambda self: not self.suffix and self.name != "text"
+    )
+    monkeypatch.setattr(os, "access", lambda place, mode: True)
 
 
 def program(command: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
