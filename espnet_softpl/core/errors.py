@@ -71,6 +71,12 @@ def name_some(items: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
+def no_file(path: str | Path) -> str:
+    """Say of a path that is no file what it is."""
+    fault = "is a directory, not a file" if Path(path).is_dir() else "does not exist"
+    return f"{path} {fault}"
+
+
 def release(error: BaseException | None) -> None:
     """Let go of what an error's frames hold: processes that load data end at once."""
     while error is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, no_file
 from espnet_softpl.core.files import atomic_write
 
 # NeMo's manifests have a JSON object on each line; lhotse's describe recordings.
@@ -45,7 +45,7 @@ class Table(Mapping[str, str]):
 
     def __init__(self, path: str | Path, empty: bool = False) -> None:
         if not Path(path).is_file():
-            raise UserError(f"{path} does not exist")
+            raise UserError(no_file(path))
         self._text, offsets, first_rows, hashes = bytearray(), [0], [], []
         self._length = 0
         with open(path, "rb") as file:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from espnet_softpl import cache, criteria, teacher
-from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.errors import UserError, name_some, no_file
 from espnet_softpl.core.modules import dropouts
 from espnet_softpl.data import scan, tables
 from espnet_softpl.data.audio import AUDIO_KINDS
@@ -318,7 +318,7 @@ def check_data(args: argparse.Namespace) -> None:
     for path in args.unlabeled_shape_file:
         inputs.check_ids("unlabeled_shape_file", path, unlabeled, "the unlabeled data")
     if (text := args.unlabeled_oracle_text) and not Path(text).is_file():
-        raise UserError(f"unlabeled_oracle_text: {text} does not exist")
+        raise UserError(f"unlabeled_oracle_text: {no_file(text)}")
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=args.output_dir) as file:

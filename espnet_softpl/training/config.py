@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from espnet_softpl import cache, criteria, filters, regularizers, shaping, teacher
-from espnet_softpl.core.errors import UserError
+from espnet_softpl.core.errors import UserError, no_file
 from espnet_softpl.core.ranges import at_least, fraction
 from espnet_softpl.core.registry import Registry, build_from_conf, named_confs
 from espnet_softpl.labels.forms import LabelForms
@@ -160,7 +160,7 @@ def read_token_list(args: Namespace) -> list[str]:
     if not isinstance(args.token_list, str):
         return list(args.token_list)
     if not Path(args.token_list).is_file():
-        raise UserError(f"token_list: {args.token_list} does not exist")
+        raise UserError(f"token_list: {no_file(args.token_list)}")
     try:
         with open(args.token_list, encoding="utf-8") as lines:
             return [line.rstrip() for line in lines]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from espnet2.tasks.asr import ASRTask
 
-from espnet_softpl.core.errors import UserError, name_some
+from espnet_softpl.core.errors import UserError, name_some, no_file
 from espnet_softpl.core.files import load_weights, read_yaml
 from espnet_softpl.data import scan, tables
 from espnet_softpl.training.model import SoftPLModel
@@ -54,7 +54,7 @@ def _loaded(value: str) -> tuple[Path, dict[str, torch.Size]]:
     name, source, target, *excluded = [*value.split(":"), *fill]
     file = Path(name)
     if not file.is_file():
-        raise UserError(f"init_param: {file} does not exist")
+        raise UserError(f"init_param: {no_file(file)}")
     stat = file.stat()
     try:
         shapes = _shapes(name, stat.st_size, stat.st_mtime_ns)

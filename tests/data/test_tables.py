@@ -36,6 +36,8 @@ def test_read_scp(tmp_path) -> None:
         tables.read_scp(path)
     with pytest.raises(ValueError, match="does not exist"):
         tables.read_scp(tmp_path / "none")
+    with pytest.raises(ValueError, match="is a directory, not a file"):
+        tables.read_scp(tmp_path)
 
 
 def test_read_lengths(tmp_path) -> None:

@@ -125,6 +125,9 @@ def test_tokens_are_read_from_a_file_or_given(tmp_path) -> None:
     args.token_list = str(tmp_path / "none")
     with pytest.raises(UserError, match="token_list: .*none does not exist"):
         read_token_list(args)
+    args.token_list = str(tmp_path)
+    with pytest.raises(UserError, match="token_list: .* is a directory, not a file"):
+        read_token_list(args)
 
 
 def test_a_token_list_that_is_no_text(tmp_path) -> None:

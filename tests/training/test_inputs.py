@@ -66,7 +66,7 @@ def torn(file: Path) -> None:
         (lambda file: torch.save([1, 2], file), "no model of ESPnet"),
         (lambda file: torch.save({"epoch": 3}, file), "no model of ESPnet"),
         (lambda file: os.mkfifo(file), "does not exist"),
-        (lambda file: file.mkdir(), "does not exist"),
+        (lambda file: file.mkdir(), "is a directory, not a file"),
     ],
 )
 def test_what_is_no_model(tmp_path, write, message) -> None:
