@@ -60,6 +60,7 @@ def _ours(bench: Bench, labeler: Labeler, bins: int, count: int) -> Callable[[],
                 num_shards=1,
                 num_workers=0,
                 ngpu=int(bench.device.type == "cuda"),
+                precision="float32",
                 seed=0,
                 pl_max_bad_share=0.01,
             )

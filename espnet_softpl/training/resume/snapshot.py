@@ -207,14 +207,14 @@ def save_healthy(training: Training) -> None:
 
 
 def save_interruption(
-    training: Training, done: int, valid: bool, random: dict[str, Any]
+    training: Training, done: int, valid: bool, state: dict[str, Any]
 ) -> None:
     """Save all that a run needs to go on after the `done` first mini-batches.
 
-    `valid` says whether any of them changed the model; `random` is the `random_state`
+    `valid` says whether any of them changed the model; `state` is the `random_state`
     before the next one was read.
     """
-    more = dict(valid=valid, random=random)
+    more = dict(valid=valid, random=plain_random_state(state))
     more["reporter"] = reporter_state(training.reporter, done)
     path = save(training, INTERRUPTION, f"{done}batches", **more)
     logger.warning(
@@ -243,19 +243,28 @@ def find_interruption(output_dir: Path, epoch: int) -> int | None:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of every generator that ESPnet seeds and this process uses."""
-    name, keys, *rest = np.random.get_state()
-    version, numbers, gauss = random.getstate()
+    """Return the state of every generator that ESPnet seeds and this process uses.
+
+    As they give it, for it is asked for at every update.
+    """
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    numpy, python = np.random.get_state(), random.getstate()
+    return dict(torch=torch.get_rng_state(), cuda=cuda, numpy=numpy, python=python)
+
+
+def plain_random_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Turn what `random_state` returned into tensors and plain values."""
+    name, keys, *rest = state["numpy"]
+    version, numbers, gauss = state["python"]
     return {
-        "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
+        **state,
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": [version, list(numbers), gauss],
     }
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Restore what `random_state` returned."""
+    """Restore what `plain_random_state` returned."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         # Of earlier versions one of each GPU, and now there may be fewer.

@@ -73,7 +73,7 @@ def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(tmp_path) ->
         snapshot.INTERRUPTION,
         "3batches",
         reporter=snapshot.reporter_state(first.reporter, 3),
-        random=snapshot.random_state(),
+        random=snapshot.plain_random_state(snapshot.random_state()),
     )
     assert names(tmp_path) == {"1epoch.3batches.rank0.pth"}
     assert snapshot.find_interruption(tmp_path, 1) == 3
@@ -187,7 +187,7 @@ def test_a_missing_state_is_refused(tmp_path) -> None:
 
 
 def test_the_random_state_is_that_of_all_generators() -> None:
-    state = snapshot.random_state()
+    state = snapshot.plain_random_state(snapshot.random_state())
     drawn = [torch.rand(1).item(), np.random.rand(), random.random()]
     snapshot.set_random_state(state)
     assert drawn == [torch.rand(1).item(), np.random.rand(), random.random()]
@@ -208,7 +208,7 @@ def test_a_machine_may_have_fewer_gpus_than_the_one_before(
         "set_rng_state": restored.append,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    state = snapshot.random_state()
+    state = snapshot.plain_random_state(snapshot.random_state())
     if saved is not None:  # By an earlier version.
         state["cuda"] = states
     snapshot.set_random_state(state)
