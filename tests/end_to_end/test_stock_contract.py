@@ -436,9 +436,7 @@ def ended(task: type[ASRTask], cmd: list[str], capsys: Any) -> tuple[Any, str]:
     [
         ["--help"],
         ["--print_config"],
-        [],
         ["--output_dir"],
-        ["--output_dir", "x"],
         ["--output_dir", "x", "--encoder", "unheard_of"],
         ["--output_dir", "x", "--optim", "unheard_of"],
         ["--output_dir", "x", "--max_epoch", "many"],
@@ -449,6 +447,21 @@ def test_commands_end_alike(cmd: list[str], capsys: Any) -> None:
     stock, ours = (ended(task, cmd, capsys) for task in (ASRTask, SoftPLTask))
     assert stock == ours
     assert stock[0] == (0 if cmd[:1] in (["--help"], ["--print_config"]) else 2)
+
+
+@pytest.mark.parametrize(
+    ("cmd", "missing"),
+    [
+        ([], "--output_dir and --token_list"),
+        (["--output_dir", "x"], "--token_list"),
+    ],
+)
+def test_missing_options_are_named(cmd: list[str], missing: str, capsys: Any) -> None:
+    """ESPnet shows all of its help above them."""
+    stock, _ = ended(ASRTask, cmd, capsys)
+    ours, words = ended(SoftPLTask, cmd, capsys)
+    assert stock == ours == 2
+    assert f"error: {missing} must be given, here or in --config FILE" in words
 
 
 def test_an_unknown_option_is_answered_with_the_nearest_one(capsys: Any) -> None:
