@@ -23,10 +23,8 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = arguments.Parser(__doc__, log_level="INFO")
     arguments.add_model_arguments(parser)
-    add, there = (
-        parser.add_argument,
-        {"type": arguments.existing_file, "metavar": "FILE"},
-    )
+    add = parser.add_argument
+    there = {"type": arguments.existing_file, "metavar": "FILE"}
     text = "audio to label: lines of 'utterance-id value', as Kaldi's wav.scp"
     add("--wav_scp", required=True, help=text, **there)
     text = "ESPnet's type of these values, such as sound or kaldi_ark"
@@ -63,9 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--batch_bins", type=at_least(1), default=4_000_000, help=text)
     text = "number of GPUs, 0 to 1; for several run a shard on each"
     add("--ngpu", type=int, choices=(0, 1), default=0, help=text)
-    text = (
-        "of the matrix products; half precision may be faster, and a label may differ "
-    )
+    text = "of matrix products; half precision may be faster, and a label may differ "
     text += "if two are nearly as good (default: %(default)s)"
     kinds = ("float32", "bfloat16", "float16")
     add("--precision", choices=kinds, default="float32", help=text)

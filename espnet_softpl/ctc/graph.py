@@ -82,9 +82,10 @@ class _GraphCTC(torch.autograd.Function):
         lengths, tokens, bins = kernels.arrays(lengths, network.tokens, network.bins)
         chances = kernels.arrays(network.weights.double(), network.skips.double())
         layout = graph_kernel.lay_out(tokens, *chances, bins, num_tokens)
-        size = int(max(layout[3], default=1))
+        _, _, tokens_of, sizes, *_ = layout
+        size = int(max(sizes, default=1))
         num = len(bins) // max(len(log_probs), 1)  # K
-        symbols = torch.from_numpy(layout[2][:, :size]).to(log_probs.device)
+        symbols = torch.from_numpy(tokens_of[:, :size]).to(log_probs.device)
         symbols = symbols.view(len(log_probs), num, 1, size)
         ctx.index = symbols.expand(-1, -1, num_frames, -1)  # (B, K, T, D)
         copies = log_probs.unsqueeze(1).expand(-1, num, -1, -1)
@@ -102,8 +103,8 @@ class _GraphCTC(torch.autograd.Function):
             len(bins),
         )
         for p in losses.isnan().nonzero().flatten().tolist():
-            rest = (frames[p, : lengths[p]], bins[p], *(part[p] for part in layout))
-            losses[p], shares = _sum_in_logs(*rest)
+            own = (part[p] for part in layout)
+            losses[p], shares = _sum_in_logs(frames[p, : lengths[p]], bins[p], *own)
             occupancy[p, : len(shares), : shares.shape[1]] = torch.from_numpy(shares)
         ctx.occupancy = occupancy.view(ctx.index.shape).to(log_probs.device)
         ctx.shape = log_probs.shape

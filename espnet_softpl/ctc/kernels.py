@@ -38,12 +38,12 @@ def for_utterances(kernel: Callable[[slice], None], count: int) -> None:
     """
     threads = min(torch.get_num_threads(), count)
     if threads < 2:
-        return kernel(slice(count))
+        kernel(slice(count))
+        return
     ends = [count * (i + 1) // threads for i in range(threads)]
     # The threads end here: a process that is forked later has none to wait for.
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(kernel, map(slice, [0, *ends], ends)))
-    return None
 
 
 def compiled(function: Callable) -> Callable:

@@ -20,7 +20,7 @@ from espnet_softpl.data.usable_audio import smallest_input
 from espnet_softpl.monitors.statistics import LENGTH_RATIO
 from espnet_softpl.training.keys import UNLABELED_DATA
 from espnet_softpl.training.model import SoftPLModel, frames_of
-from espnet_softpl.training.resume.layout import STATE_DIR
+from espnet_softpl.training.resume.layout import has_states
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,7 @@ def write_usable(args: argparse.Namespace, model: SoftPLModel) -> None:
     """
     file = usable_shape_file(args)
     # An attempt that saved nothing binds nobody.
-    states = (file.parent / STATE_DIR).glob("*epoch.*")
-    if args.resume and file.exists() and any(states):
+    if args.resume and file.exists() and has_states(file.parent):
         # Audio that has gone bad since must not change the mini-batches.
         specs = getattr(args, UNLABELED_DATA)
         entries, _ = scan.speech_scp(specs, UNLABELED_DATA, kept_table)

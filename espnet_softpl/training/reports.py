@@ -124,10 +124,12 @@ class EpochLine:
         self._words = [f"CER of the labels {cer:.1%}"] if not math.isnan(cer) else []
         if not math.isnan(kept):
             self._words.append(f"{kept:.0%} of the labels used")
-        share = engine.stopwatch.read()  # On a GPU this waits for the last mini-batch.
+        labeling = (
+            engine.stopwatch.read()
+        )  # On a GPU this waits for the last mini-batch.
         seconds = time.perf_counter() - self._start
-        if share > 0:
-            self._words.append(f"labeling took {share / seconds:.0%} of the time")
+        if labeling > 0:
+            self._words.append(f"labeling took {labeling / seconds:.0%} of the time")
         hours = sum(from_all(engine.kept_hours - self._hours))
         if hours > 0:  # Not so for features, whose hours are not known.
             self._words.append(

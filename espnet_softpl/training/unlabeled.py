@@ -213,7 +213,8 @@ def build_batches(
     _check_shards(num_shards, len(lengths), options, by_category)
     if options.batch_type in TYPES and not by_category:
         parts = np.array_split(lengths.counts, num_shards)
-        return _announced(Rows.joined([form(part, **how) for part in parts]))
+        shards = [form(part, **how) for part in parts]
+        return _announced(shards[0] if num_shards == 1 else Rows.joined(shards))
     # ESPnet's own, in memory as much as of strings.
     file = str(categories) if by_category else None
     sampler = build_batch_sampler(

@@ -28,6 +28,12 @@ SAFE_GLOBALS = [
 # Values by name, by `train` or `valid`, by epoch.
 Statistics = Mapping[int, Mapping[str, Mapping[str, Any]]]
 
+
+def has_states(output_dir: Path) -> bool:
+    """Tell whether a run has saved anything that it could go on from."""
+    return any((output_dir / STATE_DIR).glob("*epoch.*"))
+
+
 # What loading raises if a file is missing, half written, or no checkpoint.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from espnet_softpl.core.errors import UserError
 from espnet_softpl.core.files import atomic_write
-from espnet_softpl.training.resume.layout import STATE_DIR
+from espnet_softpl.training.resume.layout import STATE_DIR, has_states
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def check(
     UserError if some have changed, unless that is allowed.
     """
     file = output_dir / STATE_DIR / FILE
-    if resume and file.exists() and any(file.parent.glob("*epoch.*")):
+    if resume and file.exists() and has_states(output_dir):
         try:
             before = dict(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
