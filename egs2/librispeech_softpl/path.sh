@@ -1,11 +1,15 @@
 # Sourced by run.sh: the Python to use and its surroundings.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 # Sets PYTHON; makes a private environment where espnet_softpl is not installed.
 . ../../tools/env.sh || return 1
 
-# One thread per process: several runs share the processors.
+# Several runs share the processors; run.sh gives more threads to a lone training.
+threads_given=${OMP_NUM_THREADS:-}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Large tensors stay with the process, or Linux clears their pages again at each step.
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-1073741824}
+export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-2147483648}
 export PYTHONIOENCODING=UTF-8
 export PYTHONUNBUFFERED=1
 # Kaldi-style lists are sorted by bytes.

@@ -19,8 +19,8 @@ model=                  # preset in conf/models (default: the small model of min
 seeds="1"               # seeds of the trainings, one or more
 seed=                   # the same as --seeds
 ngpu=0                  # GPUs of each training and decoding
-nj=2                    # processes that prepare data
-train_jobs=3            # trainings (or systems decoded) at a time; 1 with GPUs
+nj=2                    # processes that prepare data or decode; threads of a lone training
+train_jobs=3            # trainings at a time, 1 with GPUs; systems decoded too, if given
 force=false             # do a stage again though nothing changed
 dry_run=false           # print the commands, run none
 # Data
@@ -86,7 +86,11 @@ read -r -a seeds <<<"${seed:-$seeds}"
 for number in "${seeds[@]}"; do
     [[ $number =~ ^[0-9]+$ ]] || die "--seeds: '$number' is no whole number"
 done
-[ "$ngpu" -eq 0 ] || [[ -v _given[train_jobs] ]] || train_jobs=1
+decode_jobs=$train_jobs
+if [[ ! -v _given[train_jobs] ]]; then
+    # Trainings share the processors until the last one ends; short jobs leave none idle.
+    [ "$ngpu" -eq 0 ] && decode_jobs=$nj || train_jobs=1 decode_jobs=1
+fi
 for number in "$nj" "$train_jobs" "$inference_nj" "$fs"; do
     [ "$number" -ge 1 ] || die "--nj, --train_jobs, --inference_nj and --fs start at 1"
 done
@@ -226,6 +230,7 @@ if begin_stage 8 "supervised warm-up, seeds ${seeds[*]}"; then
     need 5 "$dump/.contents"
     join_config warmup "$warmup_config"
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems warmup
+    share_threads ${#seeds[@]} "$train_jobs"
     for seed in "${seeds[@]}"; do
         pool_add "$train_jobs" "seed$seed/warmup" train_run "$exp/seed$seed/warmup" \
             "$seed" espnet_softpl.bin.train "${base_init%%:*}" "${warmup_init[@]}"

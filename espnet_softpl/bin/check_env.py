@@ -88,6 +88,30 @@ def check_import(row: Row, module: str) -> Row:
     return row._replace(advice=f"{module} imports")
 
 
+def check_kernels(row: Row) -> Row:
+    """Check that numba compiles the loops over frames, and keep them compiled.
+
+    The first training of a checkout would wait for that instead.
+    """
+    import torch
+
+    from espnet_softpl.ctc.beam_search import prefix_beam_search
+    from espnet_softpl.ctc.loss import ctc_nll
+    from espnet_softpl.ctc.viterbi import viterbi
+
+    log_probs = torch.zeros(1, 3, 3).log_softmax(-1).requires_grad_()
+    lengths = torch.tensor([3])
+    try:
+        nbest = prefix_beam_search(log_probs.detach(), lengths, nbest=1, beam_size=2)
+        transcripts = nbest.tokens, nbest.token_lengths
+        ctc_nll(log_probs, lengths, *transcripts).sum().backward()
+        viterbi(log_probs, lengths, *(part[:, 0] for part in transcripts))
+    except Exception as error:  # As above.
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return row._replace(status="BROKEN", advice=reason)
+    return row._replace(advice="compiles")
+
+
 def check_all(quick: bool) -> Iterator[Row]:
     """Yield every row of the report, in the order in which things depend."""
     pins = tested_versions()
@@ -112,7 +136,9 @@ def check_all(quick: bool) -> Iterator[Row]:
     for name in requirements(""):
         if name != "torch":
             pin = f"=={pins[name]}" if name in pins else ""
-            yield check(name, "MISSING", f"pip install {name}{pin}")
+            row = check(name, "MISSING", f"pip install {name}{pin}")
+            compiles = name == "numba" and not (quick or row.broken or torch.broken)
+            yield check_kernels(row) if compiles else row
     espnet = check("espnet", "MISSING", NO_DEPS.format("espnet==202511"))
     yield espnet if quick else check_import(espnet, "espnet2.tasks.asr")
     for extra, purpose in OPTIONAL.items():
@@ -123,7 +149,7 @@ def check_all(quick: bool) -> Iterator[Row]:
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's options."""
     parser = Parser(__doc__)
-    text = "do not import ESPnet, which takes 7 s"
+    text = "do not import ESPnet (7 s), nor compile loops (15 s at first)"
     parser.add_argument("--quick", action="store_true", help=text)
     return parser
 

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from espnet_softpl.bin import check_env
+from espnet_softpl.ctc import beam_kernel, graph_kernel
 
 
 def test_every_requirement_has_a_row_and_a_pin() -> None:
@@ -89,3 +90,18 @@ def test_check_env_notices_another_version(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.12.1+cu130")
     row = check_env.check_version("torch", "2.13.0", "MISSING", "")
     assert (row.status, row.broken) == ("differs from tested", False)
+
+
+def test_check_env_compiles_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training after it compiles none; a numba that cannot compile is broken."""
+    row = check_env.Row("numba", "0.68.1")
+    assert check_env.check_kernels(row) == row._replace(advice="compiles")
+    for kernel in (beam_kernel.search, graph_kernel.forward_backward):
+        assert kernel.nopython_signatures
+
+    def broken(*arguments: object) -> None:
+        raise ImportError("LLVM is missing\nand more")
+
+    monkeypatch.setattr(beam_kernel, "search", broken)
+    row = check_env.check_kernels(row)
+    assert row.broken and row.advice == "ImportError: LLVM is missing"

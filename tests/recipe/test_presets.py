@@ -128,6 +128,7 @@ def test_the_guard_stops_all_runs_of_full_size() -> None:
 
 def test_an_illegal_one_is_found() -> None:
     args = parse("from_the_start")
+    args.num_workers = 1
     args.pl_cache_conf = {**args.pl_cache_conf, "lag": 2}
     with pytest.raises(ValueError, match="lag: must be at least 3 with num_workers: 1"):
         checks.check_options(args)

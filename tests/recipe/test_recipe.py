@@ -414,6 +414,51 @@ def test_a_training_makes_room_for_another(recipe: Path, tmp_path: Path) -> None
     assert names == ["tokens.txt", "warmup.previous"]
 
 
+@pytest.mark.parametrize(
+    ("jobs", "settings", "threads"),
+    [
+        (1, {}, "4"),  # A lone training gets all of --nj.
+        (2, {}, "2"),
+        (9, {}, "1"),  # Three at a time, of four processors.
+        (1, {"nj": "32"}, "4"),
+        (1, {"nj": "1"}, "1"),
+        (1, {"ngpu": "1"}, "3"),
+        (1, {"threads_given": "3"}, "3"),
+    ],
+)
+def test_jobs_share_the_processors(
+    recipe: Path, jobs: int, settings: dict[str, str], threads: str
+) -> None:
+    before = {"nj": "4", "threads_given": "", "OMP_NUM_THREADS": "3", **settings}
+    script = 'share_threads "$1" 3; echo "$OMP_NUM_THREADS"'
+    assert shell(recipe, script, jobs, **before).stdout == f"{threads}\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "pool"),
+    [([], 2), (["--train_jobs", 5], 5), (["--nj", 4], 4), (["--ngpu", 1], 1)],
+)
+def test_as_many_are_decoded_at_a_time(
+    recipe: Path, options: list[object], pool: int
+) -> None:
+    """By --nj, for systems are decoded in the same time; by --train_jobs if given."""
+    script = recipe / "run_traced.sh"
+    text = (recipe / "run.sh").read_text()
+    script.write_text(
+        text.replace("    decode_all\n", '    echo "at a time: $decode_jobs"\n')
+    )
+    words = ["--stage", 10, "--stop_stage", 10, "--dry_run", *options]
+    result = subprocess.run(
+        ["bash", script.name, *map(str, words)],
+        cwd=recipe,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"at a time: {pool}\n" in result.stdout, result.stdout + result.stderr
+
+
 # Refusals of data, through run.sh
 
 

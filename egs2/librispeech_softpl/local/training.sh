@@ -57,7 +57,7 @@ collect_stats() { # OUTPUT_DIR
         --samples "$dump/dev/utt2num_samples"
     mapfile -t extra < <(split_words "$train_args")
     job train_cmd "$out/log/stats.JOB.log" "JOB=1:$parts" -- \
-        "$PYTHON" -m espnet2.bin.asr_train --collect_stats true \
+        "$PYTHON" local/espnet_command.py asr_train --collect_stats true \
         --config "$conf/warmup.yaml" "${model_options[@]}" "${extra[@]}" --ngpu 0 \
         --train_shape_file "$out/split/train.JOB" \
         --valid_shape_file "$out/split/valid.JOB" --output_dir "$out/split/stats.JOB"
@@ -66,7 +66,7 @@ collect_stats() { # OUTPUT_DIR
         input+=(--input_dir "$out/split/stats.$part")
     done
     run ./scripts/run_job.sh "$out/log/aggregate.log" \
-        "$PYTHON" -m espnet2.bin.aggregate_stats_dirs "${input[@]}" --output_dir "$out"
+        "$PYTHON" local/espnet_command.py aggregate_stats_dirs "${input[@]}" --output_dir "$out"
     [ "$dry_run" = true ] && return
     # ESPnet counts batch sizes from "length,vocabulary size" of the text.
     vocab=$(wc -l <"$tokens")
@@ -103,6 +103,15 @@ make_room() { # DIR KEY COMMAND...
     rm -rf "$place"
     explain "$dir/.started" "$key" "$dir"
     set_aside "$dir"
+}
+
+# Shares the processors (--nj) among JOBS, of which POOL run at a time, unless the user
+# has set OMP_NUM_THREADS. Three jobs and two processors: one thread each. A job gets
+# four at most: the models trained without a GPU are small.
+share_threads() { # JOBS POOL
+    local threads=$((nj / ($1 < $2 ? $1 : $2)))
+    threads=$((threads < 1 ? 1 : threads > 4 ? 4 : threads))
+    [ -n "$threads_given" ] || [ "$ngpu" -gt 0 ] || export OMP_NUM_THREADS=$threads
 }
 
 # One training run of the system that DIR is named after, resumed where it was stopped
@@ -169,7 +178,7 @@ decode_run() { # DIR
     mapfile -t extra < <(split_words "$inference_args")
     [ "$dry_run" = true ] || parts=$(find "$out/keys" -name 'keys.*' | wc -l)
     [ "$parts" -eq 0 ] || job decode_cmd "$out/log/decode.JOB.log" "JOB=1:$parts" -- \
-        "$PYTHON" -m espnet2.bin.asr_inference --config "$inference_config" \
+        "$PYTHON" local/espnet_command.py asr_inference --config "$inference_config" \
         --data_path_and_name_and_type "$dump/eval/wav.scp,speech,sound" \
         --key_file "$out/keys/keys.JOB" --asr_train_config "$dir/config.yaml" \
         --asr_model_file "$dir/$inference_model" --output_dir "$out/JOB" \
@@ -200,6 +209,7 @@ train_all_pl() {
         join_config "${pl_names[i]}" "${pl_configs[i]}"
     done
     follow train --exp "$exp" --seeds "${seeds[@]}" --systems control "${pl_names[@]}"
+    share_threads $((${#seeds[@]} * (${#systems[@]} - 1))) "$train_jobs"
     for seed in "${seeds[@]}"; do
         dir=$exp/seed$seed init=$exp/seed$seed/warmup/$init_model
         if [ "$run_control" = true ]; then
@@ -227,11 +237,12 @@ decode_all() {
     local seed name
     run "$PYTHON" local/merge_decode.py --source "$dump/org/dev" "$dump/org/test" \
         --out "$dump/eval"
+    share_threads $((${#seeds[@]} * ${#systems[@]})) "$decode_jobs"
     follow decode --scp "$dump/eval/wav.scp" --exp "$exp" --seeds "${seeds[@]}" \
         --systems "${systems[@]}"
     for seed in "${seeds[@]}"; do
         for name in "${systems[@]}"; do
-            pool_add "$train_jobs" "seed$seed/$name" decode_run "$exp/seed$seed/$name"
+            pool_add "$decode_jobs" "seed$seed/$name" decode_run "$exp/seed$seed/$name"
         done
     done
     pool_wait
