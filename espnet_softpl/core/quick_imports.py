@@ -1,7 +1,8 @@
 """ESPnet imported in half the time, and in silence.
 
 ESPnet decorates some 500 functions with typeguard's `typechecked`, which compiles each
-of them anew: 4 of the 9 s that its import takes.
+of them anew: 4 of the 9 s that its import takes. Another second is g2p_en, which
+imports nltk and tries to download, and which ASR in letters or BPE never uses.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import contextlib
 import functools
 import importlib.util
 import io
+import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,22 +36,41 @@ def lazily(eager: Callable[..., Any]) -> Callable[..., Any]:
     return typechecked
 
 
+def postpone(name: str) -> None:
+    """Let a package be imported when something of it is first used.
+
+    torch looks at the file of every imported module, which importlib's own LazyLoader
+    takes for a use.
+    """
+    if name in sys.modules or (spec := importlib.util.find_spec(name)) is None:
+        return
+    proxy = types.ModuleType(name)
+
+    def load(attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        if sys.modules.get(name) is proxy:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    places = spec.submodule_search_locations
+    facts = dict(__spec__=spec, __file__=spec.origin, __path__=places)
+    vars(proxy).update(facts, __getattr__=load)
+    sys.modules[name] = proxy
+
+
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """Let typeguard's checks wait for the first call; print and download nothing.
+    """Let typeguard's checks and g2p_en wait for the first use; print nothing.
 
-    Afterwards both libraries are as they were. One that is not installed is left out.
+    Afterwards typeguard is as it was. What is not installed is left out.
     """
-    changes = (
-        ("typeguard", "typechecked", lazily),
-        ("nltk", "download", lambda _: lambda *args, **options: False),
-    )
+    postpone("g2p_en")  # Which imports nltk, and downloads.
     with contextlib.ExitStack() as stack:
-        for name, function, change in changes:
-            if importlib.util.find_spec(name) is not None:
-                module = importlib.import_module(name)
-                before = getattr(module, function)
-                stack.callback(setattr, module, function, before)
-                setattr(module, function, change(before))
+        if importlib.util.find_spec("typeguard") is not None:
+            typeguard = importlib.import_module("typeguard")
+            before = typeguard.typechecked
+            stack.callback(setattr, typeguard, "typechecked", before)
+            typeguard.typechecked = lazily(before)
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         yield

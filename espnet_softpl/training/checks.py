@@ -278,10 +278,14 @@ def check_tokens(args: argparse.Namespace) -> None:
     inputs.check_base_tokens(args, tokens)
 
 
-def check_data(args: argparse.Namespace) -> None:
-    """Refuse GPUs or data that cannot work, and an `output_dir` that takes no file."""
+def check_gpus(args: argparse.Namespace) -> None:
+    """Refuse more GPUs than there are."""
     if args.ngpu > (found := torch.cuda.device_count()):
         raise UserError(f"ngpu: {args.ngpu}, but torch finds {found or 'no'} GPUs here")
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """Refuse data that cannot work, and an `output_dir` that takes no file."""
     specs = getattr(args, UNLABELED_DATA)
     if any(name == "text" for _, name, _ in specs):
         raise UserError(

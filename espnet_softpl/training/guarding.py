@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from espnet_softpl.core.errors import CollapseError
-from espnet_softpl.core.processes import from_all, rank_and_world
+from espnet_softpl.core.processes import from_all, rank_and_world, wait_for_all
 from espnet_softpl.monitors.diagnosis import explain, write_report
 from espnet_softpl.monitors.guard import MONITORS
 from espnet_softpl.monitors.statistics import DISAGREEMENT
@@ -82,12 +82,16 @@ def consult_guard(training: Training) -> None:
         logger.warning("The batch and a plot of the monitors are in %s", report)
         if guard.on_alarm is not None:
             call_for_help(guard.on_alarm, explain(alarm), report)
+    if guard.on_alarm is not None:
+        wait_for_all()  # 30 s after one process has ended, the others are killed.
     if guard.action == "warn" and not broken:
         return
     if guard.action != "back_off" or guard.exhausted:
         raise CollapseError(f"training is stopped: {explain(alarm)}")
     healthy = dataclasses.replace(training, epoch=engine.healthy_epoch)
     snapshot.load(healthy, snapshot.HEALTHY, back_off=True)
+    for optimizer in training.optimizers:
+        optimizer.zero_grad()  # Of accumulation, by the weights that are gone.
     guard.note_back_off()
     logger.warning(
         "Back-off %d of at most %d: the model is that of the end of epoch %d again, "

@@ -82,6 +82,9 @@ class SoftPLTask(ASRTask):
         super().check_required_command_args(args)
         options.prefer_command_line(args)
         try:
+            trains = not (args.collect_stats or args.dry_run)
+            if trains:
+                checks.check_gpus(args)
             inputs.check_stock_types(args)
             checks.check_names(args)
             inputs.check_base_models(args)
@@ -89,7 +92,7 @@ class SoftPLTask(ASRTask):
                 return
             checks.check_options(args)
             checks.check_tokens(args)
-            if not (args.collect_stats or args.dry_run):
+            if trains:
                 checks.check_data(args)
         except errors.UserError as error:
             errors.refuse(error)

@@ -10,7 +10,7 @@ from typing import Any
 from espnet2.train.trainer import Trainer
 
 from espnet_softpl.core import processes
-from espnet_softpl.core.errors import CollapseError
+from espnet_softpl.core.errors import CollapseError, UserError
 from espnet_softpl.core.files import load_state, save_atomically
 from espnet_softpl.training import guarding, reports
 from espnet_softpl.training.engine import PseudoLabeling
@@ -189,6 +189,12 @@ class SoftPLTrainer(Trainer):
         training: Training, batches: interruption.StoppableIterator, done: int
     ) -> bool:
         """Restore an epoch stopped after `done` mini-batches; tell if any was valid."""
+        if done > len(batches):
+            raise UserError(
+                f"cannot resume: epoch {training.epoch} was stopped after {done} "
+                f"mini-batches and now has {len(batches)} (num_iters_per_epoch, or the "
+                f"data). {snapshot.ADVICE}"
+            )
         state = snapshot.load(training, f"{done}batches")
         logger.info("Epoch %d goes on after %d mini-batches", training.epoch, done)
         batches.skip = done

@@ -1,4 +1,4 @@
-"""Typeguard's checks wait for the first call, and are all made then."""
+"""Typeguard's checks wait for the first call, g2p_en for the first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import typeguard
 
-from espnet_softpl.core.quick_imports import quick_imports
+from espnet_softpl.core.quick_imports import postpone, quick_imports
 
 SOURCE = """
 from typeguard import ForwardRefPolicy, typechecked
@@ -88,3 +88,33 @@ def test_nothing_happens_without_typeguard(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "typeguard", None)  # Importing it fails.
     with quick_imports() as nothing:
         assert nothing is None
+
+
+def test_a_package_is_imported_when_it_is_first_used(tmp_path, monkeypatch) -> None:
+    package = tmp_path / "made_up_words"
+    package.mkdir()
+    (package / "__init__.py").write_text("from made_up_words.part import spell\n")
+    (package / "part.py").write_text("def spell(word):\n    return [*word]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    try:
+        postpone("made_up_words")
+        import made_up_words
+
+        # As inspect does with every module.
+        assert made_up_words.__file__ == str(package / "__init__.py")
+        assert not hasattr(made_up_words, "__warningregistry__")
+        assert "made_up_words.part" not in sys.modules
+        assert made_up_words.spell("AB") == ["A", "B"]
+        assert "made_up_words.part" in sys.modules
+        with pytest.raises(AttributeError, match="say"):
+            made_up_words.say  # noqa: B018
+        # What has been imported, or is not there, stays as it is.
+        imported = sys.modules["made_up_words"]
+        postpone("made_up_words")
+        assert sys.modules["made_up_words"] is imported is not made_up_words
+        postpone("made_up_numbers")
+        assert "made_up_numbers" not in sys.modules
+    finally:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]

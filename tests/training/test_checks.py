@@ -191,7 +191,7 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch) -> None:
     for found, told in ((0, "no"), (2, "2")):
         monkeypatch.setattr("torch.cuda.device_count", lambda found=found: found)
         with pytest.raises(UserError, match=f"ngpu: 4, but torch finds {told} GPUs"):
-            checks.check_data(options(ngpu=4))
+            checks.check_gpus(options(ngpu=4))
 
 
 def test_an_experiment_that_takes_no_file_is_refused(tmp_path) -> None:

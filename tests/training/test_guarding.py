@@ -85,6 +85,20 @@ def test_an_alarm_calls_for_help(tmp_path, caplog) -> None:
     assert "on_alarm" in caplog.text and "exit status 7" in caplog.text
 
 
+def test_all_processes_wait_for_the_call(tmp_path, monkeypatch) -> None:
+    """Or the first that a stop ends would have the one that calls killed."""
+    order = []
+    monkeypatch.setattr(guarding, "call_for_help", lambda *_: order.append("call"))
+    monkeypatch.setattr(guarding, "wait_for_all", lambda: order.append("wait"))
+    for rank in (0, 1):
+        monkeypatch.setattr(guarding, "rank_and_world", lambda rank=rank: (rank, 2))
+        training = build(tmp_path / f"{rank}", "stop", on_alarm="true")
+        report(training, 0.5)
+        with pytest.raises(CollapseError):
+            report(training, 2.0)
+    assert order == ["call", "wait", "wait"]
+
+
 def test_a_call_for_help_may_not_take_forever(tmp_path, caplog) -> None:
     guarding.call_for_help("exec sleep 30", "words", tmp_path, seconds=0.1)
     assert "timed out" in caplog.text
@@ -101,7 +115,9 @@ def test_a_back_off_returns_to_the_healthy_epoch(tmp_path, caplog) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
+            parameter.grad = torch.ones_like(parameter)  # With `accum_grad`.
     report(training, 2.0)
+    assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(value, before[k]) for k, value in model.state_dict().items())
     assert "the model is that of the end of epoch 1 again" in caplog.text
     assert model.pl.guard.weight_factor == 0.5

@@ -53,6 +53,13 @@ def test_a_training_without_a_criterion_is_stock() -> None:
     assert type(SoftPLTask.build_model(args)).__module__.startswith("espnet2.")
 
 
+def test_a_training_without_a_criterion_needs_its_gpus_too(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(SystemExit, match="2"):
+        SoftPLTask.check_required_command_args(parse("--ngpu", "1"))
+    assert "ngpu: 1, but torch finds no GPUs here" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_teacher_is_told_the_length_of_the_run(tmp_path, caplog) -> None:
     """Also if only the data say how long an epoch is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -118,6 +119,20 @@ def test_a_file_of_another_world_is_not_taken(data, tmp_path) -> None:
     os.replace(saved, saved.with_name(saved.name.replace("rank0", "rank1")))
     train(SoftPLTask, options, exp, "--resume", "true")
     compare_runs(whole, exp, epochs=3)
+
+
+@pytest.mark.slow
+def test_an_epoch_that_is_now_shorter_is_refused(data, tmp_path, capsys) -> None:
+    options, exp = faulty(data, num_iters_per_epoch=8), tmp_path / "exp"
+    FAULTS[:] = [nothing] * 5 + [interrupt]
+    with pytest.raises(SystemExit):
+        train(SoftPLTask, options, exp)
+    shorter = {**options, "num_iters_per_epoch": 2, "pl_allow_changed_resume": True}
+    with pytest.raises(SystemExit) as refused:
+        train(SoftPLTask, shorter, exp, "--resume", "true")
+    assert refused.value.code == 2
+    words = r"epoch 2 was stopped after 3 mini-batches and now has 2 \(num_iters_per"
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_an_iterator_stops_between_two_steps() -> None:
