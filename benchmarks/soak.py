@@ -287,6 +287,21 @@ def arm(attempt: Attempt) -> None:
             setattr(os, name, killing(getattr(os, name)))
 
 
+def tell_when_met(ready: Any) -> None:
+    """Set an event when all processes have met.
+
+    Before that, a process that has died is waited for; it is the launcher that ends
+    the others.
+    """
+    meet = torch.distributed.init_process_group
+
+    def met(*args: Any, **kwargs: Any) -> None:
+        meet(*args, **kwargs)
+        ready.set()
+
+    torch.distributed.init_process_group = met
+
+
 def train(
     config: Path,
     out: Path,
@@ -304,7 +319,10 @@ def train(
     arm(attempt)
     from espnet_softpl.training.task import SoftPLTask
 
-    ready.set()
+    if more:
+        tell_when_met(ready)
+    else:
+        ready.set()
     status = 0
     try:
         command = ["--config", str(config), "--output_dir", str(out)]
@@ -347,7 +365,8 @@ def attempt_run(config: Path, out: Path, recipe: Path, attempt: Attempt) -> int:
         processes[-1].start()
     process = processes[victim]
     if attempt.kind in ("time", "term"):
-        begun[victim].wait()
+        while not begun[victim].wait(1) and process.is_alive():
+            pass
         process.join(attempt.seconds)
         if process.is_alive():
             number = signal.SIGKILL if attempt.kind == "time" else signal.SIGTERM

@@ -82,17 +82,16 @@ class SoftPLTask(ASRTask):
         super().check_required_command_args(args)
         options.prefer_command_line(args)
         try:
-            trains = not (args.collect_stats or args.dry_run)
-            if trains:
-                checks.check_gpus(args)
             inputs.check_stock_types(args)
             checks.check_names(args)
             inputs.check_base_models(args)
-            if args.pl_criterion is None:
+            if args.pl_criterion is not None:
+                checks.check_options(args)
+                checks.check_tokens(args)
+            if args.collect_stats or args.dry_run:
                 return
-            checks.check_options(args)
-            checks.check_tokens(args)
-            if trains:
+            checks.check_gpus(args)
+            if args.pl_criterion is not None:
                 checks.check_data(args)
         except errors.UserError as error:
             errors.refuse(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 
 import pytest
@@ -55,8 +56,14 @@ def test_a_training_without_a_criterion_is_stock() -> None:
 
 def test_a_training_without_a_criterion_needs_its_gpus_too(monkeypatch, capsys) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    data = [
+        [f"--{part}_data_path_and_name_and_type", f"a,{name},text"]
+        for part in ("train", "valid")
+        for name in ("speech", "text")
+    ]
+    words = ["--ngpu", "1", *itertools.chain(*data)]
     with pytest.raises(SystemExit, match="2"):
-        SoftPLTask.check_required_command_args(parse("--ngpu", "1"))
+        SoftPLTask.check_required_command_args(parse(*words))
     assert "ngpu: 1, but torch finds no GPUs here" in capsys.readouterr().err
 
 
