@@ -83,6 +83,7 @@ done
 [[ $feats_normalize =~ ^(global|utterance)_mvn$ ]] ||
     die "--feats_normalize must be global_mvn or utterance_mvn"
 read -r -a seeds <<<"${seed:-$seeds}"
+[ ${#seeds[@]} -gt 0 ] || die "--seeds names no seed"
 for number in "${seeds[@]}"; do
     [[ $number =~ ^[0-9]+$ ]] || die "--seeds: '$number' is no whole number"
 done

@@ -69,6 +69,11 @@ def check_version(name: str, tested: str, missing: str, advice: str) -> Row:
     return Row(name, version, tested, "ok" if same else "differs from tested")
 
 
+def first_line(error: Exception) -> str:
+    """Say what an error is, without what its message has after the first line."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].strip()
+
+
 def check_import(row: Row, module: str) -> Row:
     """Check that an installed distribution imports, too."""
     if row.broken:
@@ -78,7 +83,7 @@ def check_import(row: Row, module: str) -> Row:
         with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
             importlib.import_module(module)
     except Exception as error:  # A broken installation can raise anything.
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].strip()
+        reason = first_line(error)
         if row.name == "torchaudio" and isinstance(error, OSError):
             reason = (
                 "its CUDA extension does not fit this torch: install the matching "
@@ -107,8 +112,7 @@ def check_kernels(row: Row) -> Row:
         ctc_nll(log_probs, lengths, *transcripts).sum().backward()
         viterbi(log_probs, lengths, *(part[:, 0] for part in transcripts))
     except Exception as error:  # As above.
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        return row._replace(status="BROKEN", advice=reason)
+        return row._replace(status="BROKEN", advice=first_line(error))
     return row._replace(advice="compiles")
 
 

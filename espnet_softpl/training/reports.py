@@ -124,9 +124,8 @@ class EpochLine:
         self._words = [f"CER of the labels {cer:.1%}"] if not math.isnan(cer) else []
         if not math.isnan(kept):
             self._words.append(f"{kept:.0%} of the labels used")
-        labeling = (
-            engine.stopwatch.read()
-        )  # On a GPU this waits for the last mini-batch.
+        # On a GPU this waits for the last mini-batch.
+        labeling = engine.stopwatch.read()
         seconds = time.perf_counter() - self._start
         if labeling > 0:
             self._words.append(f"labeling took {labeling / seconds:.0%} of the time")

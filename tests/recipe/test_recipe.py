@@ -63,6 +63,7 @@ def test_help_names_every_option_with_its_default(recipe: Path) -> None:
         (["--resample", "maybe"], "--resample must be true or false"),
         (["--max_seconds", "long"], "--max_seconds must be a number"),
         (["--seeds", "1,2"], "'1,2' is no whole number"),
+        (["--seeds", " "], "--seeds names no seed"),
         (["stage", "3"], "'stage' is no option"),
         (["--corpus", "../other"], "must be made of letters"),
         (["--corpus", "other"], "--labeled_dir.*one of: .*mini"),

@@ -66,7 +66,8 @@ collect_stats() { # OUTPUT_DIR
         input+=(--input_dir "$out/split/stats.$part")
     done
     run ./scripts/run_job.sh "$out/log/aggregate.log" \
-        "$PYTHON" local/espnet_command.py aggregate_stats_dirs "${input[@]}" --output_dir "$out"
+        "$PYTHON" local/espnet_command.py aggregate_stats_dirs "${input[@]}" \
+        --output_dir "$out"
     [ "$dry_run" = true ] && return
     # ESPnet counts batch sizes from "length,vocabulary size" of the text.
     vocab=$(wc -l <"$tokens")
