@@ -156,10 +156,12 @@ if begin_stage 3 "speed perturbation (${speed_perturb_factors:-none})"; then
     if [ -n "$speed_perturb_factors" ]; then
         need 2 "$data/labeled/wav.scp" "$data/.prepared"
         read -r -a factors <<<"$speed_perturb_factors"
-        key=$(options speed_perturb_factors)
+        key=$(options speed_perturb_factors) audio=dump/$corpus/speed
+        # Whoever removes dump keeps data, and the stamp in it.
+        [ "$dry_run" = true ] || [ -d "$audio" ] || rm -f "$labeled/.done"
         if changed "$labeled/.done" "$key" "$data/.prepared"; then
             run "$PYTHON" local/perturb_speed.py --source "$data/labeled" --nj "$nj" \
-                --target "$labeled" --audio "dump/$corpus/speed" --factors "${factors[@]}"
+                --target "$labeled" --audio "$audio" --factors "${factors[@]}"
             mark_done "$labeled/.done" "$key" "$data/.prepared"
         fi
     fi

@@ -500,6 +500,12 @@ def test_own_librispeech_layout_needs_no_preset(
     assert labeled[::2][-1] == "sp0.9-11-1-0001" and len(labeled) == 16
     again = run(recipe, *speech, "--stop_stage", 5, "--speed_perturb_factors", "0.9 1")
     assert again.stdout.count("unchanged since it was done") == 4
+    shutil.rmtree(recipe / "dump")  # Its audio is made anew.
+    anew = run(recipe, *speech, "--stop_stage", 5, "--speed_perturb_factors", "0.9 1")
+    assert anew.returncode == 0, anew.stdout
+    assert (
+        recipe / "dump" / "own" / "labeled" / "wav.scp"
+    ).read_text().split() == labeled
     other = run(recipe, *speech, "--stage", 4, "--stop_stage", 5)
     assert "unchanged" not in other.stdout
     assert "dump/own/labeled: 4 utterances" in other.stdout
