@@ -90,14 +90,18 @@ def frame_statistics(
     """
     log_probs = log_probs.float()
     probs, weights = log_probs.exp(), mask.float().flatten()
-    count = weights.sum()
-    # A probability of exactly 0 adds no entropy: 0 times a number is 0.
-    entropies = -torch.linalg.vecdot(probs, log_probs.clamp(min=-1e30)).flatten()
-    frame_entropy = (weights @ entropies) / count
-    mean_probs = (weights @ probs.flatten(0, 1)) / count
+    # Autocast would have float16 products, in which 10,000 frames of 7 nats are an
+    # infinite sum, or bfloat16 ones, of three digits.
+    with torch.autocast(log_probs.device.type, enabled=False):
+        count = weights.sum()
+        # A probability of exactly 0 adds no entropy: 0 times a number is 0.
+        entropies = -torch.linalg.vecdot(probs, log_probs.clamp(min=-1e30)).flatten()
+        frame_entropy = (weights @ entropies) / count
+        mean_probs = (weights @ probs.flatten(0, 1)) / count
+        blank_share = (weights @ (path == BLANK).float().flatten()) / count
     mean_entropy = torch.special.entr(mean_probs).sum()
     return {
-        BLANK_SHARE.name: _share(path == BLANK, mask),
+        BLANK_SHARE.name: blank_share,
         FRAME_ENTROPY.name: frame_entropy,
         MEAN_ENTROPY.name: mean_entropy,
         MUTUAL_INFORMATION.name: mean_entropy - frame_entropy,
@@ -164,8 +168,8 @@ def label_statistics(
         EMPTY_SHARE.name: _share(label.token_lengths == 0, sound),
         VOCABULARY.name: vocabulary_use(label.tokens, token_lengths, vocabulary),
     }
-    any_sound = sound.any()
-    return {name: torch.where(any_sound, v, math.inf) for name, v in found.items()}
+    values = torch.where(sound.any(), torch.stack([*found.values()]), math.inf)
+    return dict(zip(found, values.unbind()))
 
 
 def step_statistics(

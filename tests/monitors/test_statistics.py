@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import espnet_softpl
-from espnet_softpl.ctc import frame_mask
+from espnet_softpl.ctc import BLANK, frame_mask
 from espnet_softpl.labels.pseudo_label import Labels, best_path, without_nan
 from espnet_softpl.monitors.diagnosis import FORMS
 from espnet_softpl.monitors.guard import GUARDED, Limits
@@ -55,6 +55,18 @@ def test_collapse_shows_as_no_mutual_information() -> None:
     stats = describe(constant, torch.tensor([7, 4]))
     assert stats["pl_mutual_information"] == pytest.approx(0.0, abs=1e-6)
     assert stats["pl_frame_entropy"] > 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mixed_precision_changes_nothing(dtype) -> None:
+    log_probs = torch.full((4, 5000, 1000), -math.log(1000))  # 7 nats a frame.
+    log_probs[:, ::3] = -math.inf
+    log_probs[:, ::3, BLANK] = 0.0
+    given = log_probs, log_probs.argmax(-1), torch.ones(4, 5000, dtype=torch.bool)
+    full = frame_statistics(*given)
+    with torch.autocast("cpu", dtype):
+        assert frame_statistics(*given) == full
+    assert full["pl_frame_entropy"] == pytest.approx(2 / 3 * math.log(1000), rel=1e-3)
 
 
 def test_padding_is_left_out() -> None:
