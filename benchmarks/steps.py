@@ -228,6 +228,7 @@ class Bench:
         seconds: Of each.
         small: Make the encoder tiny.
         seed: Of weights and mini-batch.
+        stock: Preset of the model, a file below the recipe's `conf`.
     """
 
     def __init__(
@@ -238,12 +239,13 @@ class Bench:
         seconds: float,
         small: bool = False,
         seed: int = 1,
+        stock: str = "train_control.yaml",
     ) -> None:
         self.work, self.device, self.small, self.seed = work, device, small, seed
         self._numbers = itertools.count()
         work.mkdir(parents=True, exist_ok=True)
         self.oracle = work / "text.oracle"
-        self.stock = self.build("train_control.yaml")
+        self.stock = self.build(stock)
         model = copy.deepcopy(self.stock.model).cpu().eval()
         self.batch = make_batch(model, size, seconds, seed)
         self.other = self.batch._replace(ids=[f"other-{key}" for key in self.batch.ids])
