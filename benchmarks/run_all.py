@@ -305,13 +305,14 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, float]:
     label_arms, audio = labeling.make_arms(
         bench, 10**5 if quick else 4 * 10**6, 1 if quick else 3
     )
-    labels = take_turns(label_arms, 1 + options.rounds // 8)
+    labels = take_turns(label_arms, max(options.rounds // 2, 1))
     spread |= label_ratios(labels, audio)
     # Of a model of usual size: what reads the audio takes the same for both.
     large = Bench(work / "large", device, 2, 10.0, small=quick, stock=LARGE)
     arms_of_large, audio = labeling.make_arms(large, 10**6, 1)
-    ratios = label_ratios(take_turns(arms_of_large, 1 + options.rounds // 8), audio)
-    spread["label_over_encoder.conformer_ctc"] = ratios["label_over_encoder"]
+    turns = take_turns(arms_of_large, max(options.rounds // 4, 1))
+    of_large = label_ratios(turns, audio)["label_over_encoder"]
+    spread["label_over_encoder.conformer_ctc"] = of_large
     rate = matrix_rate(
         device, 128 if quick else 8192 if device.type == "cuda" else 1024
     )

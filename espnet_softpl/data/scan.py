@@ -58,7 +58,7 @@ def speech_scp(
         raise UserError(f"{option}: {error}") from error
     if not entries:
         raise UserError(f"{option}: {path} is empty: there is nothing to learn from")
-    commands = [k for k, v in entries.items() if "|" in v and forms.is_command(v)]
+    commands = [k for k, v in entries.pairs_with("|") if forms.is_command(v)]
     if commands:
         raise UserError(
             f"{option}: {path}: {len(commands)} utterances are read from commands "
@@ -68,17 +68,27 @@ def speech_scp(
     return entries, kind
 
 
-def shared_utterances(first: Mapping[str, str], second: Mapping[str, str]) -> set[str]:
-    """Find ids of the first set that are in the second too, or whose audio is."""
-    ids, audio = set(second), set(second.values())
-    return {key for key, value in first.items() if key in ids or value in audio}
+def shared_utterances(
+    first: Mapping[str, str], *others: Mapping[str, str]
+) -> list[set[str]]:
+    """Find, for each other set, ids of the first that it has, or whose audio it has."""
+    known = [(set(other), set(other.values())) for other in others]
+    all_ids, all_audio = (set().union(*each) for each in zip(*known, strict=True))
+    near = {k: v for k, v in first.items() if k in all_ids or v in all_audio}
+    return [
+        {key for key, value in near.items() if key in ids or value in audio}
+        for ids, audio in known
+    ]
 
 
 def some_of(entries: Mapping[str, str]) -> dict[str, str]:
     """Draw `MAX_HEADERS` entries, the same ones each time, or return all of fewer."""
     count = len(entries)
-    rows = set(random.Random(0).sample(range(count), min(count, MAX_HEADERS)))
-    return dict(sorted(p for row, p in enumerate(entries.items()) if row in rows))
+    rows = random.Random(0).sample(range(count), min(count, MAX_HEADERS))
+    if isinstance(entries, Table):  # Not to go through millions of lines.
+        return dict(sorted((entries.id_at(n), entries.value_at(n)) for n in rows))
+    pairs = list(entries.items())
+    return dict(sorted(pairs[row] for row in rows))
 
 
 def read_some_headers(

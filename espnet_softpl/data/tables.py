@@ -28,6 +28,7 @@ READ_BYTES = 1 << 20
 # wav.scp of 65 bytes takes 17.
 BLOCK = 64
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Of ids' hashes: odd, and otherwise any.
+MIX = np.uint64(0xBF58476D1CE4E5B9)  # Spreads hashes of ids that end alike; likewise.
 
 
 class Table(Mapping[str, str]):
@@ -116,6 +117,20 @@ class Table(Mapping[str, str]):
         rows = ids._rows[self._hashes[places] != ids._hashes]
         return [ids.id_at(row) for row in np.sort(rows).tolist()]
 
+    def draw(self, count: int) -> list[str]:
+        """Draw ids by a hash of each: those of a larger set are mostly the same."""
+        # Hashes of ids with one beginning are near each other.
+        mixed = (self._hashes ^ (self._hashes >> np.uint64(32))) * MIX
+        places = np.argsort(mixed, kind="stable")[:count]
+        return [self.id_at(row) for row in self._rows[places].tolist()]
+
+    def pairs_with(self, part: str) -> Iterator[tuple[str, str]]:
+        """Yield ids and values of the lines that have a text in them."""
+        wanted = part.encode()
+        for block in range(len(self._first_rows)):
+            lines = self._unpack(block)
+            yield from (_pair(line) for line in lines if wanted in line)
+
     def pairs(self) -> Iterator[tuple[str, Any]]:
         """Yield ids and values in the order of the file, 0.4 us each."""
         for block in range(len(self._first_rows)):
@@ -173,6 +188,15 @@ class Lengths(Table):
     def pairs(self) -> Iterator[tuple[str, int]]:
         """Yield ids and lengths in the order of the file."""
         return zip((key for key, _ in super().pairs()), memoryview(self.counts))
+
+    def values(self) -> ValuesView[int]:
+        """Return the lengths, without a look at the ids."""
+        return _Counts(self)
+
+
+class _Counts(ValuesView):
+    def __iter__(self) -> Iterator[int]:
+        return iter(memoryview(self._mapping.counts))
 
 
 class _Lines:

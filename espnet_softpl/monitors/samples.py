@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,15 +17,6 @@ from espnet_softpl.labels.pseudo_label import Labels, PseudoLabel
 
 SAMPLES_DIR = "pl_samples"  # In the experiment directory; one file per epoch and rank.
 OTHER_REASON = "other"  # Audio that could not be read, a loss that is not finite.
-
-
-def choose(utterance_ids: Iterable[str], count: int) -> list[str]:
-    """Choose `count` utterances by a hash: it hardly changes if others are added."""
-
-    def digest(key: str) -> bytes:
-        return hashlib.sha256(key.encode()).digest()
-
-    return heapq.nsmallest(count, utterance_ids, key=digest)
 
 
 class SampleRecorder(Stateful):

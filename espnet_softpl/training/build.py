@@ -15,7 +15,7 @@ from espnet_softpl.core.processes import rank_and_world
 from espnet_softpl.data import tables
 from espnet_softpl.labels.token_lm import NOT_SAID
 from espnet_softpl.monitors.oracle import Oracle
-from espnet_softpl.monitors.samples import SampleRecorder, choose
+from espnet_softpl.monitors.samples import SampleRecorder
 from espnet_softpl.teacher.generator import PseudoLabelGenerator
 from espnet_softpl.training.checks import check_filters
 from espnet_softpl.training.config import PLConfig, read_token_list
@@ -54,7 +54,7 @@ def build_samples(config: PLConfig) -> SampleRecorder | None:
     args = config.args
     if args.pl_samples == 0:
         return None
-    ids = choose(tables.kept_lengths(usable_shape_file(args)), args.pl_samples)
+    ids = tables.kept_lengths(usable_shape_file(args)).draw(args.pl_samples)
     to_text = build_to_text(args, any_type=True)
     return SampleRecorder(ids, to_text, [name for name, _ in config.filters])
 

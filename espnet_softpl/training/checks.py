@@ -298,12 +298,13 @@ def check_data(args: argparse.Namespace) -> None:
     )
     for part in ("train", "valid"):
         inputs.check_labeled(args, part)
-    if leaked := scan.shared_utterances(unlabeled, valid):
+    leaked, known = scan.shared_utterances(unlabeled, valid, train)
+    if leaked:
         raise UserError(
             f"{UNLABELED_DATA}: {len(leaked)} utterances are in the validation data "
             f"too: {name_some(leaked)}. Take them out of the unlabeled set"
         )
-    if known := scan.shared_utterances(unlabeled, train):
+    if known:
         what = f"{len(known)} unlabeled utterances are in the labeled data too"
         logger.warning("%s: %s", what, name_some(known))
     if kind == "variable_columns_sound":

@@ -47,8 +47,9 @@ def test_speech_scp(tmp_path) -> None:
 
 def test_shared_utterances_by_id_and_by_audio() -> None:
     first = {"a": "1.wav", "b": "2.wav", "c": "3.wav"}
-    second = {"a": "9.wav", "z": "2.wav"}
-    assert data_scan.shared_utterances(first, second) == {"a", "b"}
+    second, third = {"a": "9.wav", "z": "2.wav"}, {"y": "3.wav", "b": "8.wav"}
+    found = data_scan.shared_utterances(first, second, third, {})
+    assert found == [{"a", "b"}, {"b", "c"}, set()]
 
 
 def test_sample_rates_must_agree(tmp_path) -> None:

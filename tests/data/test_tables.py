@@ -150,6 +150,30 @@ def test_lengths_are_numbers_as_python_reads_them(tmp_path) -> None:
             tables.Lengths(path)
 
 
+def test_ids_that_are_drawn(tmp_path) -> None:
+    def draw(ids: list[str], count: int) -> list[str]:
+        (tmp_path / "shape").write_text("".join(f"{key} 1\n" for key in ids))
+        return tables.Lengths(tmp_path / "shape").draw(count)
+
+    ids = [f"utterance-{index}" for index in range(100)]
+    drawn = draw(ids, 8)
+    assert len(set(drawn)) == 8 and drawn == draw(ids[::-1], 8)
+    # Fewer utterances: what is still there stays.
+    assert set(drawn[1:]) <= set(draw([key for key in ids if key != drawn[0]], 8))
+    assert draw(ids, 0) == draw([], 8) == [] and sorted(draw(ids[:3], 8)) == ids[:3]
+    # Speakers come one after the other in the ids, and all are to be heard.
+    tens = [int(key.split("-")[1]) // 10 for key in draw(ids, 20)]
+    assert len(set(tens)) >= 8
+
+
+def test_lines_that_have_a_text(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tables, "BLOCK", 2)
+    (tmp_path / "wav.scp").write_text("a 1.wav\nb cat b |\nc|d 2.wav\nd 3.wav\n")
+    table = tables.Table(tmp_path / "wav.scp")
+    assert list(table.pairs_with("|")) == [("b", "cat b |"), ("c|d", "2.wav")]
+    assert list(table.pairs_with("no such")) == []
+
+
 def test_what_a_table_lacks(tmp_path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("".join(f"u{n} x\n" for n in range(0, 200, 2)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from espnet_softpl.labels.pseudo_label import Labels
-from espnet_softpl.monitors.samples import OTHER_REASON, SampleRecorder, choose
+from espnet_softpl.monitors.samples import OTHER_REASON, SampleRecorder
 from espnet_softpl.training.task import SoftPLTask
 from tests.conftest import make_label
 from tests.support.espnet_runs import PL, Data, config, make_data, train
@@ -17,17 +17,6 @@ from tests.support.espnet_runs import PL, Data, config, make_data, train
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return make_data(tmp_path_factory.mktemp("data"))
-
-
-def test_the_choice_of_samples() -> None:
-    ids = [f"utterance-{index}" for index in range(100)]
-    chosen = choose(ids, 8)
-    assert len(chosen) == 8 and chosen == choose(reversed(ids), 8)
-    # Fewer utterances: what is still there stays.
-    assert set(chosen) - {chosen[0]} <= set(choose(set(ids) - {chosen[0]}, 8))
-    assert choose(ids, 0) == [] and len(choose(ids[:3], 8)) == 3
-    # Speakers come one after the other in the ids, and all are to be heard.
-    assert max(int(key.split("-")[1]) for key in chosen) > 50
 
 
 def test_records_survive_in_the_middle_of_an_epoch(tmp_path) -> None:
@@ -81,9 +70,3 @@ def test_chosen_utterances_are_recorded_with_what_dropped_them(tmp_path) -> None
     }
     assert [row["dropped_by"] for row in rows] == ["", "rate", OTHER_REASON, ""]
     assert recorder.state_dict() == {"rows": []}
-
-
-def test_the_choice_does_not_depend_on_the_order() -> None:
-    ids = [f"u{index}" for index in range(50)]
-    assert choose(ids, 5) == choose(reversed(ids), 5)
-    assert len(choose(ids, 80)) == 50 and choose(ids, 0) == []
