@@ -79,12 +79,12 @@ class Table(Mapping[str, str]):
     def _line(self, row: int) -> tuple[str, str]:
         block = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         if self._unpacked[0] != block:  # One after the other, they are in one block.
-            self._unpacked = (block, self._unpack(block))
+            self._unpacked = (block, self._unpack(block).split(b"\n"))
         return _pair(self._unpacked[1][row - int(self._first_rows[block])])
 
-    def _unpack(self, block: int) -> list[bytes]:
+    def _unpack(self, block: int) -> bytes:
         begin, end = self._offsets[block : block + 2].tolist()
-        return zlib.decompress(memoryview(self._text)[begin:end]).split(b"\n")
+        return zlib.decompress(memoryview(self._text)[begin:end])
 
     def row_of(self, key: object) -> int | None:
         """Return the row of an id; None if it is not there."""
@@ -128,13 +128,14 @@ class Table(Mapping[str, str]):
         """Yield ids and values of the lines that have a text in them."""
         wanted = part.encode()
         for block in range(len(self._first_rows)):
-            lines = self._unpack(block)
-            yield from (_pair(line) for line in lines if wanted in line)
+            if wanted in (text := self._unpack(block)):
+                lines = (line for line in text.split(b"\n") if wanted in line)
+                yield from map(_pair, lines)
 
     def pairs(self) -> Iterator[tuple[str, Any]]:
         """Yield ids and values in the order of the file, 0.4 us each."""
         for block in range(len(self._first_rows)):
-            yield from map(_pair, self._unpack(block))
+            yield from map(_pair, self._unpack(block).split(b"\n"))
 
     def __getitem__(self, key: str) -> Any:
         if (row := self.row_of(key)) is None:
