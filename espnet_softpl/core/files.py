@@ -80,6 +80,7 @@ def save_atomically(state: Any, path: Path) -> None:
     """Save with torch as `atomic_file` writes; OSError if the disk takes no more."""
     import torch
 
+    said = "not all could be written, the disk may be full"
     with atomic_file(path) as temporary:
         try:
             torch.save(state, temporary)
@@ -87,8 +88,11 @@ def save_atomically(state: Any, path: Path) -> None:
             if status_of(error) != 4:
                 raise
             reason = str(error).partition("\n")[0]
-            said = f"not all could be written, the disk may be full ({reason})"
-            raise OSError(errno.EIO, said, str(path)) from error
+            raise OSError(errno.EIO, f"{said} ({reason})", str(path)) from error
+        # torch 2.5 says nothing if the last 8 kB, in which the directory of the
+        # archive is, find no place.
+        if not zipfile.is_zipfile(temporary):
+            raise OSError(errno.EIO, said, str(path))
 
 
 def sync(path: Path) -> None:

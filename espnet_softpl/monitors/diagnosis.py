@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from espnet_softpl.core.files import read_yaml
+from espnet_softpl.core.files import read_yaml, save_atomically
 from espnet_softpl.labels.pseudo_label import PseudoLabel
 from espnet_softpl.monitors.guard import GUARDED, MONITORS, Alarm, Guard
 
@@ -86,7 +86,7 @@ def write_report(
     batch = {name: getattr(label, name).detach().cpu().clone() for name in names}
     batch["log_probs"] = batch["log_probs"].to(torch.float16)
     batch["utterance_ids"] = list(map(str, utterance_ids))
-    torch.save(batch, temporary / "batch.pt")
+    save_atomically(batch, temporary / "batch.pt")
     plotted = _plot(guard, alarm.step, temporary / "monitors.png")
     text = _report_text(alarm, guard, plotted)
     (temporary / "report.txt").write_text(text, encoding="utf-8")

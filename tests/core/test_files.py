@@ -50,6 +50,22 @@ def test_what_a_kill_left_is_overwritten(tmp_path: Path) -> None:
     assert files.load_state(tmp_path / "state.pth") == {"step": 3}
 
 
+def test_torch_that_says_nothing_of_a_full_disk(tmp_path, monkeypatch) -> None:
+    """Version 2.5 loses what is in its last buffer, and returns."""
+    path = tmp_path / "state.pth"
+    files.save_atomically({"step": 3}, path)
+    save = torch.save
+
+    def save_most(state, file) -> None:
+        save(state, file)
+        os.truncate(file, os.path.getsize(file) - 100)  # noqa: PTH202
+
+    monkeypatch.setattr(torch, "save", save_most)
+    with pytest.raises(OSError, match="disk may be full.*state.pth"):
+        files.save_atomically({"step": 4}, path)
+    assert files.load_state(path) == {"step": 3} and names(tmp_path) == ["state.pth"]
+
+
 def test_processes_of_a_run_do_not_share_a_temporary_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
