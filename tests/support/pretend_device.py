@@ -109,6 +109,9 @@ def _copy_from(source: torch.Tensor, target: torch.Tensor, _: bool = False):
 def device() -> torch.device:
     """Return the device; it is registered with torch at the first call."""
     getattr(backend_registration, SETUP)(NAME)
+    # What `torch.autocast` asks a device for, if only to be switched off there.
+    half = [torch.float16, torch.bfloat16]
+    getattr(torch, NAME).get_amp_supported_dtype = lambda: half
     library = torch.library.Library("aten", "IMPL")
     for op in (aten.empty.memory_format, aten.empty_strided.default):
         library.impl(op, _factory(op), "PrivateUse1")
