@@ -303,7 +303,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, float]:
     times = take_turns(arms, options.rounds)
     spread = step_ratios(times)
     label_arms, audio = labeling.make_arms(
-        bench, 10**5 if quick else 4 * 10**6, 1 if quick else 3
+        bench, (1 if quick else 4) * 10**6, 1 if quick else 3
     )
     labels = take_turns(label_arms, max(options.rounds // 2, 1))
     spread |= label_ratios(labels, audio)
